@@ -1,0 +1,236 @@
+"""Feed: from a Source's rows to global arrays on the mesh, ahead of the device.
+
+Each host asks the source for its own rows alone. Batches are prepared by
+threads, or by spawned processes, in any order and handed out in order.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxlab.data.source import Source
+from jaxlab.engine.errors import InputError
+
+
+class Feed:
+  """Batches of a source as sharded global arrays, prefetched.
+
+  Every batch has a `mask` [rows] bool: the source's own, or True; rows that
+  the source did not give (the end of a finite set) are zero and False.
+
+  Args:
+    source: a `jaxlab.data.source.Source`.
+    mesh: the mesh; rows are split over all of its `axes`.
+    workers: spawned processes that call `source.batch`; 0 means one thread.
+    ahead: how many batches are prepared ahead.
+    axes: mesh axes that share the rows.
+    steps: number of batches of a finite source, for evaluation.
+
+  Raises:
+    InputError: a batch that does not divide by the devices.
+  """
+
+  def __init__(
+    self,
+    source: Source,
+    mesh: Mesh,
+    *,
+    workers: int = 0,
+    ahead: int = 4,
+    axes: tuple[str, ...] = ('data',),
+    steps: int | None = None,
+  ):
+    self.source = source
+    self.mesh = mesh
+    self.steps = steps
+    self._workers = workers
+    self._ahead = max(1, ahead)
+    self._sharding = NamedSharding(mesh, PartitionSpec(axes))
+    self._snapshot = _Snapshot()
+    ways = int(np.prod([mesh.shape[a] for a in axes]))
+    for kind, spec in source.spec.items():
+      for name, array in spec.items():
+        if array.shape[0] % ways:
+          raise InputError(
+            f'batch of {array.shape[0]} rows ("{name}" of step kind "{kind}") '
+            f'does not divide by the {ways} devices of mesh axes {axes}; '
+            f'take a multiple of {ways}'
+          )
+
+  def publishes(self, step: int) -> bool:
+    """Whether the loop must `publish` after the update from batch `step`."""
+    asks = getattr(self.source, 'publishes', None)
+    return bool(asks and asks(step))
+
+  @property
+  def learns(self) -> bool:
+    """Whether the source takes snapshots at all."""
+    return hasattr(self.source, 'publish')
+
+  def publish(self, snapshot: Mapping[str, np.ndarray]) -> None:
+    """Hands the source `vars['sampler']['published']`, host arrays."""
+    self.source.publish(snapshot)  # type: ignore[attr-defined]
+    if self._workers:
+      self._snapshot.write(snapshot)
+
+  def host_batch(self, step: int) -> dict[str, np.ndarray]:
+    """The whole global batch `step` on this host, padded, with its mask."""
+    kind = self.source.kind(step)
+    rows = slice(0, self._rows(kind))
+    return _padded(self.source.batch(step, rows), rows)
+
+  def batches(
+    self, start: int, stop: int
+  ) -> Iterator[tuple[int, str, dict[str, jax.Array]]]:
+    """Yields (step, kind, global batch) for start <= step < stop, in order.
+
+    After a step that publishes, nothing is prepared until the caller has
+    published and asks for the next: the queue is drained there.
+    """
+    queue: deque[tuple[int, str, Future]] = deque()
+    submitted, barrier = start, False
+    with _executor(self._workers, self.source) as executor:
+      try:
+        while submitted < stop or queue:
+          if not queue:
+            barrier = False
+          while submitted < stop and len(queue) < self._ahead and not barrier:
+            kind = self.source.kind(submitted)
+            queue.append((submitted, kind, self._submit(executor, submitted)))
+            barrier = self.publishes(submitted)
+            submitted += 1
+          step, kind, future = queue.popleft()
+          yield step, kind, self._result(step, kind, future)
+      finally:
+        for _, _, future in queue:
+          future.cancel()
+
+  def _rows(self, kind: str) -> int:
+    return next(iter(self.source.spec[kind].values())).shape[0]
+
+  def _submit(self, executor: Executor, step: int) -> Future:
+    kind = self.source.kind(step)
+    rows = _local_rows(self._sharding, self._rows(kind))
+    if self._workers:
+      return executor.submit(_work, step, rows, *self._snapshot.current)
+    return executor.submit(self._place, kind, step, rows)
+
+  def _place(self, kind, step, rows):
+    return self._globalise(kind, rows, self.source.batch(step, rows))
+
+  def _result(self, step, kind, future):
+    try:
+      result = future.result()
+    except BrokenProcessPool as error:
+      raise RuntimeError(
+        f'a data worker died while batches from step {step} on were prepared '
+        '(killed for memory?); fewer data.workers need less of it'
+      ) from error
+    if self._workers:
+      rows = _local_rows(self._sharding, self._rows(kind))
+      return self._globalise(kind, rows, result)
+    return result
+
+  def _globalise(self, kind, rows, local):
+    local = _padded(local, rows)
+    total = self._rows(kind)
+    return {
+      name: jax.make_array_from_process_local_data(
+        self._sharding, array, (total, *array.shape[1:])
+      )
+      for name, array in local.items()
+    }
+
+
+class _Snapshot:
+  """The published snapshot as a file that workers read when it is new."""
+
+  def __init__(self):
+    self.current: tuple[int, str] = (0, '')
+    self._folder: tempfile.TemporaryDirectory | None = None
+
+  def write(self, snapshot):
+    if self._folder is None:
+      self._folder = tempfile.TemporaryDirectory(prefix='jaxlab-snapshot-')
+    version, old = self.current
+    path = Path(self._folder.name) / f'{version + 1}.npz'
+    arrays = {k: np.asarray(v) for k, v in snapshot.items()}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    self.current = (version + 1, str(path))
+    if old:
+      os.unlink(old)
+
+
+def _local_rows(sharding: NamedSharding, rows: int) -> slice:
+  """The rows of this host: the hull of its devices' rows."""
+  slices = [
+    index[0]
+    for index in sharding.addressable_devices_indices_map((rows,)).values()
+    if index is not None
+  ]
+  return slice(
+    min(s.start or 0 for s in slices),
+    max(rows if s.stop is None else s.stop for s in slices),
+  )
+
+
+def _padded(batch, rows: slice) -> dict[str, np.ndarray]:
+  """Rows up to the slice's length, zero and masked where the source ended."""
+  want = rows.stop - rows.start
+  have = len(next(iter(batch.values())))
+  mask = batch.get('mask', np.ones(have, bool))
+  padded = {}
+  for name, array in {**batch, 'mask': mask}.items():
+    if len(array) != have:
+      raise InputError(
+        f'batch array "{name}" has {len(array)} rows, others have {have}'
+      )
+    if have < want:
+      fill = np.zeros((want - have, *array.shape[1:]), array.dtype)
+      array = np.concatenate([array, fill])
+    padded[name] = array
+  return padded
+
+
+_source: Source  # of a worker process
+_version = 0
+
+
+def _start_worker(source: Source) -> None:
+  global _source
+  _source = source
+
+
+def _work(step: int, rows: slice, version: int, path: str):
+  global _version
+  if version != _version:
+    with np.load(path, allow_pickle=False) as arrays:
+      _source.publish(dict(arrays))  # type: ignore[attr-defined]
+    _version = version
+  return _source.batch(step, rows)
+
+
+@contextlib.contextmanager
+def _executor(workers: int, source: Source) -> Iterator[Executor]:
+  executor: Executor
+  if workers:
+    # spawn: a forked child would share JAX's threads and locks.
+    executor = ProcessPoolExecutor(
+      workers, get_context('spawn'), _start_worker, (source,)
+    )
+  else:
+    executor = ThreadPoolExecutor(1, 'jaxlab-feed')
+  try:
+    yield executor
+  finally:
+    executor.shutdown(wait=True, cancel_futures=True)

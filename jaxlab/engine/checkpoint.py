@@ -1,0 +1,241 @@
+"""Checkpoints: State and JSON about it, saved asynchronously by Orbax.
+
+Two policies together: every N steps, kept for good, and every M seconds, of
+which the newest few stay. A checkpoint appears whole or not at all, and is
+checked against its SHA-256 when it is read: Orbax itself does not notice a
+flipped bit.
+
+The only module that imports orbax.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from jaxlab.engine.errors import InputError, NonFiniteError
+from jaxlab.engine.state import State, Tree, leaves_sha256, paths
+
+_MARGIN = 1.2  # free space asked for, over the bytes of State
+_SLACK = 16 * 2**20  # bytes, for Orbax's own files and the logs
+
+
+@dataclass
+class Policy:
+  """When to save.
+
+  `every_steps` and `every_seconds` of 0 switch that policy off. The end of a
+  fit and a signal always save.
+  """
+
+  every_steps: int = 0
+  every_seconds: float = 300.0
+  keep: int = 2  # newest checkpoints that stay, beside those of every_steps
+  clock: Callable[[], float] = time.monotonic
+  _last: float = field(init=False, default=0.0)
+
+  def __post_init__(self):
+    if self.keep < 1:
+      raise InputError(
+        f'train.checkpoint_keep = {self.keep} keeps nothing to resume from; '
+        'take at least 1'
+      )
+    self._last = self.clock()
+
+  def due(self, step: int) -> bool:
+    """Whether the State after `step` updates is to be saved."""
+    if self.every_steps and step % self.every_steps == 0:
+      return True
+    return bool(
+      self.every_seconds and self.clock() - self._last >= self.every_seconds
+    )
+
+  def saved(self) -> None:
+    """Starts the seconds anew."""
+    self._last = self.clock()
+
+
+class Checkpoints:
+  """The checkpoints of one fit, in one folder."""
+
+  def __init__(self, folder: Path, policy: Policy):
+    self.folder = folder
+    self.policy = policy
+    preserved: list[Any] = [managers.LatestN(policy.keep)]
+    if policy.every_steps:
+      preserved.append(managers.EveryNSteps(policy.every_steps))
+    self._manager = ocp.CheckpointManager(
+      folder.absolute(),
+      options=ocp.CheckpointManagerOptions(
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+        preservation_policy=managers.AnyPreservationPolicy(preserved),
+      ),
+    )
+
+  def latest(self) -> int | None:
+    """The step of the newest whole checkpoint."""
+    return self._manager.latest_step()
+
+  def save(self, state: State, step: int, about: Mapping[str, Any]) -> None:
+    """Begins to write State as `step`; returns when it may be donated.
+
+    Raises:
+      InputError: too little free space; nothing is written.
+      NonFiniteError: State holds a number that is not finite.
+    """
+    if step in self._manager.all_steps():
+      return
+    leaves = {path: leaf for path, leaf in paths(state) if leaf.size}
+    _check_space(self.folder, leaves)
+    leaves = {path: _to_host(leaf) for path, leaf in leaves.items()}
+    _check_finite(leaves, step)
+    about = {**about, 'step': step, 'state_sha256': _fingerprint(leaves)}
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(leaves), about=ocp.args.JsonSave(about)
+      ),
+      force=True,
+    )
+    self.policy.saved()
+
+  def restore(self, like: State, step: int) -> tuple[State, dict[str, Any]]:
+    """State and JSON of a saved step.
+
+    Args:
+      like: State of `jax.ShapeDtypeStruct` with shardings; they may differ
+        from those it was saved with.
+
+    Raises:
+      InputError: the checkpoint is damaged or belongs to another model.
+    """
+    where = f'checkpoint {self.folder / str(step)}'
+    try:
+      about = self._manager.restore(
+        step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
+      )['about']
+      saved = self._manager.item_metadata(step)['state'].tree
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+      raise self._damaged(where, step, error) from error
+    wanted = dict(paths(like))
+    _check_same_leaves(where, saved, wanted)
+    try:
+      found = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore({p: wanted[p] for p in saved})
+        ),
+      )['state']
+    except Exception as error:
+      raise self._damaged(where, step, error) from error
+    expected = about['state_sha256']
+    if expected and _fingerprint(found) != expected:
+      raise self._damaged(where, step, 'its SHA-256 is not the recorded one')
+    return _unflatten(like, found), about
+
+  def _damaged(self, where, step, error) -> InputError:
+    older = [s for s in self._manager.all_steps() if s != step]
+    cure = f'remove that folder to go on from step {max(older, default=0)}'
+    reason = str(error).strip().split('\n')[0][:300]
+    return InputError(f'{where} is damaged or foreign ({reason}); {cure}')
+
+  def wait(self) -> None:
+    """Returns when everything begun is on disk.
+
+    Raises:
+      InputError: the disk is full or cannot be written.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except OSError as error:
+      raise InputError(
+        f'writing a checkpoint in {self.folder} failed: {error}; free space '
+        'and run the same command: earlier checkpoints are untouched'
+      ) from error
+
+  def close(self) -> None:
+    """Waits, then frees Orbax's threads."""
+    self.wait()
+    self._manager.close()
+
+
+def _to_host(leaf):
+  """A host copy, so that the buffer may be donated while Orbax writes.
+
+  Arrays of which this process holds a part stay as they are: Orbax copies
+  them off the device before it returns.
+  """
+  if getattr(leaf, 'is_fully_addressable', True):
+    return np.array(leaf)
+  return leaf
+
+
+def _fingerprint(leaves: Mapping[str, Any]) -> str | None:
+  """SHA-256 of the leaves; None where no process holds all of them."""
+  values = list(leaves.values())
+  if not all(getattr(leaf, 'is_fully_addressable', True) for leaf in values):
+    return None
+  return leaves_sha256((p, np.asarray(leaves[p])) for p in sorted(leaves))
+
+
+def _check_space(folder: Path, leaves: Mapping[str, Any]) -> None:
+  needed = int(sum(leaf.nbytes for leaf in leaves.values()) * _MARGIN) + _SLACK
+  free = shutil.disk_usage(folder).free
+  if free < needed:
+    raise InputError(
+      f'no space for a checkpoint in {folder}: {needed / 2**20:.0f} MiB '
+      f'needed, {free / 2**20:.0f} MiB free; free space and run the same '
+      'command: it goes on from the last checkpoint'
+    )
+
+
+def _check_finite(leaves: Mapping[str, Any], step: int) -> None:
+  for path, leaf in leaves.items():
+    if not path.startswith('params/'):
+      continue
+    if not bool(jax.numpy.isfinite(leaf).all()):
+      raise NonFiniteError(
+        f'"{path}" is not finite after step {step}, though every loss and '
+        'gradient was: the optimizer made it so; it is not saved. Lower the '
+        "learning rate, or raise the optimizer's epsilon"
+      )
+
+
+def _check_same_leaves(where, saved, wanted) -> None:
+  problems = []
+  for path in sorted({*saved, *wanted}):
+    have, want = saved.get(path), wanted.get(path)
+    if want is None:
+      problems.append(f'"{path}" is not in this model')
+    elif have is None:
+      if want.size:
+        problems.append(f'"{path}" {tuple(want.shape)} is missing')
+    elif tuple(have.shape) != tuple(want.shape) or have.dtype != want.dtype:
+      problems.append(
+        f'"{path}" is {have.dtype}{tuple(have.shape)}, the model has '
+        f'{want.dtype}{tuple(want.shape)}'
+      )
+  if problems:
+    more = f' and {len(problems) - 3} more' if len(problems) > 3 else ''
+    raise InputError(
+      f'{where} belongs to another model: {"; ".join(problems[:3])}{more}; '
+      'choose another --workdir'
+    )
+
+
+def _unflatten(like: Tree, found: Mapping[str, Any]) -> Tree:
+  def leaf(path, want):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    if name in found:
+      return found[name]
+    return jax.device_put(np.zeros(want.shape, want.dtype), want.sharding)
+
+  return jax.tree_util.tree_map_with_path(leaf, like)

@@ -1,0 +1,29 @@
+"""The errors that end a run, each with its exit code.
+
+Imports nothing, so that a mistake is reported before JAX is loaded.
+"""
+
+BAD_INPUT = 2
+NON_FINITE = 3
+PREEMPTED = 75
+
+
+class InputError(ValueError):
+  """Something the user gave is wrong: names the thing, the value, the cure."""
+
+  exit_code = BAD_INPUT
+
+
+class NonFiniteError(FloatingPointError):
+  """Loss or gradients were not finite more often than the config allows."""
+
+  exit_code = NON_FINITE
+
+
+class Preempted(BaseException):
+  """SIGTERM or Ctrl-C arrived; everything finished so far is saved.
+
+  A `BaseException`, so that no `except Exception` on the way swallows it.
+  """
+
+  exit_code = PREEMPTED

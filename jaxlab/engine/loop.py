@@ -1,0 +1,425 @@
+"""`fit`: the one training loop.
+
+  restore or init -> [evaluate if due -> save if due or preempted ->
+  batch(step) -> step -> log if due] -> wait
+
+Step t means "t updates done". The last step always evaluates and saves.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxlab.engine import (
+  checkpoint,
+  evaluate,
+  keys,
+  mesh,
+  metrics,
+  partition,
+  preemption,
+)
+from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
+from jaxlab.engine.state import State, Task
+from jaxlab.engine.update import guarded
+
+_IN_FLIGHT = 2  # steps that the host may be ahead of the device
+
+
+@dataclass(frozen=True)
+class Options:
+  """How long, how often, how careful: `config.train` by the same names."""
+
+  steps: int
+  log_every_steps: int = 100
+  eval_every_steps: int = 0  # 0: only at the end
+  checkpoint_every_steps: int = 0  # kept for good; 0: none
+  checkpoint_every_seconds: float = 300.0  # rolling; 0: none
+  checkpoint_keep: int = 2
+  max_bad_steps: int = 0
+  profile: tuple[int, int] | None = None  # [start, stop) steps to trace
+  rules: Sequence[partition.Rule] = partition.REPLICATED
+  clock: Callable[[], float] = time.monotonic
+  about: dict[str, Any] = field(default_factory=dict)  # into the checkpoints
+
+  def __post_init__(self):
+    for name in ('steps', 'log_every_steps'):
+      if getattr(self, name) < 1:
+        raise InputError(
+          f'train.{name} = {getattr(self, name)}; take at least 1'
+        )
+    for name in (
+      'eval_every_steps',
+      'checkpoint_every_steps',
+      'checkpoint_every_seconds',
+      'max_bad_steps',
+    ):
+      if getattr(self, name) < 0:
+        raise InputError(
+          f'train.{name} = {getattr(self, name)} is negative; 0 switches it off'
+        )
+
+
+@dataclass(frozen=True)
+class Fitted:
+  """What a fit leaves."""
+
+  state: State
+  metrics: dict[str, float]  # of the last evaluation, 'name/metric'
+  seconds: float  # spent in training over all attempts
+
+
+def fit(
+  name: str,
+  task: Task,
+  feed: Any,
+  options: Options,
+  folder: Path,
+  devices: Mesh,
+  seed: int,
+) -> Fitted:
+  """Trains `task` to `options.steps` updates, resuming what `folder` holds.
+
+  Args:
+    name: the stage, for the progress line.
+    feed: a `jaxlab.data.feed.Feed` of training batches.
+    folder: takes metrics.jsonl and checkpoints/.
+    devices: the mesh.
+    seed: the run's seed.
+
+  Raises:
+    InputError: bad input; NonFiniteError: the non-finite law stopped the run;
+    Preempted: a signal arrived and everything finished is saved.
+  """
+  with preemption.deferred():
+    run = _Run(name, task, feed, options, folder, devices, seed)
+    try:
+      return run.run()
+    finally:
+      run.close()
+
+
+def abstract_state(
+  task: Task, devices: Mesh, rules: Sequence[partition.Rule]
+) -> State:
+  """State of `jax.ShapeDtypeStruct` with shardings; nothing is computed."""
+  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    partition.shardings(shapes, devices, rules),
+  )
+
+
+def last_state(
+  task: Task,
+  folder: Path,
+  devices: Mesh,
+  rules: Sequence[partition.Rule] = partition.REPLICATED,
+) -> State:
+  """The newest State that a fit left in its folder.
+
+  Raises:
+    InputError: there is none, or it is damaged or of another model.
+  """
+  kept = checkpoint.Checkpoints(folder / 'checkpoints', checkpoint.Policy())
+  latest = kept.latest()
+  if latest is None:
+    raise InputError(
+      f'{folder} holds no checkpoint; remove its report.json to train again'
+    )
+  state, _ = kept.restore(abstract_state(task, devices, rules), latest)
+  kept.close()
+  return state
+
+
+class _Run:
+  """The state of one call of `fit`."""
+
+  def __init__(self, name, task, feed, options, folder, devices, seed):
+    self.task, self.feed, self.options = task, feed, options
+    self.folder, self.name, self.seed = folder, name, seed
+    folder.mkdir(parents=True, exist_ok=True)
+    self.checkpoints = checkpoint.Checkpoints(
+      folder / 'checkpoints',
+      checkpoint.Policy(
+        options.checkpoint_every_steps,
+        options.checkpoint_every_seconds,
+        options.checkpoint_keep,
+        options.clock,
+      ),
+    )
+    self.state, about = self._restore_or_init(devices)
+    self.step = int(self.state.step)
+    if self.step > options.steps:
+      raise InputError(
+        f'{folder} has already done {self.step} steps, train.steps = '
+        f'{options.steps}; take more steps or another --workdir'
+      )
+    self.evaluated = about.get('evaluated', False)
+    self.totals = metrics.Totals(about.get('totals'))
+    self.started = options.clock() - about.get('seconds', 0.0)
+    self.log = metrics.Log(folder, self.step)
+    self.progress = metrics.Progress(
+      name, self.step, options.steps, options.clock
+    )
+    self.evaluations = {
+      key: evaluate.Evaluation(key, evaluator, eval_feed, seed)
+      for key, (evaluator, eval_feed) in task.evals.items()
+    }
+    self.root = keys.stream(seed, 'train')
+    self.steps = Steps(task, options.max_bad_steps, self.state)
+    self.pending: list[tuple[str, jax.Array]] = []
+
+  def _restore_or_init(self, devices) -> tuple[State, dict[str, Any]]:
+    key = keys.stream(self.seed, 'init')
+    like = abstract_state(self.task, devices, self.options.rules)
+    latest = self.checkpoints.latest()
+    if latest is None:
+      # Copies: State is donated, so it may share no buffer, neither with
+      # itself nor with what `init` closed over.
+      state = jax.tree.map(jnp.copy, self.task.init(key))
+      return jax.device_put(state, jax.tree.map(lambda x: x.sharding, like)), {}
+    state, about = self.checkpoints.restore(like, latest)
+    for entry, value in self.options.about.items():
+      if about.get(entry) != value:
+        raise InputError(
+          f'{self.folder} was begun with {entry} = {about.get(entry)}, now it '
+          f'is {value}: the data or the model changed under it; choose another '
+          '--workdir, or bring the old one back'
+        )
+    metrics.say(f'{self.name}: going on from step {latest}')
+    return state, about
+
+  def run(self) -> Fitted:
+    options = self.options
+    if self.feed.learns:
+      self._publish()
+    final: dict[str, float] = {}
+    with contextlib.closing(
+      self.feed.batches(self.step, options.steps)
+    ) as batches:
+      while True:
+        if self._eval_due():
+          final = self._evaluate()
+        last = self.step == options.steps
+        if last or preemption.asked() or self.checkpoints.policy.due(self.step):
+          self._save()
+        if preemption.asked() and not last:
+          raise self._preempted()
+        if last:
+          break
+        with self._profiled():
+          self._train(*next(batches))
+        if self.step % options.log_every_steps == 0 or (
+          self.step == options.steps
+        ):
+          self._log()
+    self.checkpoints.wait()
+    if not final:
+      final = self._last_evaluation()
+    return Fitted(self.state, final, options.clock() - self.started)
+
+  def _train(self, step, kind, batch) -> None:
+    new = not self.steps.compiled(kind)
+    if new:
+      metrics.say(f'{self.name}: compiling the {kind} step')
+    self.state, packed = self.steps(kind, self.state, batch, self.root)
+    if new:  # keeps the compilation out of examples/s and ETA
+      self.progress.restart(self.step)
+    self.pending.append((kind, packed))
+    if len(self.pending) > _IN_FLIGHT:
+      self.pending[-1 - _IN_FLIGHT][1].block_until_ready()
+    self.step, self.evaluated = step + 1, False
+    if self.feed.publishes(step):
+      self._publish()
+
+  def _publish(self) -> None:
+    published = jax.device_get(self.state.vars['sampler']['published'])
+    # A copy: the buffer behind the view is donated by the next step.
+    self.feed.publish({k: np.array(v) for k, v in published.items()})
+
+  def _fetch(self) -> None:
+    """Takes over what the steps reported; stops a run that went bad."""
+    limit = max(1, self.options.max_bad_steps)
+    for kind, packed in self.pending:
+      values = np.asarray(packed)
+      names = self.steps.names[kind]
+      self.totals.add(kind, names, values)
+      if values[names.index('run_length'), 0] >= limit:
+        raise self._non_finite()
+    self.pending.clear()
+
+  def _non_finite(self) -> NonFiniteError:
+    health = jax.device_get(self.state.vars['health'])
+    length = int(health['run_length'])
+    step = int(self.state.step) - length
+    ids = []
+    for bad in range(step, step + length):
+      ids += _suspects(self.feed.host_batch(bad))
+    shown = ', '.join(map(str, ids[:16])) + (' …' if len(ids) > 16 else '')
+    latest = self.checkpoints.latest()
+    return NonFiniteError(
+      f'{self.name}: loss or gradients are not finite in step {step}'
+      + (f' and the {length - 1} after it' if length > 1 else '')
+      + f' (example ids {shown}). Parameters are as they were before it; '
+      f'the last checkpoint is step {latest or 0}. Lower the learning rate, '
+      'mend the examples, or skip such steps with '
+      f'--config.train.max_bad_steps={max(10, 2 * length)}'
+    )
+
+  def _log(self) -> None:
+    self._fetch()
+    examples = self._examples(self.progress.since, self.step)
+    rate = self.progress.rate(self.step, examples)
+    for kind, values in self.totals.means().items():
+      self.log.write(self.step, kind, {**values, **rate})
+      self.progress.show(self.step, {**values, **rate})
+    self.totals = metrics.Totals()
+
+  def _examples(self, start, stop) -> int:
+    source = self.feed.source
+    return sum(
+      next(iter(source.spec[source.kind(step)].values())).shape[0]
+      for step in range(start, stop)
+    )
+
+  def _eval_due(self) -> bool:
+    every = self.options.eval_every_steps
+    last = self.step == self.options.steps
+    due = last or (every and self.step and self.step % every == 0)
+    return bool(due and self.evaluations and not self.evaluated)
+
+  def _evaluate(self) -> dict[str, float]:
+    self._fetch()
+    values: dict[str, float] = {}
+    try:
+      for name, evaluation in self.evaluations.items():
+        for metric, value in evaluation.run(self.state).items():
+          values[f'{name}/{metric}'] = value
+    except Preempted:
+      self._save()
+      raise self._preempted() from None
+    self.log.write(self.step, 'eval', values)
+    figures = '  '.join(f'{k} {v:.4g}' for k, v in values.items())
+    metrics.say(f'{self.name} {self.step}/{self.options.steps}  {figures}')
+    self.evaluated = True
+    return values
+
+  def _last_evaluation(self) -> dict[str, float]:
+    lines = [
+      line for line in metrics.read(self.log.path) if line['kind'] == 'eval'
+    ]
+    found = lines[-1] if lines and lines[-1]['step'] == self.step else {}
+    return {k: v for k, v in found.items() if k not in ('step', 'kind')}
+
+  def _save(self) -> None:
+    self._fetch()
+    self.checkpoints.save(
+      self.state,
+      self.step,
+      {
+        **self.options.about,
+        'evaluated': self.evaluated,
+        'totals': self.totals.saved(),
+        'seconds': self.options.clock() - self.started,
+        'versions': versions(),
+      },
+    )
+
+  def _preempted(self) -> Preempted:
+    self.checkpoints.wait()
+    return Preempted(
+      f'{self.name}: saved step {self.step}; the same command goes on from it'
+    )
+
+  @contextlib.contextmanager
+  def _profiled(self):
+    window = self.options.profile
+    if window and self.step == window[0]:
+      jax.profiler.start_trace(str(self.folder / 'profile'))
+    yield
+    if window and self.step == window[1]:
+      jax.block_until_ready(self.state)
+      jax.profiler.stop_trace()
+      metrics.say(f'{self.name}: trace written to {self.folder / "profile"}')
+
+  def close(self) -> None:
+    if hasattr(self, 'log'):
+      self.log.close()
+    self.checkpoints.close()
+
+
+class Steps:
+  """The compiled steps of a task: one trace for each (kind, batch shape).
+
+  A step takes (State, batch, root key) and returns (State, packed metrics
+  [names, 2] float32); State is donated and keeps its layout.
+  """
+
+  def __init__(self, task: Task, max_bad_steps: int, state: State):
+    self.names: dict[str, list[str]] = {}
+    self.traces: dict[str, int] = {}
+    layout = jax.tree.map(lambda x: x.sharding, state)
+    some = jax.tree.leaves(layout)[0]
+    self._functions = {
+      kind: self._compile(kind, guarded(update, max_bad_steps), layout, some)
+      for kind, update in task.steps.items()
+    }
+
+  def _compile(self, kind, update, layout, some):
+    def step(state, batch, root):
+      self.traces[kind] = self.traces.get(kind, 0) + 1
+      state, values = update(state, batch, keys.at(root, state.step))
+      self.names[kind] = sorted(values)
+      pairs = [jnp.stack(values[name]) for name in self.names[kind]]
+      return state, jnp.stack(pairs).astype(jnp.float32)
+
+    return jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(layout, None, None),
+      out_shardings=(layout, mesh.replicated(some.mesh)),
+    )
+
+  def compiled(self, kind: str) -> bool:
+    """Whether a step of this kind has run."""
+    return kind in self.traces
+
+  def __call__(self, kind, state, batch, root):
+    if kind not in self._functions:
+      raise InputError(
+        f'the source asks for a step of kind "{kind}"; the task has '
+        f'{sorted(self._functions)}'
+      )
+    return self._functions[kind](state, batch, root)
+
+
+def _suspects(batch) -> list[int]:
+  """Ids of the rows that hold a number that is not finite; else of all."""
+  rows = len(batch['mask'])
+  bad = np.zeros(rows, bool)
+  for array in batch.values():
+    if np.issubdtype(array.dtype, np.floating):
+      bad |= ~np.isfinite(array.reshape(rows, -1)).all(1)
+  chosen = bad if bad.any() else batch['mask'].astype(bool)
+  return np.asarray(batch.get('id', np.arange(rows)))[chosen].tolist()
+
+
+def versions() -> dict[str, str]:
+  """Versions of what computed a result."""
+  import flax
+  import optax
+
+  names = {'jax': jax, 'flax': flax, 'optax': optax, 'numpy': np}
+  found = {name: module.__version__ for name, module in names.items()}
+  device = jax.devices()[0]
+  return {**found, 'device': f'{jax.device_count()} x {device.device_kind}'}

@@ -1,0 +1,193 @@
+"""What a run says of itself: metrics.jsonl, a human line, TensorBoard events.
+
+Time fields (`seconds`, `examples_per_second`) are the only ones that differ
+between an interrupted run and an uninterrupted one.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlab.engine.errors import InputError
+
+TIME_FIELDS = ('seconds', 'examples_per_second')
+
+
+class Log:
+  """Appends lines to metrics.jsonl, after cutting it back to `step`.
+
+  Args:
+    folder: the stage's folder.
+    step: lines of later steps, and a torn last line, are removed.
+  """
+
+  def __init__(self, folder: Path, step: int):
+    self.path = folder / 'metrics.jsonl'
+    kept = [line for line in read(self.path) if line['step'] <= step]
+    temporary = self.path.with_suffix('.tmp')
+    with _named(self.path):
+      temporary.write_text(''.join(json.dumps(x) + '\n' for x in kept))
+      temporary.replace(self.path)
+      self._file = open(self.path, 'a')  # noqa: SIM115
+    self._events = _event_writer(folder, step)
+
+  def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    """One line: {'step', 'kind', **values}."""
+    line = {'step': step, 'kind': kind, **values}
+    with _named(self.path):
+      self._file.write(json.dumps(line) + '\n')
+      self._file.flush()
+    if self._events is not None:
+      for name, value in values.items():
+        self._events.add_scalar(f'{kind}/{name}', value, step)
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._file.close()
+    if self._events is not None:
+      self._events.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+  """The whole lines of a metrics.jsonl; [] where there is none."""
+  lines = []
+  if path.exists():
+    for text in path.read_text().splitlines():
+      try:
+        line = json.loads(text)
+        lines.append(line)
+      except ValueError:
+        break  # torn by a kill: nothing after it counts
+  return lines
+
+
+class _named:
+  """Names the file when the disk is full or read-only."""
+
+  def __init__(self, path: Path):
+    self.path = path
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if isinstance(error, OSError):
+      raise InputError(
+        f'cannot write {self.path}: {error.strerror}; free space and run the '
+        'same command: it goes on from the last checkpoint'
+      ) from error
+
+
+def _event_writer(folder: Path, step: int):
+  try:
+    from tensorboardX import SummaryWriter
+  except ImportError:
+    return None  # the tensorboard extra is not installed
+  return SummaryWriter(str(folder / 'events'), purge_step=step + 1)
+
+
+class Totals:
+  """Sums of step metrics since the last line, in float64 on the host.
+
+  Each step returns its metrics packed as one [names, 2] array of (sum, count);
+  they are fetched together when a line is due. The sums so far go into the
+  checkpoint's JSON, so that a resumed run writes the line that an
+  uninterrupted one writes.
+  """
+
+  def __init__(self, saved: Mapping[str, Any] | None = None):
+    self._sums = {
+      kind: {name: tuple(pair) for name, pair in entries.items()}
+      for kind, entries in (saved or {}).items()
+    }
+
+  def add(self, kind: str, names: list[str], packed: np.ndarray) -> None:
+    """Adds the metrics of one step of `kind`."""
+    entries = self._sums.setdefault(kind, {})
+    for name, (value, count) in zip(names, packed.astype(np.float64)):
+      old = entries.get(name, (0.0, 0.0))
+      entries[name] = (old[0] + float(value), old[1] + float(count))
+
+  def saved(self) -> dict[str, Any]:
+    """For the checkpoint's JSON."""
+    return {
+      kind: {name: list(pair) for name, pair in entries.items()}
+      for kind, entries in self._sums.items()
+    }
+
+  def means(self) -> dict[str, dict[str, float]]:
+    """Kind -> name -> sum / count (names that counted nothing left out)."""
+    result = {}
+    for kind, entries in self._sums.items():
+      values = {n: s / c for n, (s, c) in entries.items() if c > 0}
+      bad = entries.get('bad', (0.0, 0.0))[0]
+      values.pop('run_length', None)
+      values.pop('bad', None)
+      if bad:
+        values['bad_steps'] = bad
+      result[kind] = values
+    return result
+
+
+class Progress:
+  """One line for people, on standard error, at each log interval."""
+
+  def __init__(
+    self,
+    name: str,
+    step: int,
+    steps: int,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    self.name, self.steps, self.clock = name, steps, clock
+    self.restart(step)
+
+  @property
+  def since(self) -> int:
+    """The step of the last line, or where timing began."""
+    return self._since[0]
+
+  def restart(self, step: int) -> None:
+    """Times from here on."""
+    self._since = (step, self.clock())
+
+  def rate(self, step: int, examples: int) -> dict[str, float]:
+    """Seconds and examples a second since the last call."""
+    before, then = self._since
+    now = self.clock()
+    self._since = (step, now)
+    seconds = max(now - then, 1e-9)
+    self._seconds_a_step = seconds / max(step - before, 1)
+    return {
+      'seconds': round(seconds, 4),
+      'examples_per_second': round(examples / seconds, 2),
+    }
+
+  def show(self, step: int, values: Mapping[str, float]) -> None:
+    """Prints step, metrics, examples/s and the time that is left."""
+    left = duration((self.steps - step) * self._seconds_a_step)
+    shown = {k: v for k, v in values.items() if k not in TIME_FIELDS}
+    figures = '  '.join(f'{k} {v:.4g}' for k, v in shown.items())
+    say(
+      f'{self.name} {step}/{self.steps}  {figures}  '
+      f'{values["examples_per_second"]:.4g} examples/s  eta {left}'
+    )
+
+
+def say(text: str) -> None:
+  """One line to standard error."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+  """62 -> '1m02s'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}h{minutes:02d}m'
+  return f'{minutes}m{seconds:02d}s' if minutes else f'{seconds}s'

@@ -1,0 +1,46 @@
+"""SIGTERM and Ctrl-C: save, then leave with exit code 75."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+from jaxlab.engine.errors import Preempted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_asked = threading.Event()
+_deferred = 0
+
+
+def asked() -> bool:
+  """Whether a signal to stop has arrived."""
+  return _asked.is_set()
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+  """Turns the signals into `Preempted`, at once outside of `deferred`."""
+
+  def on_signal(number, frame):
+    _asked.set()
+    if not _deferred:
+      raise Preempted(signal.Signals(number).name)
+
+  old = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+  try:
+    yield
+  finally:
+    _asked.clear()
+    for number, handler in old.items():
+      signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+  """Within, signals only set the flag that `asked` reads."""
+  global _deferred
+  _deferred += 1
+  try:
+    yield
+  finally:
+    _deferred -= 1

@@ -1,0 +1,158 @@
+"""Stages: a program is a list of them, each with its folder and its report.
+
+A finished stage is skipped when the same command runs again.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from jaxlab.engine import preemption, report, workdir
+from jaxlab.engine.errors import InputError, Preempted
+from jaxlab.engine.loop import Fitted, Options, fit, last_state, versions
+from jaxlab.engine.metrics import say
+from jaxlab.engine.state import State, Task, state_sha256
+
+
+@dataclass
+class Workspace:
+  """What a stage runs in."""
+
+  dir: Path  # WORKDIR
+  config: Mapping[str, Any]  # the resolved config
+  mesh: Mesh
+  seed: int
+  offline: bool = False  # open no socket
+  profile: tuple[int, int] | None = None  # [start, stop) steps to trace
+  artefacts: dict[str, Any] = field(default_factory=dict)  # of stages run
+  loaders: dict[str, Callable] = field(default_factory=dict)
+  facts: dict[str, Any] = field(default_factory=dict)  # for report.json
+
+  def folder(self, stage: str) -> Path:
+    """WORKDIR/<stage>."""
+    return self.dir / stage
+
+  def artefact(self, stage: str) -> Any:
+    """What an earlier stage left: kept from its run, or loaded again."""
+    if stage not in self.artefacts:
+      if stage not in self.loaders:
+        raise InputError(
+          f'no stage "{stage}" ran before; known: {sorted(self.loaders)}'
+        )
+      self.artefacts[stage] = self.loaders[stage](self)
+    return self.artefacts[stage]
+
+
+class Stage(NamedTuple):
+  """One step of a program: training, or work between trainings.
+
+  `run(space)` returns the stage's figures. It puts what later stages need at
+  `space.artefacts[name]`: a State, or another tree of arrays. `load(space)`
+  brings that back when the stage is skipped. `steps` is the number of updates,
+  0 for a stage that does not train.
+  """
+
+  name: str
+  run: Callable[[Workspace], dict[str, float]]
+  steps: int = 0
+  load: Callable[[Workspace], Any] | None = None
+
+
+def training(
+  name: str,
+  build: Callable[[Workspace], tuple[Task, Any]],
+  options: Options,
+  finish: Callable[[Workspace, Fitted], dict[str, float]] | None = None,
+) -> Stage:
+  """The stage of one fit.
+
+  Args:
+    build: makes the task and the feed of its training batches.
+    finish: measures once more after the fit (a test set, figures); its figures
+      join those of the last evaluation.
+  """
+
+  def run(space):
+    task, feed = build(space)
+    here = replace(options, profile=space.profile)
+    folder = space.folder(name)
+    fitted = fit(name, task, feed, here, folder, space.mesh, space.seed)
+    space.artefacts[name] = fitted.state
+    space.facts['wall_seconds'] = round(fitted.seconds, 3)
+    more = finish(space, fitted) if finish else {}
+    return {**fitted.metrics, **more}
+
+  def load(space):
+    task, _ = build(space)
+    return last_state(task, space.folder(name), space.mesh, options.rules)
+
+  return Stage(name, run, options.steps, load)
+
+
+def run_all(stages: Sequence[Stage], space: Workspace) -> None:
+  """Runs the stages that are not finished; then writes report.html.
+
+  Raises:
+    Preempted: a signal arrived; what is finished stays finished.
+  """
+  for stage in stages:
+    if stage.load:
+      space.loaders[stage.name] = stage.load
+    if _finished(stage, space):
+      say(f'{stage.name}: finished before, skipped')
+    else:
+      _run(stage, space)
+    if preemption.asked():
+      raise Preempted(f'{stage.name} is finished')
+  path = report.write_html(space.dir, [stage.name for stage in stages])
+  say(f'report: {path}')
+
+
+def _finished(stage: Stage, space: Workspace) -> bool:
+  path = space.folder(stage.name) / 'report.json'
+  if not path.exists():
+    return False
+  try:
+    done = json.loads(path.read_text())
+    steps = done['steps']
+  except (ValueError, KeyError) as error:
+    raise InputError(
+      f"{path} is not a stage's report ({error}); remove it and run again"
+    ) from error
+  if steps > stage.steps:
+    raise InputError(
+      f'{path} is of {steps} steps, the config asks for {stage.steps}; take '
+      'more steps or another --workdir'
+    )
+  return steps == stage.steps
+
+
+def _run(stage: Stage, space: Workspace) -> None:
+  folder = space.folder(stage.name)
+  folder.mkdir(parents=True, exist_ok=True)
+  space.facts = {}
+  began = time.monotonic()
+  figures = stage.run(space)
+  left = space.artefacts.get(stage.name)
+  name = 'state_sha256' if isinstance(left, State) else 'artefact_sha256'
+  config = space.config
+  about = {
+    'paper': config['paper'],
+    'stage': stage.name,
+    'steps': stage.steps,
+    'seed': space.seed,
+    'wall_seconds': round(time.monotonic() - began, 3),
+    'metrics': figures,
+    'paper_reported': config.get('paper_reported', {}),
+    name: state_sha256(left) if left is not None else None,
+    'config_sha256': workdir.digest(config),
+    'versions': versions(),
+    **space.facts,
+  }
+  report.curves(folder)
+  workdir.write_json(folder / 'report.json', about)

@@ -1,0 +1,133 @@
+"""The folder of a run: its lock, its config, its layout.
+
+  WORKDIR/config.json                    the resolved config
+  WORKDIR/report.html                    all stages on one page
+  WORKDIR/<stage>/metrics.jsonl          one JSON object a line
+  WORKDIR/<stage>/report.json            written when the stage is finished
+  WORKDIR/<stage>/checkpoints/<step>/    Orbax: State, and JSON about it
+  WORKDIR/<stage>/figures/*.png
+
+Imports no JAX, so that a wrong folder is reported at once.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxlab.engine.errors import InputError
+
+# What may change between two runs of one workdir.
+_FREE = (
+  'train.steps',
+  'train.log_every_steps',
+  'train.eval_every_steps',
+  'train.checkpoint_every_steps',
+  'train.checkpoint_every_seconds',
+  'train.checkpoint_keep',
+  'train.max_bad_steps',
+  'data.workers',
+  'data.ahead',
+  'mesh.',
+  'paper_reported.',
+)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}, sorted by key."""
+  flat: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return dict(sorted(flat.items()))
+
+
+def digest(config: Mapping[str, Any]) -> str:
+  """SHA-256 of what makes a run that run: without steps, logging and paths."""
+  kept = {k: v for k, v in flatten(config).items() if not _free(k)}
+  return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+
+
+def _free(key: str) -> bool:
+  return any(key == k or (k[-1] == '.' and key.startswith(k)) for k in _FREE)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
+  """Takes the folder for this process and writes config.json into it.
+
+  Raises:
+    InputError: the folder is in use, holds a run of another config, or cannot
+      be written.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / '.lock', 'a+')  # noqa: SIM115, held until the end
+  except OSError as error:
+    raise InputError(
+      f'workdir {folder}: {error.strerror}; choose a folder that can be '
+      'written with --workdir'
+    ) from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      lock.seek(0)
+      raise InputError(
+        f'workdir {folder} is in use by {lock.read().strip() or "another run"}'
+        '; wait for it, or choose another --workdir'
+      ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f'process {os.getpid()} on {socket.gethostname()}')
+    lock.flush()
+    _check_same_run(folder, config)
+    write_json(folder / 'config.json', config)
+    yield folder
+
+
+def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
+  path = folder / 'config.json'
+  if not path.exists():
+    return
+  try:
+    old = flatten(json.loads(path.read_text()))
+  except (ValueError, AttributeError) as error:
+    raise InputError(
+      f'{path} is not the JSON of a config ({error}); it belongs to something '
+      'else or is damaged: choose another --workdir'
+    ) from error
+  new = json.loads(json.dumps(flatten(config)))
+  absent = object()
+  changed = [
+    f'{key}: {old.get(key, "(absent)")!r} there, '
+    f'{new.get(key, "(absent)")!r} here'
+    for key in sorted({*old, *new})
+    if old.get(key, absent) != new.get(key, absent) and not _free(key)
+  ]
+  if changed:
+    raise InputError(
+      f'workdir {folder} holds a run of another config ({"; ".join(changed)});'
+      ' choose another --workdir, or remove that one'
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file whole or not at all."""
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n')
+    os.replace(temporary, path)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise InputError(
+      f'cannot write {path}: {error.strerror}; free space or choose another '
+      '--workdir; nothing that was there is lost'
+    ) from error
