@@ -1,0 +1,67 @@
+"""Locks and scratch folders: what is half made is never seen."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator
+
+from jaxlab.engine.errors import InputError
+
+
+def note(text: str) -> None:
+  """One line of progress for the user, on stderr."""
+  print(f'jaxlab: {text}', file=sys.stderr, flush=True)
+
+
+def data_dir() -> pathlib.Path:
+  """Where data is kept: $JAXLAB_DATA_DIR, or ~/.cache/jaxlab."""
+  named = os.environ.get('JAXLAB_DATA_DIR') or '~/.cache/jaxlab'
+  return pathlib.Path(named).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path, what: str) -> Iterator[None]:
+  """Holds lock file `path`: one process at a time prepares `what`.
+
+  The kernel drops the lock with its process, however that ends. The file stays:
+  removing it would let two processes lock two files of one name.
+
+  Raises:
+    InputError: the folder cannot be written.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, 'a')  # noqa: SIM115
+  except OSError as error:
+    raise InputError(
+      f'cannot write {path.parent} ({error.strerror}): set JAXLAB_DATA_DIR to '
+      f'a folder that can be written'
+    ) from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      note(f'waiting for another process that prepares {what}')
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def scratch_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """An empty folder beside `target`, removed at the end; hold the lock.
+
+  The caller makes something in it and renames that to `target`. Folders left
+  by killed processes are removed first.
+  """
+  target.parent.mkdir(parents=True, exist_ok=True)
+  for stale in target.parent.glob(f'.{target.name}.new-*'):
+    shutil.rmtree(stale, ignore_errors=True)
+  folder = target.with_name(f'.{target.name}.new-{os.getpid()}')
+  folder.mkdir()
+  try:
+    yield folder
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""bible_pairs: the Bible in three languages, aligned by verse."""

