@@ -7,11 +7,12 @@ threads, or by spawned processes, in any order and handed out in order.
 import contextlib
 import os
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import jax
@@ -110,7 +111,12 @@ class Feed:
             barrier = self.publishes(submitted)
             submitted += 1
           step, kind, future = queue.popleft()
-          yield step, kind, self._result(step, kind, future)
+          yield step, kind, self._result(kind, future)
+      except BrokenProcessPool as error:
+        raise RuntimeError(
+          f'a data worker died while batches up to step {submitted} were '
+          'prepared (killed for memory?); fewer data.workers need less of it'
+        ) from error
       finally:
         for _, _, future in queue:
           future.cancel()
@@ -128,14 +134,8 @@ class Feed:
   def _place(self, kind, step, rows):
     return self._globalise(kind, rows, self.source.batch(step, rows))
 
-  def _result(self, step, kind, future):
-    try:
-      result = future.result()
-    except BrokenProcessPool as error:
-      raise RuntimeError(
-        f'a data worker died while batches from step {step} on were prepared '
-        '(killed for memory?); fewer data.workers need less of it'
-      ) from error
+  def _result(self, kind, future):
+    result = future.result()
     if self._workers:
       rows = _local_rows(self._sharding, self._rows(kind))
       return self._globalise(kind, rows, result)
@@ -209,6 +209,17 @@ _version = 0
 def _start_worker(source: Source) -> None:
   global _source
   _source = source
+  # Ctrl-C goes to the whole group; the loop, which saves first, needs its
+  # workers until it closes them.
+  os.setsid()
+  threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+  parent = parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)  # no one is left to tell
 
 
 def _work(step: int, rows: slice, version: int, path: str):

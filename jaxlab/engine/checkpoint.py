@@ -73,6 +73,11 @@ class Checkpoints:
       preserved.append(managers.EveryNSteps(policy.every_steps))
     self._manager = ocp.CheckpointManager(
       folder.absolute(),
+      # Named here: a manager that has saved nothing yet would not know them.
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'about': ocp.JsonCheckpointHandler(),
+      },
       options=ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
@@ -122,6 +127,7 @@ class Checkpoints:
       about = self._manager.restore(
         step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
       )['about']
+      expected = about['state_sha256']
       saved = self._manager.item_metadata(step)['state'].tree
     except Exception as error:  # Orbax raises many kinds for a damaged file
       raise self._damaged(where, step, error) from error
@@ -136,7 +142,6 @@ class Checkpoints:
       )['state']
     except Exception as error:
       raise self._damaged(where, step, error) from error
-    expected = about['state_sha256']
     if expected and _fingerprint(found) != expected:
       raise self._damaged(where, step, 'its SHA-256 is not the recorded one')
     return _unflatten(like, found), about

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jaxlab.engine import keys, preemption
+from jaxlab.engine import keys, mesh, preemption
 from jaxlab.engine.errors import Preempted
 from jaxlab.engine.state import Evaluator, State
 
@@ -24,7 +25,12 @@ class Evaluation:
     self.evaluator = evaluator
     self.feed = feed
     self._root = keys.stream(seed, f'eval/{name}')
-    self._update: Callable = jax.jit(evaluator.update, donate_argnums=0)
+    # The total stays in one layout, so that there is one trace, and every
+    # host holds all of it at the end.
+    self._layout = mesh.replicated(feed.mesh)
+    self._update: Callable = jax.jit(
+      evaluator.update, donate_argnums=0, out_shardings=self._layout
+    )
 
   def run(self, state: State) -> dict[str, float]:
     """The evaluator's figures for this State.
@@ -32,7 +38,9 @@ class Evaluation:
     Raises:
       Preempted: a signal arrived; nothing is lost but this evaluation.
     """
-    total = self.evaluator.init()
+    # A copy: it is donated, and may be what `init` closed over.
+    total = jax.tree.map(jnp.copy, self.evaluator.init())
+    total = jax.device_put(total, self._layout)
     for step, _, batch in self.feed.batches(0, self.feed.steps):
       if preemption.asked():
         raise Preempted('evaluation')

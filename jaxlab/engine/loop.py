@@ -167,7 +167,7 @@ class _Run:
     self.evaluated = about.get('evaluated', False)
     self.totals = metrics.Totals(about.get('totals'))
     self.started = options.clock() - about.get('seconds', 0.0)
-    self.log = metrics.Log(folder, self.step)
+    self.log = metrics.Log(folder, self.step, self.evaluated)
     self.progress = metrics.Progress(
       name, self.step, options.steps, options.clock
     )
@@ -178,6 +178,7 @@ class _Run:
     self.root = keys.stream(seed, 'train')
     self.steps = Steps(task, options.max_bad_steps, self.state)
     self.pending: list[tuple[str, jax.Array]] = []
+    self.tracing = False
 
   def _restore_or_init(self, devices) -> tuple[State, dict[str, Any]]:
     key = keys.stream(self.seed, 'init')
@@ -309,9 +310,12 @@ class _Run:
       self._save()
       raise self._preempted() from None
     self.log.write(self.step, 'eval', values)
-    figures = '  '.join(f'{k} {v:.4g}' for k, v in values.items())
+    # The first few: an evaluator names its main figures first.
+    first = list(values.items())[:4]
+    figures = '  '.join(f'{k} {v:.4g}' for k, v in first)
     metrics.say(f'{self.name} {self.step}/{self.options.steps}  {figures}')
     self.evaluated = True
+    self.progress.restart(self.step)  # keeps this out of examples/s
     return values
 
   def _last_evaluation(self) -> dict[str, float]:
@@ -343,16 +347,23 @@ class _Run:
 
   @contextlib.contextmanager
   def _profiled(self):
-    window = self.options.profile
-    if window and self.step == window[0]:
+    start, stop = self.options.profile or (0, 0)
+    if start <= self.step < stop and not self.tracing:
       jax.profiler.start_trace(str(self.folder / 'profile'))
+      self.tracing = True
     yield
-    if window and self.step == window[1]:
+    if self.tracing and self.step in (stop, self.options.steps):
       jax.block_until_ready(self.state)
-      jax.profiler.stop_trace()
-      metrics.say(f'{self.name}: trace written to {self.folder / "profile"}')
+      self._stop_tracing()
+
+  def _stop_tracing(self) -> None:
+    jax.profiler.stop_trace()
+    self.tracing = False
+    metrics.say(f'{self.name}: trace written to {self.folder / "profile"}')
 
   def close(self) -> None:
+    if self.tracing:
+      self._stop_tracing()
     if hasattr(self, 'log'):
       self.log.close()
     self.checkpoints.close()

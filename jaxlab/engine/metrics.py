@@ -24,11 +24,15 @@ class Log:
   Args:
     folder: the stage's folder.
     step: lines of later steps, and a torn last line, are removed.
+    evaluated: whether the evaluation at `step` is done; else it comes again,
+      and its line is removed too.
   """
 
-  def __init__(self, folder: Path, step: int):
+  def __init__(self, folder: Path, step: int, evaluated: bool = True):
     self.path = folder / 'metrics.jsonl'
     kept = [line for line in read(self.path) if line['step'] <= step]
+    if not evaluated:
+      kept = [x for x in kept if (x['step'], x['kind']) != (step, 'eval')]
     temporary = self.path.with_suffix('.tmp')
     with _named(self.path):
       temporary.write_text(''.join(json.dumps(x) + '\n' for x in kept))

@@ -39,17 +39,18 @@ def shardings(
   }
 
   def spec(path: str, shape: tuple[int, ...]) -> PartitionSpec:
-    target = path
+    targets = [path]
     if path.startswith('opt/'):
-      target = _parameter_of(path, shape, params) or path
-    for index, (pattern, partition) in enumerate(rules):
-      if re.search(pattern, target):
-        used.add(index)
-        return _checked(path, shape, partition, mesh)
-    raise InputError(
-      f'no partition rule matches "{path}" {shape}; add a catch-all such as '
-      '(".*", PartitionSpec()) as the last rule'
-    )
+      targets = _parameters_of(path, shape, params) or targets
+    matches = {_first_match(rules, target, shape) for target in targets}
+    used.update(matches)
+    partition, *others = {rules[index][1] for index in matches}
+    if others:
+      raise InputError(
+        f'"{path}" may belong to any of {targets}, which lie differently; '
+        'name the update like its network'
+      )
+    return _checked(path, shape, partition, mesh)
 
   leaves = [
     (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
@@ -68,23 +69,32 @@ def shardings(
   return jax.tree.unflatten(jax.tree.structure(state), result)
 
 
-def _parameter_of(path, shape, params) -> str | None:
-  """The parameter that an optimizer leaf of the same shape belongs to."""
+def _first_match(rules, path, shape) -> int:
+  for index, (pattern, _) in enumerate(rules):
+    if re.search(pattern, path):
+      return index
+  raise InputError(
+    f'no partition rule matches "{path}" {shape}; add a catch-all such as '
+    '(".*", PartitionSpec()) as the last rule'
+  )
+
+
+def _parameters_of(path, shape, params) -> list[str]:
+  """The parameters that an optimizer leaf of this shape may belong to."""
   parts = path.split('/')
   update, rest = parts[1], parts[2:]
   for start in range(len(rest)):
     tail = '/'.join(rest[start:])
     for name in (tail, f'{update}/{tail}'):
       if params.get(name) == shape:
-        return f'params/{name}'
+        return [f'params/{name}']
   # The update may be named otherwise than its network.
-  found = [
-    name
+  return [
+    f'params/{name}'
     for start in range(len(rest))
     for name, size in params.items()
     if size == shape and name.split('/', 1)[-1] == '/'.join(rest[start:])
   ]
-  return f'params/{found[0]}' if found else None
 
 
 def _checked(path, shape, spec, mesh) -> PartitionSpec:

@@ -24,7 +24,9 @@ def handled() -> Iterator[None]:
   def on_signal(number, frame):
     _asked.set()
     if not _deferred:
-      raise Preempted(signal.Signals(number).name)
+      raise Preempted(
+        f'stopped by {signal.Signals(number).name}; the same command goes on'
+      )
 
   old = {number: signal.signal(number, on_signal) for number in _SIGNALS}
   try:

@@ -39,7 +39,9 @@ def figure(path: Path, draw) -> None:
 def curves(folder: Path) -> None:
   """figures/curve_<metric>.png for every metric of metrics.jsonl.
 
-  Metrics of the same last name share a figure: `loss`, `validation/loss`.
+  Metrics of the same last name share a figure: `loss`, `validation/loss`; so
+  do the ends of an interval, `x_low` and `x_high`. What never changes is left
+  out.
   """
   series: dict[str, dict[str, list[tuple[int, float]]]] = {}
   for line in metrics.read(folder / 'metrics.jsonl'):
@@ -47,10 +49,12 @@ def curves(folder: Path) -> None:
       if name in ('step', 'kind', *metrics.TIME_FIELDS):
         continue
       label = name if '/' in name else f'{line["kind"]}/{name}'
-      lines = series.setdefault(name.rsplit('/', 1)[-1], {})
+      metric = name.rsplit('/', 1)[-1]
+      metric = metric.removesuffix('_low').removesuffix('_high')
+      lines = series.setdefault(metric, {})
       lines.setdefault(label, []).append((line['step'], value))
   for name, lines in series.items():
-    if all(len(points) < 2 for points in lines.values()):
+    if all(len({y for _, y in points}) < 2 for points in lines.values()):
       continue
 
     def draw(axes, name=name, lines=lines):

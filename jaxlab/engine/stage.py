@@ -67,7 +67,7 @@ def training(
   name: str,
   build: Callable[[Workspace], tuple[Task, Any]],
   options: Options,
-  finish: Callable[[Workspace, Fitted], dict[str, float]] | None = None,
+  finish: Callable[[Workspace, Task, Fitted], dict[str, float]] | None = None,
 ) -> Stage:
   """The stage of one fit.
 
@@ -84,7 +84,7 @@ def training(
     fitted = fit(name, task, feed, here, folder, space.mesh, space.seed)
     space.artefacts[name] = fitted.state
     space.facts['wall_seconds'] = round(fitted.seconds, 3)
-    more = finish(space, fitted) if finish else {}
+    more = finish(space, task, fitted) if finish else {}
     return {**fitted.metrics, **more}
 
   def load(space):
@@ -120,7 +120,7 @@ def _finished(stage: Stage, space: Workspace) -> bool:
   try:
     done = json.loads(path.read_text())
     steps = done['steps']
-  except (ValueError, KeyError) as error:
+  except (ValueError, KeyError, TypeError) as error:
     raise InputError(
       f"{path} is not a stage's report ({error}); remove it and run again"
     ) from error

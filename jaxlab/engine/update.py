@@ -36,7 +36,7 @@ from jaxlab.engine.state import (
 Nets = str | tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Composed:
   """An Update that knows its optimizers, so that State can be made for it."""
 
@@ -275,6 +275,12 @@ def _gradient_step(loss, nets, tx, name, micro, unroll) -> Update:
     )
     updates, opt = tx.update(grads, state.opt[key_name], trained)
     metrics = {prefix + k: v for k, v in objective.metrics.items()}
+    taken = {prefix + 'loss', 'nonfinite', 'bad', 'run_length'} & set(metrics)
+    if taken:
+      raise ValueError(
+        f'a loss returns metrics {sorted(taken)}, which are names of the '
+        "engine's own; choose others"
+      )
     metrics[prefix + 'loss'] = (value * objective.weight, objective.weight)
     metrics['nonfinite'] = (
       1.0 - _all_finite((value, grads)).astype(jnp.float32),
@@ -313,7 +319,8 @@ def _accumulated(n, unroll):
         return objective.sum, objective
 
       (_, objective), new = jax.value_and_grad(summed, has_aux=True)(trained)
-      penalised = not isinstance(objective.penalty, float)
+      added = objective.penalty
+      penalised = not isinstance(added, (int, float)) or added != 0
       carry = (
         jax.tree.map(jnp.add, grads, new),
         total + objective.sum,
@@ -344,7 +351,8 @@ def _accumulated(n, unroll):
       )
 
     scale = _reciprocal(weight)
-    value, grads = total * scale, jax.tree.map(lambda g: g * scale, grads)
+    value = total * scale
+    grads = jax.tree.map(lambda g: (g * scale).astype(g.dtype), grads)
     if penalised:
       added, penalty_grads = jax.value_and_grad(penalty)(trained)
       value, grads = value + added, jax.tree.map(jnp.add, grads, penalty_grads)

@@ -61,7 +61,7 @@ def _free(key: str) -> bool:
 
 @contextlib.contextmanager
 def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
-  """Takes the folder for this process and writes config.json into it.
+  """Takes the folder for this process, as one run's.
 
   Raises:
     InputError: the folder is in use, holds a run of another config, or cannot
@@ -89,14 +89,14 @@ def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
     lock.write(f'process {os.getpid()} on {socket.gethostname()}')
     lock.flush()
     _check_same_run(folder, config)
-    write_json(folder / 'config.json', config)
     yield folder
 
 
 def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
   path = folder / 'config.json'
-  if not path.exists():
-    return
+  begun = [*folder.glob('*/checkpoints/*'), *folder.glob('*/report.json')]
+  if not path.exists() or not begun:
+    return  # nothing there that a mistyped first try could damage
   try:
     old = flatten(json.loads(path.read_text()))
   except (ValueError, AttributeError) as error:

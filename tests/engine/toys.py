@@ -1,15 +1,18 @@
 """Six toy programs: the shapes of training that the papers stand on.
 
   python -m tests.engine.toys NAME WORKDIR [--die_at=STEP] [--steps=N]
+    [--sigterm_at=STEP]
 
 runs one on one CPU device; --die_at kills the process (SIGKILL) when it has
-done that many steps of its last fit.
+done that many steps of its last fit, --sigterm_at sends it SIGTERM there.
+Exits with 75 when it was stopped by a signal, as `jaxlab.main` does.
 """
 
 import argparse
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +23,8 @@ import optax
 
 from jaxlab.data.feed import Feed
 from jaxlab.data.source import ArraySpec
-from jaxlab.engine import loop, mesh, stage
+from jaxlab.engine import loop, mesh, preemption, stage
+from jaxlab.engine.errors import Preempted
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import (
   accumulate,
@@ -232,35 +236,35 @@ def options(steps):
 
 
 class Deadly(Feed):
-  """A feed that kills its process when it is asked for batch `die_at`."""
+  """A feed that sends its process a signal when asked for a certain batch."""
 
-  die_at = -1
+  signals: Mapping[int, signal.Signals] = {}  # step -> signal
 
   def batches(self, start, stop):
     for item in super().batches(start, stop):
-      if item[0] == self.die_at:
-        os.kill(os.getpid(), signal.SIGKILL)
+      if item[0] in self.signals:
+        os.kill(os.getpid(), self.signals[item[0]])
       yield item
 
 
-def fit_stage(name, make, steps, die_at=-1):
+def fit_stage(name, make, steps, signals):
   """A training stage; `make(space)` gives its Toy."""
 
   def build(space):
     toy = make(space)
     feed = Deadly(toy.source, space.mesh)
-    feed.die_at = die_at
+    feed.signals = signals
     return toy.task, feed
 
   return stage.training(name, build, options(steps))
 
 
-def program(name, steps, die_at=-1):
+def program(name, steps, signals):
   if name != 'oracle':
     make = lambda space: TOYS[name](devices=space.mesh)
-    return [fit_stage('train', make, steps, die_at)]
+    return [fit_stage('train', make, steps, signals)]
 
-  first = fit_stage('first', lambda space: two_optimizers(), steps)
+  first = fit_stage('first', lambda space: two_optimizers(), steps, {})
 
   def consult(space):
     """Host work between two fits: labels from a Python function."""
@@ -286,11 +290,11 @@ def program(name, steps, die_at=-1):
   return [
     first,
     stage.Stage('oracle', consult, load=answers),
-    fit_stage('second', second, steps, die_at),
+    fit_stage('second', second, steps, signals),
   ]
 
 
-def run(name, folder, steps=14, devices=1, die_at=-1):
+def run(name, folder, steps=14, devices=1, die_at=-1, sigterm_at=-1):
   """Runs a toy program on the first `devices` devices."""
   folder.mkdir(parents=True, exist_ok=True)
   config = {'paper': 'toy', 'train': {'steps': steps}}
@@ -298,7 +302,8 @@ def run(name, folder, steps=14, devices=1, die_at=-1):
   space = stage.Workspace(
     folder, config, mesh.make(devices=jax.devices()[:devices]), seed=0
   )
-  stage.run_all(program(name, steps, die_at), space)
+  signals = {die_at: signal.SIGKILL, sigterm_at: signal.SIGTERM}
+  stage.run_all(program(name, steps, signals), space)
   return space
 
 
@@ -308,6 +313,12 @@ if __name__ == '__main__':
   parser.add_argument('folder', type=Path)
   parser.add_argument('--die_at', type=int, default=-1)
   parser.add_argument('--steps', type=int, default=14)
-  given = parser.parse_args()
+  parser.add_argument('--sigterm_at', type=int, default=-1)
+  given = vars(parser.parse_args())
   mesh.start()
-  run(given.name, given.folder, given.steps, die_at=given.die_at)
+  try:
+    with preemption.handled():
+      run(**given)
+  except Preempted as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -1,0 +1,140 @@
+"""Partition rules: nothing is replicated in silence."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxlab.engine import mesh, partition
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.state import Objective, paths
+from jaxlab.engine.update import chain, create_state, minimise
+
+_ALL = ('.*', PartitionSpec())
+
+
+def _nothing(params, vars, batch, key):
+  return Objective(jnp.zeros(()), jnp.ones(()))
+
+
+def _state():
+  params = {
+    'gen': {'w': jnp.zeros((8, 4)), 'b': jnp.zeros(4)},
+    'disc': {'deep': {'w': jnp.zeros((4, 16))}},
+  }
+  update = chain(
+    minimise(_nothing, 'gen', optax.adam(1e-3)),
+    minimise(_nothing, ('gen', 'disc'), optax.sgd(1e-3, 0.9), 'both'),
+    minimise(_nothing, 'disc', optax.adam(1e-3), 'other'),
+  )
+  shape = lambda: create_state(params, update, vars={'mean': jnp.zeros(8)})
+  return jax.eval_shape(shape)
+
+
+def _specs(rules, axes=None, state=None):
+  state = state or _state()
+  layout = partition.shardings(state, mesh.make(axes), rules)
+  assert jax.tree.structure(layout) == jax.tree.structure(state)
+  return {path: leaf.spec for path, leaf in paths(layout)}
+
+
+def test_by_default_every_device_holds_everything():
+  layout = partition.shardings(_state(), mesh.make())
+  assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(layout))
+
+
+def test_optimizer_leaves_follow_their_parameter():
+  rows, columns = PartitionSpec('data'), PartitionSpec(None, 'data')
+  specs = _specs([('params/gen/w$', rows), ('params/disc/.*w$', columns), _ALL])
+  sharded = {path: spec for path, spec in specs.items() if spec}
+  assert sharded == {
+    'params/gen/w': rows,
+    'opt/gen/0/mu/w': rows,
+    'opt/gen/0/nu/w': rows,
+    'opt/both/0/trace/gen/w': rows,
+    'params/disc/deep/w': columns,
+    'opt/both/0/trace/disc/deep/w': columns,
+    'opt/other/0/mu/deep/w': columns,
+    'opt/other/0/nu/deep/w': columns,
+  }
+  assert 'opt/other/0/count' in specs
+
+
+def test_an_optimizer_leaf_of_either_of_two_like_nets_is_an_input_error():
+  twins = {name: {'w': jnp.zeros((8, 8))} for name in ('one', 'two')}
+
+  def state(*names):
+    update = chain(
+      *(
+        minimise(_nothing, net, optax.sgd(1e-3, 0.9), name)
+        for net, name in zip(twins, names)
+      )
+    )
+    return jax.eval_shape(lambda: create_state(twins, update))
+
+  rows = PartitionSpec('data')
+  rules = [('params/two', rows), _ALL]
+  with pytest.raises(InputError) as caught:
+    _specs(rules, state=state('a', 'b'))
+  assert (
+    '"opt/a/0/trace/w" may belong to any of [\'params/one/w\', '
+    "'params/two/w'], which lie differently; name the update like"
+  ) in str(caught.value)
+  named = _specs(rules, state=state('one', 'two'))
+  assert named['opt/one/0/trace/w'] == PartitionSpec()
+  assert named['opt/two/0/trace/w'] == rows
+  alike = _specs([('/w$', rows), _ALL], state=state('a', 'b'))
+  assert alike['opt/a/0/trace/w'] == alike['opt/b/0/trace/w'] == rows
+
+
+def test_the_first_rule_that_matches_wins():
+  first = [('w$', PartitionSpec(None, 'data')), _ALL]
+  axes = {'data': 4, 'model': 2}
+  specs = _specs([('disc', PartitionSpec('data')), *first], axes)
+  assert specs['params/disc/deep/w'] == PartitionSpec('data')
+  assert specs['params/gen/w'] == PartitionSpec(None, 'data')
+
+
+def test_one_array_axis_may_lie_on_two_mesh_axes():
+  spec = PartitionSpec(('data', 'model'))
+  specs = _specs([('gen/w$', spec), _ALL], {'data': 4, 'model': 2})
+  assert specs['params/gen/w'] == spec
+
+
+@pytest.mark.parametrize(
+  'rules, message',
+  [
+    (
+      [('gen/kernel', PartitionSpec('data')), _ALL],
+      'rule "gen/kernel" is the first match of no leaf; known paths: opt/both/',
+    ),
+    ([_ALL, ('gen/w', PartitionSpec())], 'rule "gen/w" is the first match of'),
+    (
+      [('^params', PartitionSpec())],
+      r'no partition rule matches "opt/both/0/.*last rule|"step" \(\); add',
+    ),
+    (
+      [('gen/b$', PartitionSpec('data')), _ALL],
+      r'gen/b" \(4,\): axis 0 of length 4 does not divide by the 8 devices',
+    ),
+    (
+      [('gen/b$', PartitionSpec(None, 'data')), _ALL],
+      r'gen/b" has more entries than its shape \(4,\)',
+    ),
+    (
+      [('gen/w$', PartitionSpec('model')), _ALL],
+      r"gen/w\" names mesh axis \"model\"; the mesh has {'data': 8}",
+    ),
+  ],
+)
+def test_a_rule_that_cannot_be_meant_is_an_input_error(rules, message):
+  with pytest.raises(InputError, match=message):
+    _specs(rules)
+
+
+def test_scalars_are_replicated_whatever_the_rule_says():
+  state = jax.eval_shape(lambda: create_state({'net': jnp.zeros(8)}))
+  specs = _specs([('.*', PartitionSpec('data'))], state=state)
+  assert specs['step'] == PartitionSpec()
+  assert specs['params/net'] == PartitionSpec('data')

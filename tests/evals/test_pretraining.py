@@ -1,0 +1,76 @@
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab.engine.errors import InputError
+from jaxlab.evals.pretraining import masked_lm
+
+LENGTHS = np.array([0, 2, 3, 5])
+
+
+def evaluate(batches):
+  """The evaluator on logits that the batch itself brings."""
+  apply = lambda params, vars, batch: (batch['mlm'], batch['nsp'])
+  evaluator = masked_lm(apply, LENGTHS)
+
+  class state:
+    params = vars = None
+
+  total = evaluator.init()
+  for batch in batches:
+    arrays = {k: jnp.asarray(v) for k, v in batch.items()}
+    total = evaluator.update(total, state, arrays, None)
+  return evaluator.finish(total)
+
+
+def batches(draw):
+  for rows in (3, 2):
+    yield {
+      'mlm': draw.normal(size=(4, 2, 4)).astype(np.float32),
+      'nsp': draw.normal(size=(4, 2)).astype(np.float32),
+      'targets': draw.integers(0, 4, (4, 2)),
+      'target_mask': draw.random((4, 2)) < 0.8,
+      'next_sentence': draw.integers(0, 2, 4),
+      'mask': np.arange(4) < rows,
+    }
+
+
+def test_figures_equal_a_row_by_row_reference_without_padding():
+  data = list(batches(np.random.default_rng(0)))
+  nats = right = tokens = chars = nsp_right = rows = 0
+  for batch in data:
+    for i in np.flatnonzero(batch['mask']):
+      rows += 1
+      nsp_right += batch['nsp'][i].argmax() == batch['next_sentence'][i]
+      for j in np.flatnonzero(batch['target_mask'][i]):
+        logits, target = (
+          batch['mlm'][i, j].astype(float),
+          batch['targets'][i, j],
+        )
+        nats += np.log(np.exp(logits).sum()) - logits[target]
+        right += logits.argmax() == target
+        tokens += 1
+        chars += LENGTHS[target]
+  found = evaluate(data)
+  assert found['mlm_nats'] == pytest.approx(nats / tokens, rel=1e-5)
+  bits = nats / math.log(2) / chars
+  assert found['mlm_bits_per_character'] == pytest.approx(bits, rel=1e-5)
+  assert found['mlm_accuracy'] == pytest.approx(right / tokens)
+  assert found['nsp_accuracy'] == pytest.approx(nsp_right / rows)
+  assert found['masked_tokens'] == tokens
+  assert found['examples'] == rows == 5
+  assert (
+    found['nsp_accuracy_low']
+    < found['nsp_accuracy']
+    < found['nsp_accuracy_high']
+  )
+
+
+def test_examples_that_mask_nothing_are_refused():
+  data = list(batches(np.random.default_rng(0)))
+  for batch in data:
+    batch['target_mask'][:] = False
+  with pytest.raises(InputError, match='mask no token'):
+    evaluate(data)
