@@ -29,7 +29,10 @@ Spec = Mapping[str, ArraySpec]  # array name -> leading axis: global rows
 class Source(Protocol):
   """A random-access stream of batches. Picklable where workers are used."""
 
-  spec: Mapping[str, Spec]  # step kind -> arrays of one global batch
+  @property
+  def spec(self) -> Mapping[str, Spec]:
+    """Step kind -> the arrays of one global batch."""
+    ...
 
   def kind(self, step: int) -> str:
     """The step kind of batch `step`; most sources know 'train' alone."""

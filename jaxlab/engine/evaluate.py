@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.engine import keys, mesh, preemption
-from jaxlab.engine.errors import Preempted
+from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.state import Evaluator, State
 
 
@@ -22,6 +22,10 @@ class Evaluation:
   """
 
   def __init__(self, name: str, evaluator: Evaluator, feed: Any, seed: int):
+    if not feed.steps:
+      raise InputError(
+        f'the feed of evaluation "{name}" has no end; give it steps='
+      )
     self.evaluator = evaluator
     self.feed = feed
     self._root = keys.stream(seed, f'eval/{name}')

@@ -22,14 +22,13 @@ from jaxlab.engine import (
   checkpoint,
   evaluate,
   keys,
-  mesh,
   metrics,
   partition,
   preemption,
 )
+from jaxlab.engine.compiled import Steps, abstract_state, versions
 from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
 from jaxlab.engine.state import State, Task
-from jaxlab.engine.update import guarded
 
 _IN_FLIGHT = 2  # steps that the host may be ahead of the device
 
@@ -105,18 +104,6 @@ def fit(
       return run.run()
     finally:
       run.close()
-
-
-def abstract_state(
-  task: Task, devices: Mesh, rules: Sequence[partition.Rule]
-) -> State:
-  """State of `jax.ShapeDtypeStruct` with shardings; nothing is computed."""
-  shapes = jax.eval_shape(task.init, jax.random.key(0))
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    partition.shardings(shapes, devices, rules),
-  )
 
 
 def last_state(
@@ -369,51 +356,6 @@ class _Run:
     self.checkpoints.close()
 
 
-class Steps:
-  """The compiled steps of a task: one trace for each (kind, batch shape).
-
-  A step takes (State, batch, root key) and returns (State, packed metrics
-  [names, 2] float32); State is donated and keeps its layout.
-  """
-
-  def __init__(self, task: Task, max_bad_steps: int, state: State):
-    self.names: dict[str, list[str]] = {}
-    self.traces: dict[str, int] = {}
-    layout = jax.tree.map(lambda x: x.sharding, state)
-    some = jax.tree.leaves(layout)[0]
-    self._functions = {
-      kind: self._compile(kind, guarded(update, max_bad_steps), layout, some)
-      for kind, update in task.steps.items()
-    }
-
-  def _compile(self, kind, update, layout, some):
-    def step(state, batch, root):
-      self.traces[kind] = self.traces.get(kind, 0) + 1
-      state, values = update(state, batch, keys.at(root, state.step))
-      self.names[kind] = sorted(values)
-      pairs = [jnp.stack(values[name]) for name in self.names[kind]]
-      return state, jnp.stack(pairs).astype(jnp.float32)
-
-    return jax.jit(
-      step,
-      donate_argnums=0,
-      in_shardings=(layout, None, None),
-      out_shardings=(layout, mesh.replicated(some.mesh)),
-    )
-
-  def compiled(self, kind: str) -> bool:
-    """Whether a step of this kind has run."""
-    return kind in self.traces
-
-  def __call__(self, kind, state, batch, root):
-    if kind not in self._functions:
-      raise InputError(
-        f'the source asks for a step of kind "{kind}"; the task has '
-        f'{sorted(self._functions)}'
-      )
-    return self._functions[kind](state, batch, root)
-
-
 def _suspects(batch) -> list[int]:
   """Ids of the rows that hold a number that is not finite; else of all."""
   rows = len(batch['mask'])
@@ -423,14 +365,3 @@ def _suspects(batch) -> list[int]:
       bad |= ~np.isfinite(array.reshape(rows, -1)).all(1)
   chosen = bad if bad.any() else batch['mask'].astype(bool)
   return np.asarray(batch.get('id', np.arange(rows)))[chosen].tolist()
-
-
-def versions() -> dict[str, str]:
-  """Versions of what computed a result."""
-  import flax
-  import optax
-
-  names = {'jax': jax, 'flax': flax, 'optax': optax, 'numpy': np}
-  found = {name: module.__version__ for name, module in names.items()}
-  device = jax.devices()[0]
-  return {**found, 'device': f'{jax.device_count()} x {device.device_kind}'}

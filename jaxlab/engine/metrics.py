@@ -5,6 +5,7 @@ between an interrupted run and an uninterrupted one.
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -42,9 +43,9 @@ class Log:
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """One line: {'step', 'kind', **values}."""
-    line = {'step': step, 'kind': kind, **values}
+    line = {'step': step, 'kind': kind, **plain(values)}
     with _named(self.path):
-      self._file.write(json.dumps(line) + '\n')
+      self._file.write(json.dumps(line, allow_nan=False) + '\n')
       self._file.flush()
     if self._events is not None:
       for name, value in values.items():
@@ -55,6 +56,11 @@ class Log:
     self._file.close()
     if self._events is not None:
       self._events.close()
+
+
+def plain(values: Mapping[str, float]) -> dict[str, float | None]:
+  """The values with None for what JSON has no number for."""
+  return {k: v if math.isfinite(v) else None for k, v in values.items()}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

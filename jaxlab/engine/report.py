@@ -46,7 +46,7 @@ def curves(folder: Path) -> None:
   series: dict[str, dict[str, list[tuple[int, float]]]] = {}
   for line in metrics.read(folder / 'metrics.jsonl'):
     for name, value in line.items():
-      if name in ('step', 'kind', *metrics.TIME_FIELDS):
+      if name in ('step', 'kind', *metrics.TIME_FIELDS) or value is None:
         continue
       label = name if '/' in name else f'{line["kind"]}/{name}'
       metric = name.rsplit('/', 1)[-1]
@@ -121,6 +121,8 @@ def _table(values: Mapping[str, Any]) -> str:
   for name, value in values.items():
     if isinstance(value, float):
       cell = f'<td class="n">{value:.6g}</td>'
+    elif value is None:
+      cell = '<td class="n">not finite</td>'
     else:
       cell = f'<td>{html.escape(str(value))}</td>'
     rows.append(f'<tr><td>{html.escape(name)}</td>{cell}</tr>')

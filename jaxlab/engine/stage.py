@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from jaxlab.engine import preemption, report, workdir
+from jaxlab.engine.compiled import versions
 from jaxlab.engine.errors import InputError, Preempted
-from jaxlab.engine.loop import Fitted, Options, fit, last_state, versions
-from jaxlab.engine.metrics import say
+from jaxlab.engine.loop import Fitted, Options, fit, last_state
+from jaxlab.engine.metrics import plain, say
 from jaxlab.engine.state import State, Task, state_sha256
 
 
@@ -32,6 +33,7 @@ class Workspace:
   artefacts: dict[str, Any] = field(default_factory=dict)  # of stages run
   loaders: dict[str, Callable] = field(default_factory=dict)
   facts: dict[str, Any] = field(default_factory=dict)  # for report.json
+  after: dict[str, str] = field(default_factory=dict)  # stage -> fingerprint
 
   def folder(self, stage: str) -> Path:
     """WORKDIR/<stage>."""
@@ -79,7 +81,12 @@ def training(
 
   def run(space):
     task, feed = build(space)
-    here = replace(options, profile=space.profile)
+    about = {
+      **options.about,
+      'config_sha256': workdir.digest(space.config),
+      'after': space.after,
+    }
+    here = replace(options, profile=space.profile, about=about)
     folder = space.folder(name)
     fitted = fit(name, task, feed, here, folder, space.mesh, space.seed)
     space.artefacts[name] = fitted.state
@@ -103,23 +110,26 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
   for stage in stages:
     if stage.load:
       space.loaders[stage.name] = stage.load
-    if _finished(stage, space):
+    done = _finished(stage, space)
+    if done:
       say(f'{stage.name}: finished before, skipped')
     else:
-      _run(stage, space)
+      done = _run(stage, space)
+    space.after = {**space.after, stage.name: _fingerprint(done)}
     if preemption.asked():
       raise Preempted(f'{stage.name} is finished')
   path = report.write_html(space.dir, [stage.name for stage in stages])
   say(f'report: {path}')
 
 
-def _finished(stage: Stage, space: Workspace) -> bool:
+def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:
+  """The report of a finished stage; {} if it is to be run."""
   path = space.folder(stage.name) / 'report.json'
   if not path.exists():
-    return False
+    return {}
   try:
     done = json.loads(path.read_text())
-    steps = done['steps']
+    steps, after = done['steps'], done['after']
   except (ValueError, KeyError, TypeError) as error:
     raise InputError(
       f"{path} is not a stage's report ({error}); remove it and run again"
@@ -129,10 +139,18 @@ def _finished(stage: Stage, space: Workspace) -> bool:
       f'{path} is of {steps} steps, the config asks for {stage.steps}; take '
       'more steps or another --workdir'
     )
-  return steps == stage.steps
+  if after != space.after:
+    if stage.steps:
+      raise InputError(
+        f'{path.parent} was trained from what {", ".join(after)} left before '
+        'going on; remove that folder to train it again, or take another '
+        '--workdir'
+      )
+    return {}
+  return done if steps == stage.steps else {}
 
 
-def _run(stage: Stage, space: Workspace) -> None:
+def _run(stage: Stage, space: Workspace) -> dict[str, Any]:
   folder = space.folder(stage.name)
   folder.mkdir(parents=True, exist_ok=True)
   space.facts = {}
@@ -147,12 +165,18 @@ def _run(stage: Stage, space: Workspace) -> None:
     'steps': stage.steps,
     'seed': space.seed,
     'wall_seconds': round(time.monotonic() - began, 3),
-    'metrics': figures,
+    'metrics': plain(figures),
     'paper_reported': config.get('paper_reported', {}),
     name: state_sha256(left) if left is not None else None,
+    'after': space.after,
     'config_sha256': workdir.digest(config),
     'versions': versions(),
     **space.facts,
   }
   report.curves(folder)
   workdir.write_json(folder / 'report.json', about)
+  return about
+
+
+def _fingerprint(done: Mapping[str, Any]) -> str:
+  return done.get('state_sha256') or done.get('artefact_sha256') or ''

@@ -22,8 +22,7 @@ Batch = Mapping[str, Any]  # has 'mask' wherever rows may be padding
 Metrics = dict[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count)
 
 
-@flax.struct.dataclass
-class State:
+class State(flax.struct.PyTreeNode):
   """All that training carries from step to step; the only thing saved."""
 
   step: jax.Array  # () int32, completed updates
@@ -32,8 +31,7 @@ class State:
   vars: dict[str, Tree]  # batch statistics, EMA, memory banks, health, …
 
 
-@flax.struct.dataclass
-class Objective:
+class Objective(flax.struct.PyTreeNode):
   """What a loss returns: sums, never means, so that masks, micro-batches and
   hosts add up.
 

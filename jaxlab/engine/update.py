@@ -126,7 +126,7 @@ def chain(*updates: Update) -> Update:
   def run(state, batch, key):
     metrics: Metrics = {}
     for index, update in enumerate(updates):
-      state, new = update(state, batch, jax.random.fold_in(key, index))
+      state, new = _judged(update, state, batch, jax.random.fold_in(key, index))
       both = set(metrics) & set(new) - {'nonfinite'}
       if both:
         raise ValueError(
@@ -217,12 +217,9 @@ def guarded(update: Update, max_bad_steps: int) -> Update:
   def run(state, batch, key):
     health = state.vars['health']
     halted = health['run_length'] >= limit
-    new, metrics = update(state, batch, key)
-    if 'nonfinite' in metrics:
-      metrics = dict(metrics)
-      bad = metrics.pop('nonfinite')[0] > 0
-    else:
-      bad = ~_all_finite((metrics, new.params))
+    new, metrics = _judged(update, state, batch, key)
+    _check_vars(state, new)
+    bad = metrics.pop('nonfinite')[0] > 0
     stay = bad | halted
     keep = lambda old, fresh: jax.tree.map(
       lambda a, b: jnp.where(stay, a, b), old, fresh
@@ -257,6 +254,25 @@ def guarded(update: Update, max_bad_steps: int) -> Update:
     return state, metrics
 
   return _Composed(run, getattr(update, 'optimizers', {}))
+
+
+def _judged(update, state, batch, key) -> tuple[State, Metrics]:
+  """The update, with 'nonfinite' also where it was written by hand."""
+  state, metrics = update(state, batch, key)
+  metrics = dict(metrics)
+  if 'nonfinite' not in metrics:
+    good = _all_finite((metrics, state.params))
+    metrics['nonfinite'] = (1.0 - good.astype(jnp.float32), jnp.ones(()))
+  return state, metrics
+
+
+def _check_vars(old: State, new: State) -> None:
+  added = sorted(set(new.vars) ^ set(old.vars))
+  if added:
+    raise ValueError(
+      f'a step adds or drops vars {added}; State.vars begins with all of its '
+      f'entries: give them to create_state(vars=…), known: {sorted(old.vars)}'
+    )
 
 
 def _gradient_step(loss, nets, tx, name, micro, unroll) -> Update:

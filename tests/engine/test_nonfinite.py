@@ -240,3 +240,30 @@ def test_after_the_limit_the_state_does_not_change_any_more():
   assert [float(v['bad'][0]) for _, v in states] == [0, 1, 1, 0, 0]
   assert [float(v['run_length'][0]) for _, v in states] == [0, 1, 2, 2, 2]
   chex.assert_trees_all_equal(states[2][0], states[4][0])
+
+
+def test_nan_from_a_hand_written_part_of_a_chain_never_enters_state():
+  """Its gradient step is sound; only the second part writes NaN."""
+  sound = minimise(toys.squares, 'net', optax.sgd(1e-2))
+
+  def broken(state, batch, key):
+    bad = jax.tree.map(lambda x: x * jnp.nan, state.params)
+    return state.replace(params=bad), {}
+
+  state = create_state({'net': toys.net(jax.random.key(0))}, sound)
+  batch = {**toys.Rows().batch(0, slice(0, 8)), 'mask': np.ones(8, bool)}
+  step = jax.jit(guarded(chain(sound, broken), 0))
+  after, metrics = step(state, batch, jax.random.key(0))
+  chex.assert_trees_all_equal(after.params, state.params)
+  assert metrics['bad'][0] == 1
+
+
+def test_a_loss_that_adds_an_entry_to_vars_is_named():
+  def loss(params, vars, batch, key):
+    return toys.squares(params, vars, batch, key).replace(vars={'new': 1.0})
+
+  update = minimise(loss, 'net', optax.sgd(1e-2))
+  state = create_state({'net': toys.net(jax.random.key(0))}, update)
+  batch = {**toys.Rows().batch(0, slice(0, 8)), 'mask': np.ones(8, bool)}
+  with pytest.raises(ValueError, match=r"vars \['new'\]"):
+    guarded(update, 0)(state, batch, jax.random.key(0))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from jaxlab.engine import preemption, stage, workdir
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.state import state_sha256
+from tests.engine import toys
 
 
 class Program:
@@ -97,3 +99,48 @@ def test_a_signal_between_stages_leaves_the_finished_ones(
   assert program.ran == ['one']
   program.run()
   assert program.ran == ['one', 'two', 'load']
+
+
+def test_a_stage_of_host_work_runs_again_when_what_it_stands_on_changed(
+  tmp_path,
+):
+  program = Program(tmp_path)
+  program.run()
+  (tmp_path / 'one' / 'report.json').unlink()
+  program.one = lambda space: (
+    program.ran.append('other one')
+    or space.artefacts.__setitem__('one', {'x': np.arange(5)})
+    or {'size': 5.0}
+  )
+  program.ran.clear()
+  program.run()
+  assert program.ran == ['other one', 'two']
+
+
+def test_a_training_on_an_artefact_that_changed_names_the_cure(tmp_path):
+  """The first fit goes on from 3 to 6 steps; the second stood on step 3."""
+  toys.run('oracle', tmp_path, steps=3)
+  with pytest.raises(InputError, match='second was trained from what first'):
+    toys.run('oracle', tmp_path, steps=6)
+  shutil.rmtree(tmp_path / 'second')
+  toys.run('oracle', tmp_path, steps=6)
+  fresh = tmp_path / 'fresh'
+  toys.run('oracle', fresh, steps=6)
+  for name in ('first', 'oracle', 'second'):
+    done, want = (
+      json.loads((folder / name / 'report.json').read_text())
+      for folder in (tmp_path, fresh)
+    )
+    for key in ('state_sha256', 'artefact_sha256'):
+      assert done.get(key) == want.get(key)
+
+
+def test_a_figure_that_is_not_finite_is_null_in_the_report(tmp_path):
+  program = Program(tmp_path)
+  program.one = lambda space: {'size': float('nan'), 'other': 1.0}
+  program.two = program.one
+  program.load = None
+  program.run()
+  report = json.loads((tmp_path / 'one' / 'report.json').read_text())
+  assert report['metrics'] == {'size': None, 'other': 1.0}
+  assert 'not finite' in (tmp_path / 'report.html').read_text()
