@@ -11,6 +11,7 @@ a signal with everything saved: run the same command again.
 import difflib
 import errno
 import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -71,6 +73,7 @@ def _run(argv: Sequence[str]) -> None:
       raise
     except (ValueError, TypeError) as error:
       raise InputError(f'config: {error}') from error
+    workdir.write_json(folder / 'config.json', config)
     space = stage.Workspace(
       dir=folder,
       config=config,
@@ -92,10 +95,9 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   Raises:
     InputError: an unknown flag or config key, or a value of the wrong type.
   """
+  given, rest = _take_config(argv)
+  path, _, argument = given.partition(':')
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', None, 'Config file, FILE.py or FILE.py:ARG.', flag_values=values
-  )
   flags.DEFINE_string(
     'workdir', '', 'Folder of the run; default runs/NAME.', flag_values=values
   )
@@ -108,72 +110,75 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   flags.DEFINE_integer(
     'cpu_devices', 0, 'CPU devices to pretend to have.', flag_values=values
   )
-  flags.DEFINE_bool('help', False, 'Print this help.', flag_values=values)
-  path, _, argument = _config_of(argv).partition(':')
-  try:
-    rest = values(list(argv))
-  except Exception as error:
-    raise InputError(_explained(error, argv, path, argument)) from error
-  if values.help:
-    print(f'{__doc__}\n{values.main_module_help() or values.get_help()}')
+  if {'--help', '-h', '-help'} & set(rest):
+    print(f'{__doc__}\n{values.get_help()}')
     raise SystemExit(0)
-  if len(rest) > 1:
-    raise InputError(
-      f'unexpected argument "{rest[1]}"; options look like --config.train.'
-      'steps=100'
-    )
-  if values.config is None:
+  if not given:
     raise InputError('--config is missing; for example --config=configs/X.py')
+  config = _load(Path(path), argument)
+  _check_keys(rest, workdir.flatten(config.to_dict()))
+  try:
+    config_flags.DEFINE_config_dict(
+      'config', config, flag_values=values, sys_argv=rest
+    )
+    extra = values(rest)
+  except (flags.Error, TypeError, ValueError) as error:
+    raise InputError(' '.join(str(error).split())) from error
+  if len(extra) > 1:
+    raise InputError(
+      f'unexpected argument "{extra[1]}"; options look like '
+      '--config.train.steps=100'
+    )
   stem = Path(path).stem
   return values, f'{stem}-{argument}' if argument else stem
 
 
-def _config_of(argv: Sequence[str]) -> str:
-  """The value of --config, checked to be a file."""
-  found = ''
-  for index, argument in enumerate(argv):
-    match = re.fullmatch(r'--?config(?:=(.*))?', argument)
-    if match:
-      found = (
-        match[1]
-        if match[1] is not None
-        else ''.join(argv[index + 1 : index + 2])
-      )
-  path = Path(found.partition(':')[0])
-  if found and not path.is_file():
-    near = difflib.get_close_matches(
-      path.name, [p.name for p in path.parent.glob('*.py')], 1
-    )
+def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+  """The value of --config, and the other arguments."""
+  given, rest = '', []
+  items = iter(argv)
+  for item in items:
+    match = re.fullmatch(r'--?config(?:=(.*))?', item)
+    if not match:
+      rest.append(item)
+    elif match[1] is not None:
+      given = match[1]
+    else:
+      given = next(items, '')
+  return given, rest
+
+
+def _load(path: Path, argument: str) -> ml_collections.ConfigDict:
+  """`get_config(argument)` of a config file."""
+  if not path.is_file():
+    names = [p.name for p in path.parent.glob('*.py')]
+    near = difflib.get_close_matches(path.name, names, 1)
     hint = f'; did you mean {path.parent / near[0]}?' if near else ''
     raise InputError(f'config file {path} does not exist{hint}')
-  return found
+  spec = importlib.util.spec_from_file_location('jaxlab_config', path)
+  if spec is None or spec.loader is None:
+    raise InputError(f'config file {path} is not a Python file (*.py)')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+  except Exception as error:
+    raise InputError(
+      f'config file {path}: {type(error).__name__}: {error}'
+    ) from error
 
 
-def _explained(error: Exception, argv, path: str, argument: str) -> str:
-  """An absl or ml_collections error as one line that names the cure."""
-  keys = {
-    match[1]: item
-    for item in argv
-    if (match := re.match(r'--?config\.([\w.\[\]]+)', item))
-  }
-  known: dict[str, Any] = {}
-  if path and keys:
-    try:
-      config = importlib.machinery.SourceFileLoader('config', path)
-      module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader('config', config)
+def _check_keys(rest: Sequence[str], known: dict[str, Any]) -> None:
+  for item in rest:
+    match = re.match(r'--?config\.([^=]+)', item)
+    if match and match[1] not in known:
+      near = difflib.get_close_matches(match[1], known, 1, 0.5)
+      hint = (
+        f'did you mean config.{near[0]}?'
+        if near
+        else (f'known: {", ".join(known)}')
       )
-      config.exec_module(module)
-      known = workdir.flatten(module.get_config(argument).to_dict())
-    except Exception:
-      known = {}
-  for key, item in keys.items():
-    if known and key not in known:
-      near = difflib.get_close_matches(key, known, 1, 0.5)
-      hint = f'did you mean config.{near[0]}?' if near else 'see the config'
-      return f'unknown config key in {item}; {hint}'
-  text = ' '.join(str(error).split())
-  return text or type(error).__name__
+      raise InputError(f'unknown config key in "{item}"; {hint}')
 
 
 def _program(paper: str):

@@ -1,7 +1,20 @@
-"""Eight CPU devices for every test, set before JAX is loaded."""
+"""Eight CPU devices for every test, set before JAX is loaded.
 
+Programs compiled once are kept for the session, also for the processes that
+tests start: many of them compile the same step.
+"""
+
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 _FLAG = '--xla_force_host_platform_device_count=8'
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAG}'.strip()
+
+_CACHE = tempfile.mkdtemp(prefix='jaxlab-compiled-')
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'

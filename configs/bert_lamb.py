@@ -1,0 +1,171 @@
+"""BERT pretraining with LAMB: the paper's main job, small and real.
+
+  python -m jaxlab.main --config=configs/bert_lamb.py          # the Bible, CPU
+  python -m jaxlab.main --config=configs/bert_lamb.py:smoke    # under 60 s
+  python -m jaxlab.main --config=configs/bert_lamb.py:paper    # a TPU v3 pod
+
+Paper: You et al., "Large Batch Optimization for Deep Learning: Training BERT
+in 76 minutes", ICLR 2020. BERT-Large, 64K/32K mixed batch, 8,599 steps on
+1,024 TPUv3 chips: SQuAD v1.1 F1 90.58 in 76.19 minutes.
+"""
+
+import ml_collections
+
+
+def get_config(arg=''):
+  """'' = the verse-aligned Bible; 'smoke'; 'paper'."""
+  variants = {'': bible, 'smoke': smoke, 'paper': paper}
+  if arg not in variants:
+    raise ValueError(
+      f'configs/bert_lamb.py has no variant "{arg}"; known: '
+      f'{", ".join(repr(name) for name in variants)}'
+    )
+  return variants[arg]()
+
+
+def bible():
+  """2 × 128 on the World English Bible: minutes on two CPU cores."""
+  config = ml_collections.ConfigDict()
+  config.paper = 'lamb'
+  config.title = 'BERT pretraining with LAMB'
+  config.seed = 0
+
+  config.data = ml_collections.ConfigDict()
+  config.data.name = 'bible'  # 'bible', 'pydoc', or a TFDS name
+  config.data.text_files = ''  # glob of your own UTF-8 text; wins over `name`
+  config.data.vocab_size = 2048
+  config.data.sequence_length = 64
+  config.data.max_predictions = 10  # a sequence
+  config.data.masked_fraction = 0.15
+  config.data.short_fraction = 0.1  # of pairs shorter than the sequence
+  config.data.whole_word = False
+  config.data.next_sentence = True
+  config.data.eval_examples = 768
+  config.data.workers = 0  # processes that make batches; 0: a thread
+  config.data.ahead = 4  # batches made ahead
+
+  config.model = ml_collections.ConfigDict()
+  config.model.num_layers = 2
+  config.model.hidden_size = 128
+  config.model.num_heads = 2
+  config.model.intermediate_size = 512
+  config.model.max_positions = 128
+  config.model.dropout_rate = 0.0
+  config.model.initializer_range = 0.02
+  config.model.unigram_bias = True  # the decoder's bias starts at log unigram
+  config.model.dtype = 'float32'  # of the computation; parameters: float32
+  config.model.scan_layers = True
+  config.model.remat = False
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = 'lamb'  # 'lamb', 'n_lamb', 'nn_lamb', 'lars', 'adamw'
+  config.optimizer.learning_rate = 1e-2
+  config.optimizer.warmup_steps = 150
+  config.optimizer.power = 1.0  # of the polynomial decay
+  config.optimizer.jump = False  # the paper's drop where warm-up ends
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.98
+  config.optimizer.eps = 1e-6
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.clip_norm = 1.0  # of the gradient, before LAMB; 0: none
+  config.optimizer.bias_correction = True
+  config.optimizer.exclude_bias_and_norm = True  # from decay and adaptation
+
+  config.train = ml_collections.ConfigDict()
+  config.train.steps = 3000
+  config.train.batch_size = 64
+  config.train.accumulate = 1  # micro-batches an update
+  config.train.log_every_steps = 50
+  config.train.eval_every_steps = 250
+  config.train.checkpoint_every_steps = 0
+  config.train.checkpoint_every_seconds = 60.0
+  config.train.checkpoint_keep = 2
+  config.train.max_bad_steps = 0
+
+  # A second stage on longer sequences with a re-warm-up; steps = 0: none.
+  config.second = ml_collections.ConfigDict()
+  config.second.steps = 0
+  config.second.batch_size = 64
+  config.second.accumulate = 1
+  config.second.sequence_length = 128
+  config.second.max_predictions = 20
+  config.second.learning_rate = 5e-3
+  config.second.warmup_steps = 100
+  config.second.opt = 'reset'  # moments: 'reset' or 'keep'
+
+  config.mesh = ml_collections.ConfigDict({'data': -1})
+  config.paper_reported = ml_collections.ConfigDict(
+    {
+      'bert_large_64k_32k_mixed': {
+        'squad_f1': 90.584,
+        'minutes': 76.19,
+        'steps': 8599,
+        'tpu_v3_chips': 1024,
+      },
+      'bert_large_32k': {
+        'squad_f1': 91.475,
+        'minutes': 101.2,
+        'steps': 15625,
+        'tpu_v3_chips': 1024,
+      },
+    }
+  )
+  return config
+
+
+def smoke():
+  """CPython's own help texts: no download, under 60 s."""
+  config = bible()
+  config.data.name = 'pydoc'
+  config.data.vocab_size = 1024
+  config.data.eval_examples = 64
+  config.model.hidden_size = 64
+  config.model.intermediate_size = 256
+  config.optimizer.warmup_steps = 20
+  config.train.steps = 120
+  config.train.batch_size = 32
+  config.train.log_every_steps = 20
+  config.train.eval_every_steps = 60
+  config.train.checkpoint_every_seconds = 5.0
+  return config
+
+
+def paper():
+  """BERT-Large, 9/10 of 512M examples at 64K x 128, the rest at 32K x 512.
+
+  Learning rates and warm-up lengths of the two stages are reported,
+  unverified: they are NVIDIA's, whose authors say they follow the paper.
+  """
+  config = bible()
+  config.data.name = 'wikipedia/20230601.en'
+  config.data.vocab_size = 30522
+  config.data.sequence_length = 128
+  config.data.max_predictions = 20
+  config.data.eval_examples = 10000
+  config.data.workers = 8
+  config.model.num_layers = 24
+  config.model.hidden_size = 1024
+  config.model.num_heads = 16
+  config.model.intermediate_size = 4096
+  config.model.max_positions = 512
+  config.model.dropout_rate = 0.1
+  config.model.unigram_bias = False
+  config.model.dtype = 'bfloat16'
+  config.model.remat = True
+  config.optimizer.learning_rate = 6e-3
+  config.optimizer.warmup_steps = 2000
+  config.optimizer.b2 = 0.999
+  config.optimizer.jump = True
+  config.train.steps = 7037
+  config.train.batch_size = 65536
+  config.train.log_every_steps = 20
+  config.train.eval_every_steps = 500
+  config.train.checkpoint_every_steps = 1000
+  config.train.checkpoint_every_seconds = 300.0
+  config.second.steps = 1562
+  config.second.batch_size = 32768
+  config.second.sequence_length = 512
+  config.second.max_predictions = 76
+  config.second.learning_rate = 4e-3
+  config.second.warmup_steps = 200
+  return config

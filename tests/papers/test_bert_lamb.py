@@ -1,0 +1,246 @@
+"""The main job: BERT's task under LAMB, on one device and on eight."""
+
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlab.data.feed import Feed
+from jaxlab.engine import keys, loop, mesh, metrics, stage
+from jaxlab.engine.state import paths
+from jaxlab.models import bert
+from jaxlab.papers.lamb import method, task
+
+ROOT = Path(__file__).parents[2]
+
+
+def config_of(name=''):
+  path = ROOT / 'configs' / 'bert_lamb.py'
+  spec = importlib.util.spec_from_file_location('config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(name).to_dict()
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path_factory):
+  """The smoke config on its real text, a few steps of a small model."""
+  data = tmp_path_factory.getbasetemp() / 'bert_lamb_data'
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(data))
+  config = config_of('smoke')
+  config['data'] |= {
+    'vocab_size': 512,
+    'sequence_length': 32,
+    'max_predictions': 5,
+    'eval_examples': 16,
+  }
+  config['model'] |= {
+    'hidden_size': 32,
+    'intermediate_size': 64,
+    'dropout_rate': 0.1,
+  }
+  config['train'] |= {'batch_size': 16, 'steps': 20, 'eval_every_steps': 0}
+  return config
+
+
+def space_on(devices, config, folder):
+  return stage.Workspace(
+    folder, config, mesh.make(devices=jax.devices()[:devices]), config['seed']
+  )
+
+
+def losses_on(devices, config, folder):
+  """The loss of each of 20 steps, and hashes of their batches."""
+  space = space_on(devices, config, folder)
+  phase = task.phases(config)[0]
+  job, feed = task.build(config, phase, space)
+  hashes = []
+  for _, _, batch in feed.batches(0, phase.steps):
+    digest = hashlib.sha256()
+    for name in sorted(batch):
+      digest.update(np.asarray(batch[name]).tobytes())
+    hashes.append(digest.hexdigest())
+  options = loop.Options(steps=phase.steps, log_every_steps=1)
+  loop.fit('fit', job, feed, options, folder, space.mesh, space.seed)
+  lines = metrics.read(folder / 'metrics.jsonl')
+  return hashes, [x['loss'] for x in lines if x['kind'] == 'train']
+
+
+def test_one_and_eight_devices_see_the_same_batches_and_losses(tiny, tmp_path):
+  """Dropout on: its masks are those of the global batch, too."""
+  one, losses = losses_on(1, tiny, tmp_path / '1')
+  eight, losses8 = losses_on(8, tiny, tmp_path / '8')
+  assert one == eight
+  assert len(losses) == 20
+  np.testing.assert_allclose(losses8, losses, rtol=1e-5)
+
+
+def test_accumulated_micro_batches_give_the_whole_batch_gradient(
+  tiny, tmp_path
+):
+  tiny['model']['dropout_rate'] = 0.0
+  results = []
+  for micro in (1, 4):
+    tiny['train']['accumulate'] = micro
+    space = space_on(1, tiny, tmp_path)
+    phase = task.phases(tiny)[0]
+    job, feed = task.build(tiny, phase, space)
+    _, _, batch = next(feed.batches(0, 1))
+    state = job.init(keys.stream(0, 'init'))
+    state, found = jax.jit(job.steps['train'])(
+      state, batch, keys.stream(0, 'train')
+    )
+    # LAMB's first moment after one step is (1 - b1) times the clipped
+    # gradient, before any normalisation could amplify rounding.
+    moment = [leaf for path, leaf in paths(state.opt) if '/mu/' in path]
+    results.append((found['loss'][0] / found['loss'][1], moment))
+  np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-6)
+  chex.assert_trees_all_close(results[0][1], results[1][1], atol=1e-7)
+
+
+def test_scanned_and_unscanned_bert_get_the_same_update():
+  """One trust ratio a layer, also where layers are slices of one leaf."""
+  sizes = {
+    'vocab_size': 64,
+    'num_layers': 3,
+    'hidden_size': 16,
+    'num_heads': 2,
+    'intermediate_size': 32,
+    'max_positions': 16,
+  }
+  batch = (
+    jax.random.randint(jax.random.key(1), (4, 16), 0, 64),
+    jnp.zeros((4, 16), jnp.int32),
+    jnp.ones((4, 16), bool),
+    jnp.tile(jnp.arange(3), (4, 1)),
+  )
+  scanned = bert.Bert(**sizes, scan_layers=True)
+  flat = bert.Bert(**sizes, scan_layers=False)
+  init = jax.jit(lambda k: scanned.init(k, *batch, deterministic=True))
+  params = init(jax.random.key(0))['params']
+  # Layers of equal scale would hide a ratio taken over all of them.
+  scale = jnp.array([0.1, 1.0, 10.0])
+  params['layers'] = jax.tree.map(
+    lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)), params['layers']
+  )
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def update(model, params):
+    def loss(p):
+      logits, nsp = model.apply({'params': p}, *batch, deterministic=True)
+      return jnp.mean(logits**2) + jnp.mean(nsp**2)
+
+    mask = method.default_decay_mask
+    # The gradient of a key's bias is all rounding, and with a small eps
+    # Adam's first step would be its sign.
+    tx = method.lamb(
+      1e-2,
+      eps=1e-3,
+      decay_mask=mask,
+      adapt_mask=mask,
+      layer_axes=method.layer_axes_from,
+    )
+    grads = jax.grad(loss)(params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    return optax.apply_updates(params, updates)
+
+  stacked = update(scanned, params)
+  separate = update(flat, bert.unstack_layers(params))
+  chex.assert_trees_all_close(
+    bert.unstack_layers(stacked), separate, rtol=1e-5, atol=1e-7
+  )
+  # The test could fail: one norm over all layers is another update.
+  naive = method.lamb(1e-2)
+  grads = jax.tree.map(jnp.ones_like, params)
+  one, _ = naive.update(grads, naive.init(params), params)
+  layered = method.lamb(1e-2, layer_axes=method.layer_axes_from)
+  many, _ = layered.update(grads, layered.init(params), params)
+  kernel = lambda t: t['layers']['intermediate']['kernel']
+  assert not np.allclose(kernel(one), kernel(many), rtol=0.1)
+
+
+def test_the_second_stage_starts_from_the_first_ones_parameters(tiny, tmp_path):
+  tiny['train']['steps'] = 3
+  tiny['optimizer']['warmup_steps'] = 1
+  tiny['second'] |= {
+    'steps': 2,
+    'batch_size': 16,
+    'sequence_length': 64,
+    'max_predictions': 9,
+    'warmup_steps': 1,
+  }
+  space = space_on(8, tiny, tmp_path)
+  stage.workdir.write_json(tmp_path / 'config.json', tiny)
+  stage.run_all(task.program(tiny), space)
+  again = space_on(8, tiny, tmp_path)
+  stages = task.program(tiny)
+  stage.run_all(stages, again)  # both are skipped
+  before = again.artefact('pretrain')
+  chex.assert_trees_all_equal(before, space.artefact('pretrain'))
+  for opt, moments in (('keep', before.opt), ('reset', None)):
+    tiny['second']['opt'] = opt
+    phase = task.phases(tiny)[1]
+    job, _ = task.build(tiny, phase, again)
+    state = job.init(keys.stream(0, 'init'))
+    chex.assert_trees_all_equal(state.params, before.params)
+    assert int(state.step) == 0
+    if moments is not None:
+      chex.assert_trees_all_equal(state.opt, moments)
+    else:
+      zero = [x for p, x in paths(state.opt) if '/mu/' in p or '/nu/' in p]
+      assert all(not np.any(x) for x in zero)
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_the_paper_recipe_builds_its_shapes(index):
+  """BERT-Large's State and step, abstractly: nothing is allocated."""
+  config = config_of('paper')
+  assert len(task.program(config)) == 2
+  phase = task.phases(config)[index]
+  assert (phase.batch_size, phase.sequence_length) == (
+    (65536, 128),
+    (32768, 512),
+  )[index]
+  model = task.make_model(config, config['data']['vocab_size'])
+  init = task._initialiser(config, task.phases(config)[0], model, None, None)
+  job = task.make_task(config, phase, model, init, {})
+  state = jax.eval_shape(job.init, jax.random.key(0))
+  assert sum(x.size for x in jax.tree.leaves(state.params)) == 336_226_108
+  b, s, p = phase.batch_size, phase.sequence_length, phase.max_predictions
+  shapes = {
+    'tokens': ((b, s), jnp.int32),
+    'segments': ((b, s), jnp.int32),
+    'attention': ((b, s), jnp.bool_),
+    'positions': ((b, p), jnp.int32),
+    'targets': ((b, p), jnp.int32),
+    'target_mask': ((b, p), jnp.bool_),
+    'next_sentence': ((b,), jnp.int32),
+    'mask': ((b,), jnp.bool_),
+  }
+  batch = {k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()}
+  after, _ = jax.eval_shape(job.steps['train'], state, batch, jax.random.key(0))
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+
+def test_the_optimizers_of_the_config_take_a_step(tiny, tmp_path):
+  space = space_on(1, tiny, tmp_path)
+  for name in ('lamb', 'n_lamb', 'nn_lamb', 'lars', 'adamw'):
+    tiny['optimizer']['name'] = name
+    tx = task.make_optimizer(tiny, task.phases(tiny)[0])
+    params = {'layers': {'kernel': jnp.ones((2, 3, 3))}, 'bias': jnp.ones(3)}
+    grads = jax.tree.map(jnp.ones_like, params)
+    state = tx.init(params)
+    for _ in range(2):  # the first has rate 0
+      updates, state = tx.update(grads, state, params)
+    assert np.all(np.asarray(updates['layers']['kernel']) < 0)
+  assert isinstance(
+    Feed(task.build(tiny, task.phases(tiny)[0], space)[1].source, space.mesh),
+    Feed,
+  )
