@@ -213,4 +213,10 @@ def _quiet() -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv))
+  code = main(sys.argv)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if code:
+    # Not sys.exit: threads of a failed read or write may still be at work, and
+    # would print over the message while the interpreter is taken down.
+    os._exit(code)

@@ -120,6 +120,7 @@ class Feed:
       finally:
         for _, _, future in queue:
           future.cancel()
+        self._snapshot.close()
 
   def _rows(self, kind: str) -> int:
     return next(iter(self.source.spec[kind].values())).shape[0]
@@ -169,6 +170,11 @@ class _Snapshot:
     self.current = (version + 1, str(path))
     if old:
       os.unlink(old)
+
+  def close(self):
+    if self._folder is not None:
+      self._folder.cleanup()
+    self._folder, self.current = None, (0, '')
 
 
 def _local_rows(sharding: NamedSharding, rows: int) -> slice:

@@ -8,9 +8,11 @@ flipped bit.
 The only module that imports orbax.
 """
 
+import contextlib
 import shutil
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,13 +135,12 @@ class Checkpoints:
       raise self._damaged(where, step, error) from error
     wanted = dict(paths(like))
     _check_same_leaves(where, saved, wanted)
+    state = ocp.args.StandardRestore({p: wanted[p] for p in saved})
     try:
-      found = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore({p: wanted[p] for p in saved})
-        ),
-      )['state']
+      with _hushed():
+        found = self._manager.restore(
+          step, args=ocp.args.Composite(state=state)
+        )['state']
     except Exception as error:
       raise self._damaged(where, step, error) from error
     if expected and _fingerprint(found) != expected:
@@ -170,6 +171,25 @@ class Checkpoints:
     """Waits, then frees Orbax's threads."""
     self.wait()
     self._manager.close()
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+  """Keeps Orbax's other reads of a damaged checkpoint quiet.
+
+  They end after the first has failed and closed their event loop, also after
+  this block, and each would print a traceback over the one line that says what
+  is wrong. So the hook stays where the block fails.
+  """
+  before = sys.excepthook
+
+  def hook(kind, error, traceback):
+    if str(error) != 'Event loop is closed':
+      before(kind, error, traceback)
+
+  sys.excepthook = hook
+  yield
+  sys.excepthook = before
 
 
 def _to_host(leaf):

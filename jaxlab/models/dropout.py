@@ -1,0 +1,46 @@
+"""Dropout with cheap random bits, the same on any number of devices.
+
+`flax.linen.Dropout` draws one threefry block an element, which costs a small
+BERT about a sixth of its training step on a CPU (benchmarks/bert_step.py). Here
+JAX's generator draws two words a row (a row is the last axis) and an integer
+hash of (words, column) expands them. Rows, layers and steps are thus as
+independent as JAX makes them; only the elements within one row rely on the
+hash. Steps with and without this dropout take the same time, within noise.
+
+The hash alternates xor-shifts and odd multiplications, as the finaliser of
+MurmurHash3 (Appleby, public domain) does and with its constants; the second
+word is added midway, so that two rows share a mask only if both words agree.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
+  """Independent Bernoulli(1 - rate) draws: [*shape] bool, True = kept.
+
+  They follow from `key` and `shape` alone, however devices divide the array.
+  """
+  word = jax.random.bits(key, (2, *shape[:-1], 1), jnp.uint32)
+  column = jax.lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1)
+  x = column * np.uint32(0x9E3779B9) + word[0]
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B) + word[1]
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  x = x ^ (x >> 16)
+  return x >= np.uint32(round(rate * 2**32))
+
+
+def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
+  """Zeroes each element with probability `rate`, scales the others up.
+
+  Args:
+    key: (), a PRNG key.
+    x: [..., n] of a float dtype.
+    rate: in [0, 1).
+
+  Returns:
+    [..., n] of the dtype of x, with expectation x.
+  """
+  kept = keep_mask(key, x.shape, rate)
+  return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
