@@ -26,6 +26,7 @@ class Evaluation:
       raise InputError(
         f'the feed of evaluation "{name}" has no end; give it steps='
       )
+    self.name = name
     self.evaluator = evaluator
     self.feed = feed
     self._root = keys.stream(seed, f'eval/{name}')
@@ -47,6 +48,8 @@ class Evaluation:
     total = jax.device_put(total, self._layout)
     for step, _, batch in self.feed.batches(0, self.feed.steps):
       if preemption.asked():
-        raise Preempted('evaluation')
+        raise Preempted(
+          f'stopped in evaluation "{self.name}"; the same command goes on'
+        )
       total = self._update(total, state, batch, keys.at(self._root, step))
     return self.evaluator.finish(jax.device_get(total))

@@ -198,6 +198,28 @@ def test_the_second_stage_starts_from_the_first_ones_parameters(tiny, tmp_path):
       assert all(not np.any(x) for x in zero)
 
 
+@pytest.mark.parametrize('opt, before', [('keep', 7), ('reset', 0)])
+def test_the_second_stage_warms_up_anew_whatever_its_optimizer_remembers(
+  opt, before
+):
+  config = config_of()
+  config['train']['steps'] = 7
+  config['second'] |= {'steps': 10, 'warmup_steps': 4, 'opt': opt}
+  config['optimizer']['clip_norm'] = 0
+  phase = task.phases(config)[1]
+  tx = task.make_optimizer(config, phase)
+  params = {'kernel': jnp.ones((3, 3))}
+  sizes = []
+  for step in range(before, before + 6):
+    state = tx.init(params)._replace(step=jnp.asarray(step))
+    updates, _ = tx.update(params, state, params)
+    sizes.append(float(jnp.linalg.norm(updates['kernel'])) / 3)
+  peak = config['second']['learning_rate']
+  # LAMB's update is the rate times the weights' norm, here 3.
+  expected = [0, peak / 4, peak / 2, 3 * peak / 4, peak, peak * 5 / 6]
+  np.testing.assert_allclose(sizes, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize('index', [0, 1])
 def test_the_paper_recipe_builds_its_shapes(index):
   """BERT-Large's State and step, abstractly: nothing is allocated."""

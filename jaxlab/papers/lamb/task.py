@@ -39,7 +39,7 @@ class Phase(NamedTuple):
   learning_rate: float
   warmup_steps: int
   before: str = ''  # the phase whose parameters this one starts from
-  keep_opt: bool = False
+  kept_steps: int = 0  # updates that its optimizer state brings along; 0: reset
 
 
 def program(config: Config) -> list[Stage]:
@@ -73,6 +73,10 @@ def make_optimizer(
     c['power'],
     c['jump'],
   )
+  if phase.kept_steps:
+    # The optimizer goes on counting; the schedule begins anew.
+    kept, again = phase.kept_steps, rate
+    rate = lambda step: again(jnp.maximum(step - kept, 0))
   mask = method.default_decay_mask if c['exclude_bias_and_norm'] else None
   name = c['name']
   if name in ('lamb', 'n_lamb', 'nn_lamb'):
@@ -247,7 +251,7 @@ def _initialiser(config, phase, model, corpus, space):
     if phase.before:
       earlier = space.artefact(phase.before)
       state = create_state(earlier.params, update)
-      return state.replace(opt=earlier.opt) if phase.keep_opt else state
+      return state.replace(opt=earlier.opt) if phase.kept_steps else state
     shapes = [(1, 8), (1, 8), (1, 8), (1, 1)]
     kinds = [jnp.int32, jnp.int32, jnp.bool_, jnp.int32]
     dummy = [jnp.zeros(s, d) for s, d in zip(shapes, kinds)]
@@ -331,9 +335,10 @@ def phases(config: Config) -> list[Phase]:
     raise InputError(f'config.second.opt = "{opt}" is not "keep" or "reset"')
   if not second['steps']:
     return [first]
+  kept = train['steps'] if opt == 'keep' else 0
   return [
     first,
-    Phase('second', before='pretrain', keep_opt=opt == 'keep', **second),
+    Phase('second', before='pretrain', kept_steps=kept, **second),
   ]
 
 
