@@ -7,6 +7,20 @@
 Paper: You et al., "Large Batch Optimization for Deep Learning: Training BERT
 in 76 minutes", ICLR 2020. BERT-Large, 64K/32K mixed batch, 8,599 steps on
 1,024 TPUv3 chips: SQuAD v1.1 F1 90.58 in 76.19 minutes.
+
+Measured, default config, seeds 0, 1, 2 (--config.seed=S), two shared CPU cores,
+jax 0.10.2, 440 to 600 s a run. Test books, read once a seed; 768 examples,
+7,565 masked tokens; 95 % t-interval over the seeds:
+
+  masked-LM loss          4.293  3.921  3.827 nats; mean 4.01 ± .61
+  in bits a character     1.632  1.491  1.455;      mean 1.53 ± .23
+  add-one unigram, same positions: 6.012 nats, 2.286 bits a character
+  below the unigram       1.719  2.091  2.186 nats; mean 2.00 ± .61
+  next-sentence accuracy  .702   .716   .728;       mean .715 ± .032
+
+Not converged: the loss falls until the rate is 0. Rates .005 and .02, seed 0 on
+the validation books, were behind .01 when they were stopped at 2,000 and 1,900
+steps. Nothing else was tuned, and no AdamW was run beside it.
 """
 
 import ml_collections
