@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jax.sharding import AxisType
 
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -93,3 +96,34 @@ def test_cpu_devices_can_be_pretended_quietly():
     timeout=120,
   )
   assert (done.returncode, done.stdout, done.stderr) == (0, '3\n', '')
+
+
+def test_start_keeps_freed_memory_instead_of_faulting_it_in_again():
+  """Minor page faults of filling 64 MiB a second time, in a new process."""
+  code = (
+    'import resource, sys\n'
+    'import numpy as np\n'
+    'from jaxlab.engine import mesh\n'
+    'if sys.argv[1] == "start":\n'
+    '  mesh.start()\n'
+    'faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
+    'np.ones(2**23)\n'
+    'before = faults()\n'
+    'np.ones(2**23)\n'
+    'print(faults() - before)\n'
+  )
+
+  def faults(how):
+    done = subprocess.run(
+      [sys.executable, '-c', code, how],
+      capture_output=True,
+      text=True,
+      check=True,
+      cwd=ROOT,
+    )
+    return int(done.stdout)
+
+  without = faults('plain')
+  if without < 1000:
+    pytest.skip(f'this system gives huge pages: {without} faults without it')
+  assert faults('start') < without / 10
