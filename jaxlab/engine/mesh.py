@@ -27,9 +27,11 @@ def start(cpu_devices: int = 0) -> None:
     cpu_devices: number of CPU devices to pretend to have; 0 leaves it.
   """
   present = any((Path('/dev') / name).exists() for name in _ACCELERATORS)
-  if not os.environ.get('JAX_PLATFORMS') and not present:
-    jax.config.update('jax_platforms', 'cpu')
-  if (jax.config.jax_platforms or os.environ.get('JAX_PLATFORMS')) == 'cpu':
+  platform = os.environ.get('JAX_PLATFORMS')
+  if not platform and not present:
+    platform = 'cpu'
+    jax.config.update('jax_platforms', platform)
+  if platform == 'cpu':
     _keep_pages()
   if cpu_devices:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
