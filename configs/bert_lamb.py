@@ -9,8 +9,8 @@ in 76 minutes", ICLR 2020. BERT-Large, 64K/32K mixed batch, 8,599 steps on
 1,024 TPUv3 chips: SQuAD v1.1 F1 90.58 in 76.19 minutes.
 
 Measured, default config, seeds 0, 1, 2 (--config.seed=S), two shared CPU cores,
-jax 0.10.2, 440 to 600 s a run. Test books, read once a seed; 768 examples,
-7,565 masked tokens; 95 % t-interval over the seeds:
+jax 0.10.2, 440 to 600 s a run on a loaded machine (229 s on a quiet one). Test
+books, 768 examples, 7,565 masked tokens; 95 % t-interval over the seeds:
 
   masked-LM loss          4.293  3.921  3.827 nats; mean 4.01 ± .61
   in bits a character     1.632  1.491  1.455;      mean 1.53 ± .23
