@@ -94,7 +94,7 @@ def killed_at_random(folder, environment, kills, draw):
   while done < kills:
     process = start(folder, environment)
     assert until_training(process), 'ended before all the kills'
-    time.sleep(draw.uniform(0.2, 1.3))
+    time.sleep(draw.uniform(0.1, 0.8))
     while done % 3 == 0 and process.poll() is None and not saving(folder):
       pass
     process.send_signal(signal.SIGKILL)
