@@ -13,7 +13,6 @@ kernel in between, which then zeroes tens of thousands of pages a step.
 """
 
 import argparse
-import ctypes
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxlab.engine import mesh
 from jaxlab.models import bert
 
 LEARNING_RATE = 1e-4
@@ -320,20 +320,6 @@ def print_table(shapes: list[Shape], repeats: int) -> None:
     print(f'| | loss without dropout: all have | {value:.4f} | | | |')
 
 
-def keep_pages() -> None:
-  """Tells glibc to keep freed memory instead of returning it to the kernel."""
-  libc = ctypes.CDLL(None)
-  trim, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # glibc's malloc.h
-  for option, value in (
-    (trim, 2**31 - 1),
-    (top_pad, 2**30),
-    (mmap_max, 0),
-    (arena_max, 1),
-  ):
-    if libc.mallopt(option, value) != 1:
-      sys.exit(f'glibc refuses mallopt({option}, {value})')
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__.splitlines()[0],
@@ -361,7 +347,7 @@ def main() -> None:
     print(f'{error}: pip install -e .[bench]', file=sys.stderr)
     sys.exit(2)
   if args.keep_pages:
-    keep_pages()
+    mesh.keep_pages()
   torch.manual_seed(0)
   torch.set_num_threads(args.threads)
   # XLA takes as many threads as it has cores, once it starts.

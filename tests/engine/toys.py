@@ -157,7 +157,7 @@ def accumulated(n=4, devices=None):
   )
   evals = {}
   if devices is not None:
-    evals = {'held_out': (mean_error(), Feed(Rows(), devices, steps=2))}
+    evals = {'held_out': (mean_error(), Evaluated(Rows(), devices, steps=2))}
   return simple(Rows(hide=2), {'train': update}, evals=evals)
 
 
@@ -233,6 +233,19 @@ def options(steps):
     checkpoint_every_steps=3,
     checkpoint_every_seconds=0,
   )
+
+
+class Evaluated(Feed):
+  """A feed that kills its process in the middle of its n-th evaluation."""
+
+  die_in = -1
+
+  def batches(self, start, stop):
+    self.die_in -= 1
+    for item in super().batches(start, stop):
+      if item[0] == 1 and self.die_in == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+      yield item
 
 
 class Deadly(Feed):
@@ -314,7 +327,9 @@ if __name__ == '__main__':
   parser.add_argument('--die_at', type=int, default=-1)
   parser.add_argument('--steps', type=int, default=14)
   parser.add_argument('--sigterm_at', type=int, default=-1)
+  parser.add_argument('--die_in_evaluation', type=int, default=-1)
   given = vars(parser.parse_args())
+  Evaluated.die_in = given.pop('die_in_evaluation')
   mesh.start()
   try:
     with preemption.handled():

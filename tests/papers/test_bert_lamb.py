@@ -12,7 +12,6 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import keys, loop, mesh, metrics, stage
 from jaxlab.engine.state import paths
 from jaxlab.models import bert
@@ -251,8 +250,7 @@ def test_the_paper_recipe_builds_its_shapes(index):
   chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 
-def test_the_optimizers_of_the_config_take_a_step(tiny, tmp_path):
-  space = space_on(1, tiny, tmp_path)
+def test_the_optimizers_of_the_config_take_a_step(tiny):
   for name in ('lamb', 'n_lamb', 'nn_lamb', 'lars', 'adamw'):
     tiny['optimizer']['name'] = name
     tx = task.make_optimizer(tiny, task.phases(tiny)[0])
@@ -262,7 +260,3 @@ def test_the_optimizers_of_the_config_take_a_step(tiny, tmp_path):
     for _ in range(2):  # the first has rate 0
       updates, state = tx.update(grads, state, params)
     assert np.all(np.asarray(updates['layers']['kernel']) < 0)
-  assert isinstance(
-    Feed(task.build(tiny, task.phases(tiny)[0], space)[1].source, space.mesh),
-    Feed,
-  )
