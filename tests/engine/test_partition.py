@@ -138,3 +138,59 @@ def test_scalars_are_replicated_whatever_the_rule_says():
   specs = _specs([('.*', PartitionSpec('data'))], state=state)
   assert specs['step'] == PartitionSpec()
   assert specs['params/net'] == PartitionSpec('data')
+
+
+def _leaf(*shape):
+  return {'net': {'w': jax.ShapeDtypeStruct(shape, jnp.float32)}}
+
+
+def _spread(shape, axes=('a', 'b'), sizes=(2, 4), **limits):
+  state = jax.eval_shape(
+    lambda: create_state(
+      jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), _leaf(*shape)),
+      minimise(_nothing, 'net', optax.adam(1e-3)),
+    )
+  )
+  rules = [('^opt/', partition.Spread(axes, **limits)), _ALL]
+  specs = _specs(rules, dict(zip(axes, sizes)), state)
+  assert specs['params/net/w'] == PartitionSpec()
+  assert specs['opt/net/0/mu/w'] == specs['opt/net/0/nu/w']
+  return specs['opt/net/0/mu/w']
+
+
+@pytest.mark.parametrize(
+  'shape, spec',
+  [
+    ((3, 8, 16), PartitionSpec(None, 'a', 'b')),
+    ((64,), PartitionSpec(('b', 'a'))),
+    ((3, 12), PartitionSpec(None, 'b')),  # 12 / 4 = 3 does not divide by 2
+    ((8, 8), PartitionSpec('a', 'b')),  # among equals the last is cut first
+  ],
+)
+def test_spread_cuts_the_longest_dimensions_that_divide(shape, spec):
+  assert _spread(shape, min_bytes=0) == spec
+
+
+def test_spread_holds_small_leaves_whole():
+  assert _spread((8, 8), min_bytes=257) == PartitionSpec()
+  assert _spread((8, 8), min_bytes=256) != PartitionSpec()
+
+
+def test_spread_that_cannot_cut_a_large_leaf_names_the_cure():
+  with pytest.raises(InputError, match=r'\(3, 5\) can be cut in 1 .*two small'):
+    _spread((3, 5), min_bytes=0)
+  with pytest.raises(InputError, match='can be cut in 4 .*8 is the least'):
+    _spread((3, 12), min_bytes=0, min_ways=8)
+
+
+def test_spread_update_is_the_update_cut_like_its_moments():
+  devices = mesh.make({'a': 2, 'b': 4})
+  rules = [('^opt/', partition.Spread(('a', 'b'), min_bytes=0)), _ALL]
+  tx = optax.chain(optax.clip_by_global_norm(0.5), optax.lamb(0.1))
+  params = {'w': jax.random.normal(jax.random.key(0), (8, 16))}
+  grads = {'w': jax.random.normal(jax.random.key(1), (8, 16))}
+  want, _ = tx.update(grads, tx.init(params), params)
+  cut = partition.spread_update(tx, devices, rules)
+  got, state = jax.jit(cut.update)(grads, cut.init(params), params)
+  assert state[1][0].mu['w'].sharding.spec == PartitionSpec('a', 'b')
+  assert jnp.allclose(got['w'], want['w'], rtol=1e-6, atol=0)
