@@ -108,6 +108,12 @@ def bible():
   config.second.opt = 'reset'  # moments: 'reset' or 'keep'
 
   config.mesh = ml_collections.ConfigDict({'data': -1})
+  config.sharding = ml_collections.ConfigDict()
+  # Where moments and the update are computed: 'replicated', 'zero1' (split
+  # over the rows' axes), 'fsdp' (parameters too). A mesh axis 'model' cuts
+  # attention heads and inner widths.
+  config.sharding.update = 'replicated'
+
   config.paper_reported = ml_collections.ConfigDict(
     {
       'bert_large_64k_32k_mixed': {
@@ -167,6 +173,9 @@ def paper():
   config.model.unigram_bias = False
   config.model.dtype = 'bfloat16'
   config.model.remat = True
+  # Two axes: BERT's widths of 1,024 do not divide by 2,048 cores.
+  config.mesh = ml_collections.ConfigDict({'replica': 32, 'data': -1})
+  config.sharding.update = 'zero1'
   config.optimizer.learning_rate = 6e-3
   config.optimizer.warmup_steps = 2000
   config.optimizer.b2 = 0.999

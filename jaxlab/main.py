@@ -3,6 +3,7 @@
   python -m jaxlab.main --config=configs/bert_lamb.py
   python -m jaxlab.main --config=configs/bert_lamb.py:smoke
   python -m jaxlab.main --config=… --config.train.steps=2000 --workdir=runs/x
+  python -m jaxlab.main --config=… --plan=v3:32x32,v4:8x8x16
 
 Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 75 stopped by
 a signal with everything saved: run the same command again.
@@ -59,6 +60,9 @@ def _run(argv: Sequence[str]) -> None:
   values, name = parse(argv)
   config = values.config.to_dict()
   folder = Path(values.workdir or f'runs/{name}')
+  if values.plan:
+    _plan(argv, values, config, Path(values.workdir or f'runs/plan-{name}'))
+    return
   with workdir.claimed(folder, config):
     # JAX and the libraries on it are loaded only now, so that a mistyped flag
     # is answered at once.
@@ -66,13 +70,7 @@ def _run(argv: Sequence[str]) -> None:
 
     _quiet()
     mesh.start(values.cpu_devices)
-    program = _program(config['paper'])
-    try:
-      stages = program(config)
-    except InputError:
-      raise
-    except (ValueError, TypeError) as error:
-      raise InputError(f'config: {error}') from error
+    stages = _stages(config)
     workdir.write_json(folder / 'config.json', config)
     space = stage.Workspace(
       dir=folder,
@@ -83,6 +81,43 @@ def _run(argv: Sequence[str]) -> None:
       profile=_window(values.profile),
     )
     stage.run_all(stages, space)
+
+
+def _stages(config: dict[str, Any]):
+  program = _program(config['paper'])
+  try:
+    return program(config)
+  except InputError:
+    raise
+  except (ValueError, TypeError) as error:
+    raise InputError(f'config: {error}') from error
+
+
+def _plan(argv, values, config, folder: Path) -> None:
+  """All topologies, each in a process of its own; or, in such a process, one.
+
+  The parent loads no libtpu: one process at a time can hold it.
+  """
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  from jaxlab.engine import mesh, plan, stage, topology
+
+  _quiet()
+  folder.mkdir(parents=True, exist_ok=True)
+  names = [name for name in values.plan.split(',') if name]
+  if not values.plan_child:
+    plan.in_processes(argv, names, folder, config.get('paper_reported', {}))
+    return
+  place = topology.describe(names[0], values.plan_slices)
+  space = stage.Workspace(
+    dir=folder,
+    config=config,
+    mesh=mesh.make(config['mesh'], place.devices),
+    seed=config['seed'],
+    offline=True,
+  )
+  workdir.write_json(
+    Path(values.plan_child), plan.as_json(_stages(config), space, place)
+  )
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, str]:
@@ -109,6 +144,19 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   )
   flags.DEFINE_integer(
     'cpu_devices', 0, 'CPU devices to pretend to have.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'plan',
+    '',
+    'Compile for these TPU topologies, such as v3:32x32,v4:8x8x16, say what '
+    'fits and how long it takes, and run nothing.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'plan_slices', 1, 'How many such slices.', flag_values=values
+  )
+  flags.DEFINE_string(
+    'plan_child', '', 'For --plan itself: where to write.', flag_values=values
   )
   if {'--help', '-h', '-help'} & set(rest):
     print(f'{__doc__}\n{values.get_help()}')

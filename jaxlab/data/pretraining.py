@@ -22,6 +22,25 @@ MIN_LENGTH = 8  # tokens of an example that leave a pair something to predict
 _PLANS = 2  # epochs kept: a batch may span the end of one
 
 
+def batch_spec(
+  batch_size: int, sequence_length: int, max_predictions: int
+) -> dict[str, ArraySpec]:
+  """The arrays of one batch; see `PretrainingSource`."""
+  rows = (batch_size,)
+  row = (batch_size, sequence_length)
+  masked = (batch_size, max_predictions)
+  return {
+    'tokens': ArraySpec(row, np.int32),
+    'segments': ArraySpec(row, np.int32),
+    'attention': ArraySpec(row, np.bool_),
+    'positions': ArraySpec(masked, np.int32),
+    'targets': ArraySpec(masked, np.int32),
+    'target_mask': ArraySpec(masked, np.bool_),
+    'next_sentence': ArraySpec(rows, np.int32),
+    'id': ArraySpec(rows, np.int32),
+  }
+
+
 class PretrainingSource:
   """Masked tokens and next sentences, as a `jaxlab.data.source.Source`.
 
@@ -68,20 +87,8 @@ class PretrainingSource:
     self.whole_word, self.next_sentence = whole_word, next_sentence
     self.seed, self.repeat, self.examples = seed, repeat, examples
     self._check()
-    rows = (batch_size,)
-    row = (batch_size, sequence_length)
-    masked = (batch_size, max_predictions)
     self.spec = {
-      'train': {
-        'tokens': ArraySpec(row, np.int32),
-        'segments': ArraySpec(row, np.int32),
-        'attention': ArraySpec(row, np.bool_),
-        'positions': ArraySpec(masked, np.int32),
-        'targets': ArraySpec(masked, np.int32),
-        'target_mask': ArraySpec(masked, np.bool_),
-        'next_sentence': ArraySpec(rows, np.int32),
-        'id': ArraySpec(rows, np.int32),
-      }
+      'train': batch_spec(batch_size, sequence_length, max_predictions)
     }
     self._start()
 

@@ -59,6 +59,10 @@ class Steps:
       out_shardings=(layout, mesh.replicated(some.mesh)),
     )
 
+  def lower(self, kind, state, batch, root) -> jax.stages.Lowered:
+    """The step of a kind on shapes, to be compiled and not run."""
+    return self._functions[kind].lower(state, batch, root)
+
   def compiled(self, kind: str) -> bool:
     """Whether a step of this kind has run."""
     return kind in self.traces

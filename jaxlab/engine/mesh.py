@@ -94,6 +94,16 @@ def make(
   )
 
 
+def row_axes(mesh: Mesh) -> tuple[str, ...]:
+  """The axes that share the rows of a batch: all but 'model'."""
+  return tuple(name for name in mesh.axis_names if name != 'model')
+
+
+def platform(mesh: Mesh) -> str:
+  """'cpu', 'gpu' or 'tpu': of the mesh's devices, present or planned."""
+  return mesh.devices.flat[0].platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """Every device holds the whole array."""
   return NamedSharding(mesh, PartitionSpec())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxlab.engine import preemption, report, workdir
+from jaxlab.engine import partition, preemption, report, workdir
 from jaxlab.engine.compiled import versions
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.loop import Fitted, Options, fit, last_state
@@ -50,19 +50,36 @@ class Workspace:
     return self.artefacts[stage]
 
 
+class Planned(NamedTuple):
+  """A training stage as shapes: what `--plan` compiles.
+
+  `task.init` is traced, never run. A mesh of planned devices has
+  `platform(mesh) == 'tpu'` whatever this machine is.
+  """
+
+  task: Task
+  spec: Mapping[str, Mapping[str, Any]]  # kind -> arrays with shape and dtype
+  steps: int
+  rules: Sequence[partition.Rule] = partition.REPLICATED
+  max_bad_steps: int = 0
+  flops: Mapping[str, float] = {}  # kind -> of the model, without recomputation
+
+
 class Stage(NamedTuple):
   """One step of a program: training, or work between trainings.
 
   `run(space)` returns the stage's figures. It puts what later stages need at
   `space.artefacts[name]`: a State, or another tree of arrays. `load(space)`
   brings that back when the stage is skipped. `steps` is the number of updates,
-  0 for a stage that does not train.
+  0 for a stage that does not train. `plan(space)` says what training would
+  compile, without data.
   """
 
   name: str
   run: Callable[[Workspace], dict[str, float]]
   steps: int = 0
   load: Callable[[Workspace], Any] | None = None
+  plan: Callable[[Workspace], Planned] | None = None
 
 
 def training(
@@ -70,6 +87,8 @@ def training(
   build: Callable[[Workspace], tuple[Task, Any]],
   options: Options,
   finish: Callable[[Workspace, Task, Fitted], dict[str, float]] | None = None,
+  plan: Callable[[Workspace], Planned] | None = None,
+  rules: Callable[[Mesh], Sequence[partition.Rule]] | None = None,
 ) -> Stage:
   """The stage of one fit.
 
@@ -77,7 +96,12 @@ def training(
     build: makes the task and the feed of its training batches.
     finish: measures once more after the fit (a test set, figures); its figures
       join those of the last evaluation.
+    plan: the same as shapes.
+    rules: where State lies on a mesh; default: every device holds it all.
   """
+
+  def lay(space):
+    return rules(space.mesh) if rules else partition.REPLICATED
 
   def run(space):
     task, feed = build(space)
@@ -86,7 +110,9 @@ def training(
       'config_sha256': workdir.digest(space.config),
       'after': space.after,
     }
-    here = replace(options, profile=space.profile, about=about)
+    here = replace(
+      options, profile=space.profile, about=about, rules=lay(space)
+    )
     folder = space.folder(name)
     fitted = fit(name, task, feed, here, folder, space.mesh, space.seed)
     space.artefacts[name] = fitted.state
@@ -96,9 +122,9 @@ def training(
 
   def load(space):
     task, _ = build(space)
-    return last_state(task, space.folder(name), space.mesh, options.rules)
+    return last_state(task, space.folder(name), space.mesh, lay(space))
 
-  return Stage(name, run, options.steps, load)
+  return Stage(name, run, options.steps, load, plan)
 
 
 def run_all(stages: Sequence[Stage], space: Workspace) -> None:

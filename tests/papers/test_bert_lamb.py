@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import keys, loop, mesh, metrics, stage
+from jaxlab.engine import flops, keys, loop, mesh, metrics, plan, stage
 from jaxlab.engine.state import paths
 from jaxlab.models import bert
 from jaxlab.papers.lamb import method, task
@@ -229,25 +229,31 @@ def test_the_paper_recipe_builds_its_shapes(index):
     (65536, 128),
     (32768, 512),
   )[index]
-  model = task.make_model(config, config['data']['vocab_size'])
-  init = task._initialiser(config, task.phases(config)[0], model, None, None)
-  job = task.make_task(config, phase, model, init, {})
-  state = jax.eval_shape(job.init, jax.random.key(0))
+  space = stage.Workspace(None, config, mesh.make({'replica': 2, 'data': 4}), 0)
+  planned = task.plan(config, phase, space)
+  state, batch = plan.shapes(planned, 'train', space.mesh)
   assert sum(x.size for x in jax.tree.leaves(state.params)) == 336_226_108
-  b, s, p = phase.batch_size, phase.sequence_length, phase.max_predictions
-  shapes = {
-    'tokens': ((b, s), jnp.int32),
-    'segments': ((b, s), jnp.int32),
-    'attention': ((b, s), jnp.bool_),
-    'positions': ((b, p), jnp.int32),
-    'targets': ((b, p), jnp.int32),
-    'target_mask': ((b, p), jnp.bool_),
-    'next_sentence': ((b,), jnp.int32),
-    'mask': ((b,), jnp.bool_),
-  }
-  batch = {k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()}
-  after, _ = jax.eval_shape(job.steps['train'], state, batch, jax.random.key(0))
+  update = planned.task.steps['train']
+  after, _ = jax.eval_shape(update, state, batch, jax.random.key(0))
   chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+  for path, leaf in paths(state.opt):
+    if leaf.size * leaf.dtype.itemsize > 2**20:
+      cut = leaf.sharding.shard_shape(leaf.shape)
+      assert np.prod(cut) * 8 == leaf.size, path
+
+
+def test_the_model_flops_are_those_of_the_traced_step():
+  """The formula counts no recomputation; without remat both agree."""
+  config = config_of('paper')
+  config['model']['remat'] = False
+  phase = task.phases(config)[0]._replace(batch_size=64)
+  space = stage.Workspace(None, config, mesh.make({'replica': 2, 'data': 4}), 0)
+  planned = task.plan(config, phase, space)
+  shapes = plan.shapes(planned, 'train', space.mesh)
+  traced = flops.count(planned.task.steps['train'], *shapes, jax.random.key(0))
+  # The one-hot rows of the type embedding need no gradient, so that their
+  # product has no third part.
+  assert traced == pytest.approx(task.step_flops(config, phase), rel=1e-3)
 
 
 def test_the_optimizers_of_the_config_take_a_step(tiny):

@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 from jaxlab.data import packages
 from jaxlab.data.corpus import Corpus, prepare_corpus
 from jaxlab.data.feed import Feed
-from jaxlab.data.pretraining import PretrainingSource, unigram_nats
-from jaxlab.engine import report
+from jaxlab.data.pretraining import PretrainingSource, batch_spec, unigram_nats
+from jaxlab.engine import mesh, partition, report
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.loop import Fitted, Options
-from jaxlab.engine.stage import Stage, Workspace, training
+from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Objective, Task, paths
 from jaxlab.engine.update import accumulate, create_state, minimise
 from jaxlab.evals.pretraining import masked_lm
@@ -120,8 +121,8 @@ def make_optimizer(
   return optax.chain(optax.clip_by_global_norm(c['clip_norm']), tx)
 
 
-def make_model(config: Config, vocab_size: int) -> Bert:
-  """The BERT of the config."""
+def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
+  """The BERT of the config, for devices of a platform."""
   c = config['model']
   return Bert(
     vocab_size=vocab_size,
@@ -137,11 +138,67 @@ def make_model(config: Config, vocab_size: int) -> Bert:
     scan_layers=c['scan_layers'],
     remat=c['remat'],
     # XLA:CPU is slow inside loops; elsewhere a loop compiles faster.
-    unroll=c['num_layers'] if jax.default_backend() == 'cpu' else 1,
+    unroll=c['num_layers'] if platform == 'cpu' else 1,
   )
 
 
-def make_task(config: Config, phase: Phase, model: Bert, init, evals) -> Task:
+def rules(config: Config, devices: jax.sharding.Mesh) -> list[partition.Rule]:
+  """Where the parameters and moments lie.
+
+  A mesh axis 'model' splits heads and the inner width of the two-layer
+  networks; `config.sharding.update` splits moments ('zero1'), or parameters
+  and moments ('fsdp'), over the axes that share the rows.
+  """
+  how = config['sharding']['update']
+  if how not in ('replicated', 'zero1', 'fsdp'):
+    raise InputError(
+      f'config.sharding.update = "{how}" is not one of replicated, zero1, fsdp'
+    )
+  found: list[partition.Rule] = []
+  spread = partition.Spread(mesh.row_axes(devices))
+  if how != 'replicated':
+    found.append(('^opt/', spread))
+  if 'model' in devices.shape:
+    if how == 'fsdp':
+      raise InputError(
+        'config.sharding.update = "fsdp" with a mesh axis "model" is not '
+        'supported; take "zero1" or drop the axis'
+      )
+    found += _tensor_parallel(config['model']['scan_layers'])
+  elif how == 'fsdp':
+    found.append(('^params/', spread))
+  return [*found, ('.*', PartitionSpec())]
+
+
+def _tensor_parallel(scanned: bool) -> list[partition.Rule]:
+  """Megatron's cut: columns into a pair of matrices, rows out of it."""
+  stack = (None,) if scanned else ()
+
+  def spec(*axes):
+    return PartitionSpec(*stack, *axes)
+
+  inner, heads = (
+    r'^params/.*/attention/(query|key|value)',
+    '^params/.*/attention',
+  )
+  return [
+    (f'{inner}/kernel$', spec(None, 'model')),
+    (f'{inner}/bias$', spec('model')),
+    (f'{heads}/out/kernel$', spec('model')),
+    ('^params/.*/intermediate/kernel$', spec(None, 'model')),
+    ('^params/.*/intermediate/bias$', spec('model')),
+    ('^params/.*/output/kernel$', spec('model')),
+  ]
+
+
+def make_task(
+  config: Config,
+  phase: Phase,
+  model: Bert,
+  init,
+  evals,
+  devices: jax.sharding.Mesh,
+) -> Task:
   """The training step on `params['net']`.
 
   Departs from the paper: BERT adds two means, over masked tokens and over
@@ -167,6 +224,8 @@ def make_task(config: Config, phase: Phase, model: Bert, init, evals) -> Task:
     return Objective(nats + pair * nsp_nats, tokens, metrics=metrics)
 
   tx = make_optimizer(config, phase)
+  if config['sharding']['update'] != 'replicated':
+    tx = partition.spread_update(tx, devices, rules(config, devices))
   if phase.accumulate > 1:
     update = accumulate(phase.accumulate, loss, 'net', tx, unroll=False)
   else:
@@ -189,7 +248,7 @@ def _apply(model, params, batch, dropout=None):
 def build(config: Config, phase: Phase, space: Workspace) -> tuple[Task, Feed]:
   """The task of one phase and the feed of its training batches."""
   corpus = _corpus(config, space.offline)
-  model = make_model(config, corpus.vocab_size)
+  model = make_model(config, corpus.vocab_size, mesh.platform(space.mesh))
   evals = {
     'validation': (
       masked_lm(_plain(model), corpus.characters),
@@ -200,9 +259,53 @@ def build(config: Config, phase: Phase, space: Workspace) -> tuple[Task, Feed]:
     corpus, 'train', batch_size=phase.batch_size, **_examples(config, phase)
   )
   data = config['data']
-  feed = Feed(source, space.mesh, workers=data['workers'], ahead=data['ahead'])
+  feed = Feed(
+    source,
+    space.mesh,
+    workers=data['workers'],
+    ahead=data['ahead'],
+    axes=mesh.row_axes(space.mesh),
+  )
   init = _initialiser(config, phase, model, corpus, space)
-  return make_task(config, phase, model, init, evals), feed
+  return make_task(config, phase, model, init, evals, space.mesh), feed
+
+
+def plan(config: Config, phase: Phase, space: Workspace) -> Planned:
+  """One phase as shapes, for a machine that is not there."""
+  vocab = config['data']['vocab_size']
+  model = make_model(config, vocab, mesh.platform(space.mesh))
+
+  def init(key, update):
+    return create_state({'net': _new_parameters(model, key)}, update)
+
+  task = make_task(config, phase, model, init, {}, space.mesh)
+  spec = batch_spec(
+    phase.batch_size, phase.sequence_length, phase.max_predictions
+  )
+  return Planned(
+    task,
+    {'train': spec},
+    phase.steps,
+    rules(config, space.mesh),
+    config['train']['max_bad_steps'],
+    {'train': step_flops(config, phase)},
+  )
+
+
+def step_flops(config: Config, phase: Phase) -> float:
+  """Model FLOPs of one update: matrix products, backward = 2 x forward.
+
+  A multiplication and an addition are two; embeddings' look-ups and what is
+  recomputed are none.
+  """
+  c, length = config['model'], phase.sequence_length
+  width, inner = c['hidden_size'], c['intermediate_size']
+  layer = 2 * length * width * (4 * width + 2 * inner) + 4 * length**2 * width
+  words = phase.max_predictions * (width + config['data']['vocab_size'])
+  heads = 2 * width * (words + width + 2)
+  types = 2 * length * 2 * width  # a product with one-hot rows
+  row = c['num_layers'] * layer + heads + types
+  return 3.0 * phase.batch_size * row
 
 
 def measure(
@@ -243,7 +346,14 @@ def _stage(config: Config, phase: Phase, options: Options) -> Stage:
     _draw_ratios(space.folder(phase.name) / 'figures', fitted.state)
     return measure(config, phase, space, task, fitted)
 
-  return training(phase.name, make, options, finish)
+  return training(
+    phase.name,
+    make,
+    options,
+    finish,
+    lambda space: plan(config, phase, space),
+    lambda devices: rules(config, devices),
+  )
 
 
 def _initialiser(config, phase, model, corpus, space):
@@ -252,16 +362,20 @@ def _initialiser(config, phase, model, corpus, space):
       earlier = space.artefact(phase.before)
       state = create_state(earlier.params, update)
       return state.replace(opt=earlier.opt) if phase.kept_steps else state
-    shapes = [(1, 8), (1, 8), (1, 8), (1, 1)]
-    kinds = [jnp.int32, jnp.int32, jnp.bool_, jnp.int32]
-    dummy = [jnp.zeros(s, d) for s, d in zip(shapes, kinds)]
-    make = lambda k: model.init(k, *dummy, deterministic=True)['params']
-    net = jax.jit(make)(key)
+    net = _new_parameters(model, key)
     if config['model']['unigram_bias']:
       net = {**net, 'mlm_bias': jnp.asarray(_log_unigram(corpus))}
     return create_state({'net': net}, update)
 
   return init
+
+
+def _new_parameters(model: Bert, key):
+  shapes = [(1, 8), (1, 8), (1, 8), (1, 1)]
+  kinds = [jnp.int32, jnp.int32, jnp.bool_, jnp.int32]
+  dummy = [jnp.zeros(s, d) for s, d in zip(shapes, kinds)]
+  make = lambda k: model.init(k, *dummy, deterministic=True)['params']
+  return jax.jit(make)(key)
 
 
 def _log_unigram(corpus: Corpus) -> np.ndarray:
@@ -296,7 +410,7 @@ def _examples(config: Config, phase: Phase) -> dict[str, Any]:
 
 def _source(config, phase, corpus, split, space) -> PretrainingSource:
   """The held-out examples: the same positions whatever the run's seed."""
-  ways = space.mesh.shape['data']
+  ways = space.mesh.size // space.mesh.shape.get('model', 1)
   return PretrainingSource(
     corpus,
     split,
@@ -309,7 +423,12 @@ def _source(config, phase, corpus, split, space) -> PretrainingSource:
 
 def _held_out(config, phase, corpus, split, space) -> Feed:
   source = _source(config, phase, corpus, split, space)
-  return Feed(source, space.mesh, steps=source.num_batches)
+  return Feed(
+    source,
+    space.mesh,
+    steps=source.num_batches,
+    axes=mesh.row_axes(space.mesh),
+  )
 
 
 def _plain(model: Bert):
