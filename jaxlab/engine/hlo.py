@@ -18,7 +18,7 @@ KINDS = (
 _BITS = {'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16}  # others end in their bits
 _HEAD = re.compile(r'^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$')
 _COLLECTIVE = re.compile(
-  rf'= (.*?) ({"|".join(KINDS)})(?:-start)?\((.*)$', re.MULTILINE
+  rf'= (.*?) ({"|".join(KINDS)})(-start)?\(', re.MULTILINE
 )
 _WHILE = re.compile(r' while\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)(.*)$')
 _CALLED = re.compile(
@@ -43,10 +43,10 @@ def collectives(text: str) -> list[Collective]:
   entry = re.search(r'^ENTRY %?([\w.-]+)', text, re.MULTILINE)
   times = _times(blocks, entry[1] if entry else '')
   found = [
-    Collective(kind, *_size(shape), times[name])
+    Collective(kind, *_size(shape, kind, start), times[name])
     for name, lines in blocks.items()
     if times.get(name)
-    for shape, kind, _ in _COLLECTIVE.findall('\n'.join(lines))
+    for shape, kind, start in _COLLECTIVE.findall('\n'.join(lines))
   ]
   return sorted(found, key=lambda c: -c.bytes * c.times)
 
@@ -95,11 +95,13 @@ def _turns(rest: str, condition) -> int:
   return max(map(int, bounds), default=1)
 
 
-def _size(shape: str) -> tuple[tuple[str, ...], int]:
+def _size(shape: str, kind: str, start: str) -> tuple[tuple[str, ...], int]:
   """dtypes and bytes of a result; of a tuple, all its parts."""
-  dtypes, total = [], 0
-  for dtype, dimensions in _SHAPE.findall(shape):
+  parts = _SHAPE.findall(shape)
+  if start and kind != 'all-reduce':
+    parts = parts[len(parts) // 2 :]  # the operands come first
+  total = 0
+  for dtype, dimensions in parts:
     bits = _BITS.get(dtype) or int(re.sub(r'e.*', '', dtype[1:]))
     total += bits * math.prod(map(int, filter(None, dimensions.split(','))))
-    dtypes.append(dtype)
-  return tuple(sorted(set(dtypes))), total // 8
+  return tuple(sorted({dtype for dtype, _ in parts})), total // 8
