@@ -113,6 +113,8 @@ def bible():
   # over the rows' axes), 'fsdp' (parameters too). A mesh axis 'model' cuts
   # attention heads and inner widths.
   config.sharding.update = 'replicated'
+  # Of matrices' gradients where devices sum them: float32, or the model's.
+  config.sharding.gradient_dtype = 'float32'
 
   config.paper_reported = ml_collections.ConfigDict(
     {

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlab.models import products
 from jaxlab.models.dropout import dropout
 
 
@@ -45,6 +46,10 @@ class Bert(nn.Module):
   initializer_range: float = 0.02  # of a normal cut at two deviations
   layer_norm_epsilon: float = 1e-12
   dtype: Any = jnp.float32  # of matmuls and activations
+  # Of the gradients of the matrices where they are summed over devices: float32
+  # or `dtype`. Those of embeddings and LayerNorms are float32 in any case.
+  gradient_dtype: Any = jnp.float32
+  heads: bool = True  # of pre-training; without them only `encode` works
   scan_layers: bool = False
   remat: bool = False  # recompute each layer in the backward pass
   unroll: int = 1  # scanned layers a loop turn; a CPU wants num_layers
@@ -60,7 +65,10 @@ class Bert(nn.Module):
   def setup(self):
     width = self.hidden_size
     init = nn.initializers.truncated_normal(self.initializer_range)
-    dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init)
+    dense = partial(
+      products.dense(nn.Dense, self.dtype, self.gradient_dtype),
+      kernel_init=init,
+    )
     norm = partial(
       nn.LayerNorm, epsilon=self.layer_norm_epsilon, dtype=self.dtype
     )
@@ -71,6 +79,8 @@ class Bert(nn.Module):
     self.embedding_layer_norm = norm()
     self.layers = self._layers()
     self.pooler = dense(width)
+    if not self.heads:
+      return
     self.mlm_dense = dense(width)
     self.mlm_layer_norm = norm()
     self.mlm_bias = self.param(
@@ -101,6 +111,7 @@ class Bert(nn.Module):
       initializer_range=self.initializer_range,
       layer_norm_epsilon=self.layer_norm_epsilon,
       dtype=self.dtype,
+      gradient_dtype=self.gradient_dtype,
     )
     if self.scan_layers:
       return layer()
@@ -148,7 +159,7 @@ class Bert(nn.Module):
     else:
       for layer in self.layers:
         x, _ = layer(x, mask, deterministic)
-    return x, jnp.tanh(self.pooler(x[:, 0]))
+    return x, jnp.tanh(self.pooler(x[:, 0])).astype(self.dtype)
 
   def __call__(
     self,
@@ -169,17 +180,27 @@ class Bert(nn.Module):
     Returns:
       mlm_logits: [b, p, vocab_size] float32.
       nsp_logits: [b, 2] float32.
+
+    Raises:
+      ValueError: there are no heads, or the sequence is too long.
     """
+    if not self.heads:
+      raise ValueError(
+        "this Bert has heads=False: apply it with method='encode', or set "
+        'heads=True'
+      )
     x, pooled = self.encode(
       tokens, segments, attention, deterministic=deterministic
     )
     x = jnp.take_along_axis(x, positions[:, :, None], axis=1, mode='fill')
-    x = self.mlm_layer_norm(gelu(self.mlm_dense(x)))
-    mlm_logits = jnp.einsum(
-      'bph,vh->bpv',
+    x = self.mlm_dense(x).astype(self.dtype)
+    x = self.mlm_layer_norm(gelu(x))
+    mlm_logits = products.product(
       x,
-      self.word_embedding.astype(self.dtype),
-      preferred_element_type=jnp.float32,
+      self.word_embedding.T.astype(self.gradient_dtype),
+      (((2,), (0,)), ((), ())),
+      None,
+      jnp.float32,
     )
     return mlm_logits + self.mlm_bias, self.nsp(pooled).astype(jnp.float32)
 
@@ -194,50 +215,77 @@ class _Layer(nn.Module):
   initializer_range: float
   layer_norm_epsilon: float
   dtype: Any
+  gradient_dtype: Any
 
   @nn.compact
   def __call__(self, x, mask, deterministic):
     init = nn.initializers.truncated_normal(self.initializer_range)
-    dense = partial(nn.Dense, dtype=self.dtype, kernel_init=init)
     norm = partial(
       nn.LayerNorm, epsilon=self.layer_norm_epsilon, dtype=self.dtype
     )
+
+    def dense(features, name, x):
+      make = products.dense(nn.Dense, self.dtype, self.gradient_dtype)
+      return make(features, kernel_init=init, name=name)(x).astype(self.dtype)
 
     def drop(y):
       if deterministic or not self.dropout_rate:
         return y
       return dropout(self.make_rng('dropout'), y, self.dropout_rate)
 
-    y = nn.MultiHeadDotProductAttention(
+    y = _Attention(
       self.num_heads,
-      dtype=self.dtype,
-      dropout_rate=self.attention_dropout_rate,
-      deterministic=deterministic,
-      kernel_init=init,
-      attention_fn=_attend,
+      self.attention_dropout_rate,
+      self.initializer_range,
+      self.dtype,
+      self.gradient_dtype,
       name='attention',
-    )(x, mask=mask)
+    )(x, mask, deterministic)
     x = norm(name='attention_layer_norm')(x + drop(y))
-    y = gelu(dense(self.intermediate_size, name='intermediate')(x))
-    y = dense(x.shape[-1], name='output')(y)
+    y = gelu(dense(self.intermediate_size, 'intermediate', x))
+    y = dense(x.shape[-1], 'output', y)
     return norm(name='output_layer_norm')(x + drop(y)), None
 
 
-def _attend(
-  query, key, value, mask, dropout_rng, dropout_rate, deterministic, dtype
-):
-  """Flax's attention with a float32 softmax and this package's dropout."""
-  weights = nn.dot_product_attention_weights(
-    query,
-    key,
-    mask=mask,
-    deterministic=True,
-    dtype=dtype,
-    force_fp32_for_softmax=True,
-  ).astype(dtype)
-  if not deterministic and dropout_rate:
-    weights = dropout(dropout_rng, weights, dropout_rate)
-  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+class _Attention(nn.Module):
+  """Multi-head self-attention with the parameters of Flax's, by their names.
+
+  Flax's own has no say over its projections' gradients.
+  """
+
+  num_heads: int
+  dropout_rate: float
+  initializer_range: float
+  dtype: Any
+  gradient_dtype: Any
+
+  @nn.compact
+  def __call__(self, x, mask, deterministic):
+    make = partial(
+      products.dense(nn.DenseGeneral, self.dtype, self.gradient_dtype),
+      kernel_init=nn.initializers.truncated_normal(self.initializer_range),
+    )
+    width = x.shape[-1]
+    heads = (self.num_heads, width // self.num_heads)
+    query, key, value = (
+      make(heads, name=name)(x).astype(self.dtype)
+      for name in ('query', 'key', 'value')
+    )
+    # A float32 softmax, whatever the scores are.
+    weights = nn.dot_product_attention_weights(
+      query,
+      key,
+      mask=mask,
+      deterministic=True,
+      dtype=self.dtype,
+      force_fp32_for_softmax=True,
+    ).astype(self.dtype)
+    if not deterministic and self.dropout_rate:
+      rng = self.make_rng('dropout')
+      weights = dropout(rng, weights, self.dropout_rate)
+    mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+    out = make(width, axis=(-2, -1), name='out')(mixed)
+    return out.astype(self.dtype)
 
 
 @jax.custom_jvp

@@ -135,6 +135,7 @@ def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
     attention_dropout_rate=c['dropout_rate'],
     initializer_range=c['initializer_range'],
     dtype=jnp.dtype(c['dtype']),
+    gradient_dtype=jnp.dtype(config['sharding']['gradient_dtype']),
     scan_layers=c['scan_layers'],
     remat=c['remat'],
     # XLA:CPU is slow inside loops; elsewhere a loop compiles faster.
@@ -472,6 +473,12 @@ def _check(config: Config, phase: Phase) -> None:
   if model['dtype'] not in ('float32', 'bfloat16'):
     raise InputError(
       f'config.model.dtype = "{model["dtype"]}" is not float32 or bfloat16'
+    )
+  wide = config['sharding']['gradient_dtype']
+  if wide not in ('float32', model['dtype']):
+    raise InputError(
+      f'config.sharding.gradient_dtype = "{wide}" is not float32 or '
+      f'config.model.dtype, "{model["dtype"]}"'
     )
   if model['hidden_size'] % model['num_heads']:
     raise InputError(
