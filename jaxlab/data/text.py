@@ -7,6 +7,9 @@
                is a document; nothing is downloaded;
   text_files   the user's own UTF-8 files;
   any other    a TFDS set with the feature `text`: an example is a document.
+
+`open_labelled_text` reads a set for classification, and `read_aligned` two
+files that translate each other line by line.
 """
 
 import glob
@@ -17,7 +20,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from jaxlab.data import tfds
+import numpy as np
+
+from jaxlab.data import aligned, tfds
 from jaxlab.engine.errors import InputError
 
 SPLITS = ('train', 'validation', 'test')
@@ -43,6 +48,14 @@ class Text(NamedTuple):
   name: str
   fingerprint: str  # changes whenever a document may have changed
   documents: Callable[[], Iterator[Document]]
+
+
+class LabelledText(NamedTuple):
+  """Texts with a class each."""
+
+  texts: list[str]
+  labels: np.ndarray  # [n] int32 in [0, len(classes))
+  classes: tuple[str, ...]  # their names
 
 
 def open_text(name: str, *, files: str = '', offline: bool = False) -> Text:
@@ -83,6 +96,74 @@ def open_text(name: str, *, files: str = '', offline: bool = False) -> Text:
   return Text(
     name, found.fingerprint, lambda: _tfds_text(name, found.splits, offline)
   )
+
+
+def open_labelled_text(
+  name: str, split: str, *, offline: bool = False
+) -> LabelledText:
+  """One split of a TFDS set with the features `text` and `label`, in its order.
+
+  Args:
+    name: an own set, such as `imdb`, or any TFDS name.
+    split: a split or a slice of one, `train[:10%]`.
+    offline: never open a socket.
+
+  Raises:
+    InputError: the set cannot be had, has no such features or split, or has
+      examples without a class.
+  """
+  found = tfds.inspect_set(name, offline=offline)
+  if 'text' not in found.features or 'label' not in found.classes:
+    raise InputError(
+      f'TFDS set {name} has the features {sorted(found.features)}, of which '
+      f'{sorted(found.classes)} are classes; labelled text needs the feature '
+      f'text and the class label'
+    )
+  texts, labels = [], []
+  for row in tfds.examples(name, split, offline=offline):
+    if not isinstance(row['text'], bytes):
+      raise InputError(
+        f'TFDS set {name} has {type(row["text"]).__name__} in the feature '
+        f'text, not a string; take a config of plain text'
+      )
+    texts.append(row['text'].decode(errors='replace'))
+    labels.append(int(row['label']))
+  classes = found.classes['label']
+  for index, label in enumerate(labels):
+    if not 0 <= label < len(classes):
+      raise InputError(
+        f'TFDS set {name}, split {split}: example {index} has the label '
+        f'{label}, and the classes are 0 to {len(classes) - 1} {classes}; take '
+        f'a split that is labelled'
+      )
+  return LabelledText(texts, np.array(labels, np.int32), classes)
+
+
+def read_aligned(
+  source_file: str | os.PathLike, target_file: str | os.PathLike
+) -> list[tuple[str, str]]:
+  """Pairs of lines, of two UTF-8 files that translate each other; plain or .gz.
+
+  Space around a line is dropped. A pair with an empty side has no translation
+  and is left out, so that the pairs can be fewer than the lines.
+
+  Raises:
+    InputError: a file cannot be read or is not UTF-8, the files have different
+      numbers of lines, or no pair is left.
+  """
+  sources, targets = map(aligned.read_lines, (source_file, target_file))
+  if len(sources) != len(targets):
+    raise InputError(
+      f'{source_file} has {len(sources)} lines and {target_file} has '
+      f'{len(targets)}; line i of one must translate line i of the other'
+    )
+  lines = ((a.strip(), b.strip()) for a, b in zip(sources, targets))
+  if not (pairs := [(a, b) for a, b in lines if a and b]):
+    raise InputError(
+      f'{source_file} and {target_file} have {len(sources)} lines and no pair '
+      f'of lines that are not empty'
+    )
+  return pairs
 
 
 def split_sentences(paragraph: str) -> list[str]:
@@ -197,15 +278,9 @@ def _read_documents(path: pathlib.Path) -> Iterator[list[str]]:
   A line of more than LONG_LINE characters is a paragraph, and is cut into
   sentences by rule.
   """
-  try:
-    text = path.read_bytes().decode('utf-8')
-  except UnicodeDecodeError as error:
-    raise InputError(
-      f'{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset '
-      f'{error.start}. Convert it: iconv -f ENCODING -t UTF-8'
-    ) from error
+  text = aligned.decode(path.read_bytes(), path)
   sentences: list[str] = []
-  for line in text.removeprefix('\ufeff').splitlines():
+  for line in text.splitlines():
     if line.strip():
       long = len(line) > LONG_LINE
       sentences += split_sentences(line) if long else [' '.join(line.split())]

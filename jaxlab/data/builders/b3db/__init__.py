@@ -1,0 +1,1 @@
+"""b3db: molecules that pass the blood-brain barrier, and others."""

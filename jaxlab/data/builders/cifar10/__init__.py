@@ -1,0 +1,1 @@
+"""cifar10: 60,000 small photographs in ten classes."""

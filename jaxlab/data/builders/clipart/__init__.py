@@ -1,0 +1,1 @@
+"""clipart: drawings in thirteen classes."""

@@ -1,0 +1,200 @@
+"""Clip art in thirteen classes, on white."""
+
+import collections
+import io
+import re
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image, ImageOps
+
+from jaxlab.data import atomic, deb, packages, text
+from jaxlab.data.builders import packaged
+from jaxlab.engine.errors import InputError
+
+OPENCLIPART = packages.Package(
+  kind='debian',
+  name='openclipart-png',
+  version='1:0.18+dfsg-19',
+  file='openclipart-png_1%3a0.18+dfsg-19_all.deb',
+  sha256='f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02',
+  mebibytes=124.8,
+  licence='public domain',
+)
+ROOT = 'usr/share/openclipart/png/'
+FILES = 6_900  # of the package, links not counted
+SIDE = 64  # pixels of an image
+MOST = 64 * 2**20  # pixels of an image that is decoded
+LONG = 100  # images of a series that is never held out
+UNLABELLED = 'unlabelled'
+NAMES = (  # folders of 60 images or more whose name says what they show
+  'animals',
+  'buildings',
+  'computer',
+  'food',
+  'geography',
+  'office',
+  'people',
+  'plants',
+  'recreation',
+  'shapes',
+  'signs_and_symbols',
+  'tools',
+  'transportation',
+)
+
+_DESCRIPTION = f"""\
+Drawings in {len(NAMES)} classes, the top folders of the package that have 60
+images or more, without `special` and `unsorted`; classes are of very different
+size. Every image is put on white, made to fit {SIDE} by {SIDE} pixels with its
+proportions kept, and centred; the package has them in many sizes. Split within
+each class by series (names that differ in digits alone), a tenth of the series
+each for validation and test, by a hash; a series of more than {LONG} images
+(there is one, of 1,375 stars) is in train. The other folders are the split
+`{UNLABELLED}`, with the label -1. `file` is the name in the package; links to
+an image in a second folder are left out, and so are images of more than
+{MOST:,} pixels: the metadata of the set names them in `left_out`.
+{packaged.provenance(OPENCLIPART)}
+"""
+
+_LICENCE = """\
+Public domain, by the authors' dedication (Creative Commons Public Domain
+Dedication).
+"""
+
+_CITATION = """\
+@misc{openclipart,
+  title = {Open Clip Art Library},
+  author = {{Open Clip Art contributors}},
+  howpublished = {Debian package openclipart-png},
+  note = {Release 0.18}
+}
+"""
+
+
+class Builder(packaged.PackagedBuilder):
+  """Builds the set `clipart` from one Debian package."""
+
+  PACKAGES = (OPENCLIPART,)
+  SUMMARY = '6,885 drawings, 13 classes, 64×64 colour'
+  LICENCE = 'public domain'
+  PUBLISHED = {  # noqa: RUF012
+    'images': packaged.Published(FILES - 15),  # 15 are too large
+    'classes': packaged.Published(13),
+  }
+
+  def measure(self, read):
+    splits = (*text.SPLITS, UNLABELLED)
+    labels = {s: [int(row['label']) for row in read(s)] for s in splits}
+    found: dict[str, float] = {
+      f'{split} images': len(seen) for split, seen in labels.items()
+    }
+    return found | {
+      'images': sum(found.values()),
+      'classes': len(set(labels['train'])),
+      'smallest train class': int(np.bincount(labels['train']).min()),
+      'smallest test class': int(np.bincount(labels['test']).min()),
+    }
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=_DESCRIPTION,
+      features=tfds.features.FeaturesDict(
+        {
+          'image': tfds.features.Image(shape=(SIDE, SIDE, 3)),
+          'label': tfds.features.ClassLabel(names=NAMES),
+          'file': tfds.features.Text(),
+        }
+      ),
+      supervised_keys=('image', 'label'),
+      license=_LICENCE,
+      citation=_CITATION,
+      metadata=tfds.core.MetadataDict(),
+      disable_shuffling=True,  # neighbours in a split are of one folder
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # the package clients download; TFDS does not
+    package = self.fetch(OPENCLIPART)
+    links = deb.read_links(package)
+    found = deb.read_members(
+      package,
+      lambda name: (
+        name.startswith(ROOT) and name.endswith('.png') and name not in links
+      ),
+    )
+    images, left_out = draw_all(self.progress(found, FILES, 'images'))
+    self.info.metadata['left_out'] = left_out
+    if left_out:
+      atomic.note(
+        f'clipart: {len(left_out)} images are left out, too large or damaged; '
+        f'metadata.json of the set says why: {", ".join(left_out)}'
+      )
+    splits = split_files(sorted(images))
+    return {
+      split: self._generate_examples(files, images)
+      for split, files in splits.items()
+    }
+
+  def _generate_examples(self, files, images):
+    for key, file in enumerate(files):
+      folder = file.partition('/')[0]
+      label = NAMES.index(folder) if folder in NAMES else -1
+      yield key, {'image': images[file], 'label': label, 'file': file}
+
+
+def draw_all(
+  files: Iterable[tuple[str, bytes]],
+) -> tuple[dict[str, bytes], dict[str, str]]:
+  """File -> PNG of its image; file -> why it is left out."""
+  images, left_out = {}, {}
+  for name, data in files:
+    file = name.removeprefix(ROOT)
+    try:
+      images[file] = packaged.encode_png(draw(data))
+    except InputError as error:
+      left_out[file] = str(error)
+  return images, left_out
+
+
+def draw(data: bytes) -> np.ndarray:
+  """[64, 64, 3] uint8: an image on white, in the middle.
+
+  Raises:
+    InputError: it is too large or cannot be decoded.
+  """
+  # Read from the header, so that nothing huge is ever opened.
+  size = struct.unpack('>II', data[16:24]) if len(data) >= 24 else (0, 0)
+  if size[0] * size[1] > MOST:
+    raise InputError(
+      f'it has {size[0]} by {size[1]} pixels, more than {MOST:,}'
+    )
+  try:
+    with Image.open(io.BytesIO(data), formats=['PNG']) as image:
+      drawing = ImageOps.contain(image.convert('RGBA'), (SIDE, SIDE))
+  except (OSError, SyntaxError, ValueError) as error:
+    raise InputError(f'it cannot be decoded: {error}') from error
+  canvas = Image.new('RGBA', (SIDE, SIDE), 'white')
+  place = ((SIDE - drawing.width) // 2, (SIDE - drawing.height) // 2)
+  canvas.alpha_composite(drawing, place)
+  return np.asarray(canvas.convert('RGB'))
+
+
+def split_files(files: list[str]) -> dict[str, list[str]]:
+  """Split -> its files; a split of its own for folders without a label."""
+  splits: dict[str, list[str]] = {s: [] for s in (*text.SPLITS, UNLABELLED)}
+  for name in NAMES:
+    own = [file for file in files if file.startswith(f'{name}/')]
+    series = [re.sub(r'\d+', '', file) for file in own]
+    sizes = collections.Counter(series)
+    short = [key for key in series if sizes[key] <= LONG]
+    held = dict(zip(short, text.hold_out(short, f'the folder {name}')))
+    for file, key in zip(own, series):
+      splits[held.get(key, 'train')].append(file)
+  splits[UNLABELLED] = [
+    file for file in files if file.partition('/')[0] not in NAMES
+  ]
+  return splits

@@ -1,0 +1,236 @@
+"""The packages that apt knows as one graph: what needs what."""
+
+import gzip
+import hashlib
+import re
+import shutil
+import subprocess
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxlab.data.adjacency import adjacency, homophily
+from jaxlab.data.atomic import data_dir, note
+from jaxlab.data.builders import packaged
+from jaxlab.data.graph_types import split_by_hash
+from jaxlab.engine.errors import InputError
+
+INBOX = ('dumpavail.txt', 'dumpavail.txt.gz')
+COMMAND = ('apt-cache', 'dumpavail')
+NEEDING = ('Depends', 'Pre-Depends', 'Recommends')
+FEWEST_PACKAGES = 1_000  # fewer come from an index that is not updated
+FEWEST_TAGGED = 200  # packages of a tag that is kept
+TRAIN, VALIDATION = 0.66, 0.10  # the rest is test
+
+_DESCRIPTION = f"""\
+One graph: the packages of this machine's apt index (`apt-cache dumpavail`, or
+its output put by hand into the inbox as {' or '.join(INBOX)}). The index
+changes with time, release and sources.list: no digest is pinned, that of the
+text which was read is `sha256` in metadata.json, and two machines may have two
+graphs. For Debian 12 in November 2026: 63,666 packages, 275,726 edges, 58
+sections, 68 tags.
+`label` is the section (`class_name`; -1 where a package has none), `tag` says
+which of the debtags with {FEWEST_TAGGED} packages or more it has (`tag_name`; a
+row of zeros where nobody tagged it), `text` is the short description, which is
+the feature. `name` is the package's and not a feature: `lib…-dev` and
+`python3-…` tell the section. `edges` joins two packages once where one depends
+on, pre-depends on or recommends the other, alternatives and all; dependencies
+on virtual packages are left out. Of a package of several versions the first is
+taken. `split` is 0 train, 1 validation, 2 test, 66, 10 and 24 per cent by a
+hash of the name, and -1 where there is no section.
+"""
+
+_CITATION = """\
+@misc{debian,
+  title = {Package index of the Debian distribution},
+  author = {{The Debian Project}},
+  howpublished = {apt-cache dumpavail}
+}
+"""
+
+
+class Entry(NamedTuple):
+  """One package of the index."""
+
+  name: str
+  section: str
+  tags: list[str]
+  text: str
+  needs: list[str]
+
+
+class Builder(packaged.PackagedBuilder):
+  """Builds the set `debian_graph` from the apt index of the machine."""
+
+  SUMMARY = 'what Debian packages need: descriptions, sections, debtags'
+  LICENCE = 'package metadata, none stated'
+  PUBLISHED = {  # noqa: RUF012
+    # Counts shift with the index; these hold for any.
+    'self loops': packaged.Published(0),
+    'repeated edges': packaged.Published(0),
+  }
+
+  def measure(self, read):
+    (row,) = read('graph')
+    found = adjacency(row['edges'], len(row['label']))
+    return {
+      'nodes': len(row['label']),
+      'undirected edges': len(row['edges']),
+      'sections': len(row['class_name']),
+      'edge homophily': homophily(row['edges'], row['label']),
+      'largest degree': int(np.diff(found.indptr).max()),
+      'isolated nodes': found.isolated,
+      'tags': len(row['tag_name']),
+      'tagged nodes': int((row['tag'].sum(1) > 0).sum()),
+      'self loops': found.self_loops,
+      'repeated edges': found.duplicates,
+    }
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    tensor = tfds.features.Tensor
+    texts = tfds.features.Sequence(tfds.features.Text())
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=_DESCRIPTION,
+      features=tfds.features.FeaturesDict(
+        {
+          'text': texts,
+          'edges': tensor(shape=(None, 2), dtype=np.int32),
+          'label': tensor(shape=(None,), dtype=np.int32),
+          'tag': tensor(shape=(None, None), dtype=np.uint8, encoding='zlib'),
+          'split': tensor(shape=(None,), dtype=np.int8),
+          'class_name': texts,
+          'tag_name': texts,
+          'name': texts,
+        }
+      ),
+      license=self.LICENCE,
+      citation=_CITATION,
+      metadata=tfds.core.MetadataDict(),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # apt's index is on the machine, or in the inbox
+    index = read_index()
+    self.info.metadata['sha256'] = hashlib.sha256(index).hexdigest()
+    return {'graph': self._generate_examples(index)}
+
+  def _generate_examples(self, index):
+    entries = parse_index(index.decode(errors='replace'))
+    place = {entry.name: i for i, entry in enumerate(entries)}
+    pairs = {
+      (min(i, j), max(i, j))
+      for i, entry in enumerate(entries)
+      for need in entry.needs
+      if (j := place.get(need, i)) != i
+    }
+    sections = sorted({entry.section for entry in entries} - {''})
+    number = {'': -1} | {name: i for i, name in enumerate(sections)}
+    label = np.array([number[entry.section] for entry in entries], np.int32)
+    names, tag = _tag_matrix(entries)
+    split = split_by_hash(place, train=TRAIN, validation=VALIDATION)
+    note(
+      f'the apt index has {len(entries)} packages, {len(sections)} sections, '
+      f'{len(pairs)} edges and {len(names)} tags'
+    )
+    yield (
+      0,
+      {
+        'text': [entry.text for entry in entries],
+        'edges': np.array(sorted(pairs), np.int32).reshape(-1, 2),
+        'label': label,
+        'tag': tag,
+        'split': np.where(label < 0, np.int8(-1), split),
+        'class_name': sections,
+        'tag_name': names,
+        'name': list(place),
+      },
+    )
+
+
+def _tag_matrix(entries: list[Entry]) -> tuple[list[str], np.ndarray]:
+  """The names of frequent tags, sorted, and [n, tags] uint8 of 0 and 1."""
+  holders: dict[str, list[int]] = {}
+  for i, entry in enumerate(entries):
+    for tag in set(entry.tags):
+      holders.setdefault(tag, []).append(i)
+  names = sorted(t for t, who in holders.items() if len(who) >= FEWEST_TAGGED)
+  matrix = np.zeros((len(entries), len(names)), np.uint8)
+  for column, name in enumerate(names):
+    matrix[holders[name], column] = 1
+  return names, matrix
+
+
+def parse_index(index: str) -> list[Entry]:
+  """The packages of an index by name; the first of several versions.
+
+  Raises:
+    InputError: there are too few for a whole index.
+  """
+  entries: dict[str, Entry] = {}
+  for block in index.split('\n\n'):
+    fields = dict(re.findall(r'^([A-Z][\w-]*): ?(.*(?:\n .*)*)', block, re.M))
+    name = fields.get('Package', '')
+    if not name or name in entries:
+      continue
+    text = fields.get('Description') or fields.get('Description-en') or ''
+    entries[name] = Entry(
+      name=name,
+      section=fields.get('Section', '').rpartition('/')[2],  # non-free/games
+      tags=re.findall(r'[\w.+-]+::[\w.+:-]+', fields.get('Tag', '')),
+      text=text.partition('\n')[0].strip(),
+      needs=[
+        need
+        for field in NEEDING
+        for need in re.findall(
+          r'(?:^|[,|])\s*([a-z0-9][a-z0-9+.-]+)', fields.get(field, '')
+        )
+      ],
+    )
+  if len(entries) < FEWEST_PACKAGES:
+    raise InputError(
+      f'the apt index has {len(entries)} packages, fewer than '
+      f'{FEWEST_PACKAGES}: it is empty or in part. {_cure()}'
+    )
+  return [entries[name] for name in sorted(entries)]
+
+
+def read_index() -> bytes:
+  """The text of the inbox, or of the machine's apt.
+
+  Raises:
+    InputError: there is neither, or the file is damaged.
+  """
+  for name in INBOX:
+    path = data_dir() / 'inbox' / name
+    if path.exists():
+      try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if name.endswith('.gz') else data
+      except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f'cannot read {path} ({error})') from error
+  if shutil.which(COMMAND[0]) is None:
+    raise InputError(
+      f'debian_graph is made from the apt index, and {COMMAND[0]} is not '
+      f'installed. {_cure()}'
+    )
+  done = subprocess.run(COMMAND, capture_output=True, check=False)
+  if done.returncode:
+    words = done.stderr.decode(errors='replace').strip()[:300]
+    raise InputError(
+      f'{" ".join(COMMAND)} ended with code {done.returncode}, saying '
+      f'{words!r}. {_cure()}'
+    )
+  return done.stdout
+
+
+def _cure() -> str:
+  return (
+    f'On a machine with apt run\n'
+    f'  sudo apt-get update\n'
+    f'or take the index of another one, by\n'
+    f'  {" ".join(COMMAND)} > {INBOX[0]}\n'
+    f'and put the file, or its .gz, into {data_dir() / "inbox"}'
+  )

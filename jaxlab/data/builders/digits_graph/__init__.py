@@ -1,0 +1,1 @@
+"""digits_graph: handwritten digits joined to their nearest neighbours."""

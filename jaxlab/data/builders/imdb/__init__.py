@@ -1,0 +1,1 @@
+"""imdb: 50,000 film reviews, for or against."""

@@ -1,0 +1,1 @@
+"""letters: A to J in 465 display fonts, as small as digits."""

@@ -1,0 +1,1 @@
+"""libreoffice_help_pairs: help texts in English, German and French."""

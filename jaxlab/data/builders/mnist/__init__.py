@@ -1,0 +1,1 @@
+"""mnist: handwritten digits, the whole set, without TensorFlow."""

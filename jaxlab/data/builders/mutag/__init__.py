@@ -1,0 +1,1 @@
+"""mutag: 188 molecules, mutagenic or not."""

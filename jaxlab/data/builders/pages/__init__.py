@@ -1,0 +1,1 @@
+"""pages: typeset pages by the document class that set them."""

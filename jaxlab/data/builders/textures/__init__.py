@@ -1,0 +1,1 @@
+"""textures: small patches of game textures, which show no object."""

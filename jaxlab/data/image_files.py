@@ -1,0 +1,256 @@
+"""Labelled image files: folders of classes, and RVL-CDIP as published."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxlab.engine.errors import InputError
+
+SUFFIXES = (
+  *('.png', '.jpg', '.jpeg', '.tif', '.tiff'),
+  *('.bmp', '.gif', '.webp', '.ppm', '.pgm', '.pbm'),
+)
+RVL_CDIP_CLASSES = (
+  *('letter', 'form', 'email', 'handwritten', 'advertisement'),
+  *('scientific report', 'scientific publication', 'specification'),
+  *('file folder', 'news article', 'budget', 'invoice', 'presentation'),
+  *('questionnaire', 'resume', 'memo'),
+)
+_SPLIT_FOLDERS = {  # split -> the names its folder may have
+  'train': ('train',),
+  'validation': ('validation', 'val', 'valid'),
+  'test': ('test',),
+}
+
+
+class FileRecords:
+  """Image files and their labels, each file read when it is asked for.
+
+  The fingerprint is of the files' paths, labels, sizes and times of change:
+  reading all of them would take as long as decoding.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    split: str,
+    classes: tuple[str, ...],
+    root: pathlib.Path,
+    files: list[str],
+    label: list[int],
+  ):
+    self.name, self.split, self.classes = name, split, classes
+    self._root, self._files = root, files
+    self._label = np.array(label, np.int32)
+    digest = hashlib.sha256(repr((split, classes)).encode())
+    for file, value in zip(files, label):
+      try:
+        known = os.stat(root / file)
+      except OSError as error:
+        raise _unreadable(root / file, error) from error
+      state = (file, value, known.st_size, known.st_mtime_ns)
+      digest.update(repr(state).encode())
+    self.fingerprint = digest.hexdigest()
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def read(self, indices: Sequence[int]) -> tuple[list[bytes], np.ndarray]:
+    """Whole files, and labels [n] int32."""
+    data = []
+    for index in indices:
+      path = self._root / self._files[index]
+      try:
+        data.append(path.read_bytes())
+      except OSError as error:
+        raise _unreadable(path, error) from error
+    return data, self._label[np.asarray(indices, np.int64)]
+
+  def describe(self, index: int) -> str:
+    return str(self._root / self._files[index])
+
+
+def open_image_folder(path: str, split: str) -> FileRecords:
+  """Images in folders that are named for their classes.
+
+  Images lie in `path`/CLASS, at any depth. Where `path` has a folder `train`
+  that holds folders, they lie in `path`/train/CLASS instead, and the other
+  splits in `path`/validation (or val, valid) and `path`/test: there are no
+  others. Without these, a tenth of each class is `test` and a tenth
+  `validation`, by a hash of the file's path below `path`, so that a file's
+  split hardly depends on which others there are.
+
+  Classes are the sorted names of the class folders of all splits. Hidden files
+  are passed over, as is whatever lies beside the class folders and is no image.
+
+  Raises:
+    InputError: no such folder or split, no class, a class without images, a
+      file in a class folder that is not an image by its suffix, or an image
+      outside of the class folders.
+  """
+  root = _folder(path, 'image_folder')
+  parts = _split_folders(root)
+  if split not in (parts or _SPLIT_FOLDERS):
+    raise InputError(
+      f'image_folder:{path} has no split {split!r}; it has '
+      f'{list(parts or _SPLIT_FOLDERS)}'
+    )
+  tops = list(parts.values()) or [root]
+  classes = sorted({p.name for top in tops for p in _visible(top, True)})
+  if not classes:
+    raise InputError(
+      f'{root} has no folders of classes: put images in {root}/CLASS'
+    )
+  for stray in _visible(parts.get(split, root), False):
+    if _is_image(stray):
+      raise InputError(
+        f'{stray} is in no folder of a class: move it to one beside it'
+      )
+  files: list[str] = []
+  label: list[int] = []
+  for number, name in enumerate(classes):
+    folder = parts.get(split, root) / name
+    if folder.is_dir():
+      found = _images_below(folder, root)
+      chosen = found if parts else _held_out(found, split)
+      files += chosen
+      label += [number] * len(chosen)
+  if not files:
+    raise InputError(
+      f'the split {split!r} of image_folder:{path} has no images: a tenth of '
+      f'each class is held out, so give five images a class or more, or '
+      f'folders train, validation and test'
+    )
+  return FileRecords(
+    f'image_folder:{path}', split, tuple(classes), root, files, label
+  )
+
+
+def open_rvl_cdip(path: str, split: str) -> FileRecords:
+  """RVL-CDIP: 16 classes of scanned pages, 320,000 / 40,000 / 40,000 files.
+
+  Source: Harley, Ufkes & Derpanis, ICDAR 2015. `path`/labels has train.txt,
+  val.txt and test.txt with lines `relative/path.tif LABEL`, and `path`/images
+  the files.
+
+  Raises:
+    InputError: a folder or list is missing, or a line is malformed, has a
+      label outside of the classes or names a file that is not there.
+  """
+  root = _folder(path, 'rvl_cdip')
+  lists = {'train': 'train', 'validation': 'val', 'test': 'test'}
+  if split not in lists:
+    raise InputError(
+      f'rvl_cdip:{path} has no split {split!r}; it has {list(lists)}'
+    )
+  text = root / 'labels' / f'{lists[split]}.txt'
+  try:
+    lines = text.read_text('utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise InputError(
+      f'cannot read {text} ({error}): unpack both archives of RVL-CDIP, so '
+      f'that {root} has the folders images and labels'
+    ) from error
+  numbers = {str(number): number for number in range(len(RVL_CDIP_CLASSES))}
+  files, label = [], []
+  for number, line in enumerate(lines, 1):
+    file, _, value = line.strip().rpartition(' ')
+    place = pathlib.PurePosixPath(file)
+    why = ''
+    if not file or place.is_absolute() or '..' in place.parts:
+      why = 'is not "relative/path.tif LABEL"'
+    elif value not in numbers:
+      why = f'has a label that is none of 0, …, {len(numbers) - 1}'
+    elif not (root / 'images' / file).is_file():
+      why = f'names a file that is not in {root / "images"}'
+    if why:
+      raise InputError(
+        f'{text}, line {number}: {line!r} {why}; mend or remove the line'
+      )
+    files.append(file)
+    label.append(numbers[value])
+  if not files:
+    raise InputError(f'{text} has no lines: unpack it again')
+  return FileRecords(
+    f'rvl_cdip:{path}', split, RVL_CDIP_CLASSES, root / 'images', files, label
+  )
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> InputError:
+  return InputError(
+    f'cannot read {path} ({error.strerror}): restore it, or start again '
+    f'without it'
+  )
+
+
+def _folder(path: str, kind: str) -> pathlib.Path:
+  folder = pathlib.Path(path).expanduser().absolute()
+  if not path or not folder.is_dir():
+    raise InputError(
+      f'{kind}:{path} names no folder: give its path behind the colon, as in '
+      f'{kind}:/data/pictures'
+    )
+  return folder
+
+
+def _visible(folder: pathlib.Path, folders: bool) -> list[pathlib.Path]:
+  """Folders, or files, of a folder, without hidden ones."""
+  return sorted(
+    path
+    for path in folder.iterdir()
+    if path.is_dir() == folders and not path.name.startswith('.')
+  )
+
+
+def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Split -> folder; none where `train` is missing, or is itself a class."""
+  train = root / 'train'
+  if not train.is_dir() or not _visible(train, True):
+    return {}
+  return {
+    split: root / name
+    for split, names in _SPLIT_FOLDERS.items()
+    for name in reversed(names)
+    if (root / name).is_dir()
+  }
+
+
+def _is_image(path: pathlib.Path) -> bool:
+  return path.suffix.lower() in SUFFIXES
+
+
+def _images_below(folder: pathlib.Path, root: pathlib.Path) -> list[str]:
+  """Paths below `root` of the images at any depth of a class's folder."""
+  found = []
+  for where, folders, files in os.walk(folder):
+    folders[:] = [name for name in folders if not name.startswith('.')]
+    for name in files:
+      path = pathlib.Path(where, name)
+      if name.startswith('.'):
+        continue
+      if not _is_image(path):
+        raise InputError(
+          f'{path} is not an image by its name: remove it, or give it one of '
+          f'{", ".join(SUFFIXES)}'
+        )
+      found.append(path.relative_to(root).as_posix())
+  if not found:
+    raise InputError(
+      f'the class folder {folder} has no images: fill or remove it'
+    )
+  return sorted(found)
+
+
+def _held_out(files: list[str], split: str) -> list[str]:
+  """The files of one split of a class."""
+  ranked = sorted(files, key=lambda f: hashlib.sha256(f.encode()).digest())
+  held = round(len(files) / 10)
+  parts = {
+    'test': ranked[:held],
+    'validation': ranked[held : 2 * held],
+    'train': ranked[2 * held :],
+  }
+  return sorted(parts[split])

@@ -1,0 +1,55 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlab.engine.errors import InputError
+from jaxlab.evals.classify import classify
+
+
+def evaluate(batches):
+  """The evaluator on logits that the batch itself brings."""
+  evaluator = classify(lambda params, vars, batch: batch['logits'])
+
+  class state:
+    params = vars = None
+
+  total = evaluator.init()
+  for batch in batches:
+    arrays = {k: jnp.asarray(v) for k, v in batch.items()}
+    total = evaluator.update(total, state, arrays, None)
+  return evaluator.finish(total)
+
+
+def test_figures_equal_a_row_by_row_reference_without_padding():
+  draw = np.random.default_rng(0)
+  batches = [
+    {
+      'logits': draw.normal(size=(4, 3)).astype(np.float32),
+      'label': draw.integers(0, 3, 4),
+      'mask': np.arange(4) < rows,
+    }
+    for rows in (4, 1)
+  ]
+  batches[1]['logits'][1:] = np.nan  # padding may hold anything
+  nats = right = rows = 0
+  for batch in batches:
+    for i in np.flatnonzero(batch['mask']):
+      logits, label = batch['logits'][i].astype(float), batch['label'][i]
+      nats += np.log(np.exp(logits).sum()) - logits[label]
+      right += logits.argmax() == label
+      rows += 1
+  found = evaluate(batches)
+  assert found['examples'] == rows == 5
+  assert found['accuracy'] == pytest.approx(right / rows)
+  assert found['nats'] == pytest.approx(nats / rows, rel=1e-5)
+  assert found['accuracy_low'] < found['accuracy'] < found['accuracy_high']
+
+
+def test_a_set_without_examples_is_refused():
+  batch = {
+    'logits': np.zeros((2, 3), np.float32),
+    'label': np.zeros(2, np.int32),
+    'mask': np.zeros(2, bool),
+  }
+  with pytest.raises(InputError, match='no examples'):
+    evaluate([batch])
