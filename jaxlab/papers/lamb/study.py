@@ -7,7 +7,7 @@ grows with the batch (section 4). Its known criticism (Nado et al., 2021, arXiv
 tuned at every batch size, with as many trials for each choice.
 
   sqrt   rates tried at the reference batch, the best scaled by √(b / reference)
-  tuned  rates tried at every batch size
+  tuned  rates · √(batch / reference) tried at every batch size
 
 Trials are compared on validation with the first seed; the chosen rate then
 runs with every seed, and those runs alone read the test set.
@@ -119,6 +119,12 @@ def _trials(config: Config, optimizer, rule, batch) -> list[Run]:
   ]
 
 
+def _rates(config: Config, rule, batch: int) -> list[float]:
+  """The rates tried at a batch size."""
+  scale = math.sqrt(batch / config['study']['reference_batch_size'])
+  return [scale * rate for rate in rule['rates']]
+
+
 def _trial_name(optimizer: str, batch: int, rate: float) -> str:
   return f'trial-{optimizer}-b{batch}-r{rate:g}'
 
@@ -129,11 +135,13 @@ def _final(config: Config, optimizer, rule, batch, seed) -> Run:
   at = batch if tuned else c['reference_batch_size']
   scale = 1.0 if tuned else math.sqrt(batch / at)
 
+  rates = _rates(config, rule, at)
+
   def choose(space: Workspace) -> float:
-    return scale * _best(config, space, optimizer, at, rule['rates'])
+    return scale * _best(config, space, optimizer, at, rates)
 
   name = f'{optimizer}-b{batch}-s{seed}'
-  run = _run(config, optimizer, batch, seed, rule['rates'][0], name)
+  run = _run(config, optimizer, batch, seed, scale * rates[0], name)
   return run._replace(choose=choose)
 
 
