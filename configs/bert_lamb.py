@@ -141,7 +141,8 @@ def bible():
   # Where moments and the update are computed: 'replicated', 'zero1' (split
   # over the rows' axes), 'fsdp' (parameters too). A mesh axis 'model' cuts
   # attention heads and inner widths.
-  config.sharding.update = 'replicated'
+  config.sharding.layout = 'replicated'
+  config.sharding.min_bytes = 2**20  # smaller leaves are held whole
   # Of matrices' gradients where devices sum them: float32, or the model's.
   config.sharding.gradient_dtype = 'float32'
 
@@ -246,7 +247,7 @@ def paper():
   config.model.remat = True
   # Two axes: BERT's widths of 1,024 do not divide by 2,048 cores.
   config.mesh = ml_collections.ConfigDict({'replica': 32, 'data': -1})
-  config.sharding.update = 'zero1'
+  config.sharding.layout = 'zero1'
   config.optimizer.learning_rate = 6e-3
   config.optimizer.warmup_steps = 2000
   config.optimizer.b2 = 0.999

@@ -3,7 +3,7 @@
 Four formats are read without the frameworks that wrote them and without
 running anything: safetensors (also written), Keras' HDF5, torch's pickles and
 TensorFlow.js' shards. Names are the foreign ones; `jaxlab/models/pretrained.py`
-knows what they mean. Arrays may be read only. `jaxlab/data/packaged_weights.py` fetches
+knows what they mean. Arrays may be read only. `packaged_weights.py` fetches
 weights that ordinary packages ship.
 """
 

@@ -179,7 +179,7 @@ def test_spread_holds_small_leaves_whole():
 def test_spread_that_cannot_cut_a_large_leaf_names_the_cure():
   with pytest.raises(InputError, match=r'\(3, 5\) can be cut in 1 .*two small'):
     _spread((3, 5), min_bytes=0)
-  with pytest.raises(InputError, match='can be cut in 4 .*8 is the least'):
+  with pytest.raises(InputError, match=r'can be cut in 4 .*8 is the least'):
     _spread((3, 12), min_bytes=0, min_ways=8)
 
 

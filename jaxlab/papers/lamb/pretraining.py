@@ -116,22 +116,23 @@ def rules(config: Config, devices: jax.sharding.Mesh) -> list[partition.Rule]:
   """Where the parameters and moments lie.
 
   A mesh axis 'model' splits heads and the inner width of the two-layer
-  networks; `config.sharding.update` splits moments ('zero1'), or parameters
+  networks; `config.sharding.layout` splits moments ('zero1'), or parameters
   and moments ('fsdp'), over the axes that share the rows.
   """
-  how = config['sharding']['update']
+  how = config['sharding']['layout']
   if how not in ('replicated', 'zero1', 'fsdp'):
     raise InputError(
-      f'config.sharding.update = "{how}" is not one of replicated, zero1, fsdp'
+      f'config.sharding.layout = "{how}" is not one of replicated, zero1, fsdp'
     )
   found: list[partition.Rule] = []
-  spread = partition.Spread(mesh.row_axes(devices))
+  least = config['sharding']['min_bytes']
+  spread = partition.Spread(mesh.row_axes(devices), least)
   if how != 'replicated':
     found.append(('^opt/', spread))
   if 'model' in devices.shape:
     if how == 'fsdp':
       raise InputError(
-        'config.sharding.update = "fsdp" with a mesh axis "model" is not '
+        'config.sharding.layout = "fsdp" with a mesh axis "model" is not '
         'supported; take "zero1" or drop the axis'
       )
     found += _tensor_parallel(config['model']['scan_layers'])
@@ -194,7 +195,7 @@ def make_task(
     return Objective(nats + pair * nsp_nats, tokens, metrics=metrics)
 
   tx = make_optimizer(config, phase)
-  if config['sharding']['update'] != 'replicated':
+  if config['sharding']['layout'] != 'replicated':
     tx = partition.spread_update(tx, devices, rules(config, devices))
   if phase.accumulate > 1:
     update = accumulate(phase.accumulate, loss, 'net', tx, unroll=False)

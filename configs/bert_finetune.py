@@ -1,0 +1,171 @@
+"""Fine-tuning BERT: film reviews for or against, and SQuAD v1.1.
+
+  python -m jaxlab.main --config=configs/bert_lamb.py         # comes first
+  python -m jaxlab.main --config=configs/bert_finetune.py     # IMDB, from that
+  python -m jaxlab.main --config=configs/bert_finetune.py:scratch
+  python -m jaxlab.main --config=configs/bert_finetune.py:smoke   # under 60 s
+  python -m jaxlab.main --config=configs/bert_finetune.py:squad \\
+    --config.data.squad_train=train-v1.1.json \\
+    --config.data.squad_dev=dev-v1.1.json
+
+Paper: You et al., "Large Batch Optimization for Deep Learning: Training BERT
+in 76 minutes", ICLR 2020, measures its pre-training by SQuAD v1.1's F1. The
+recipe is that of Devlin et al., NAACL 2019. IMDB is not in the paper.
+
+The checkpoint is a finished stage of configs/bert_lamb.py, of any size: its
+shape and vocabulary are checked against those given here, and are taken where
+a size is 0 or a name empty.
+"""
+
+import ml_collections
+
+
+def get_config(arg=''):
+  """'' = IMDB from the Bible's checkpoint; 'scratch'; 'smoke'; 'squad'."""
+  variants = {'': imdb, 'scratch': scratch, 'smoke': smoke, 'squad': squad}
+  if arg not in variants:
+    raise ValueError(
+      f'configs/bert_finetune.py has no variant "{arg}"; known: '
+      f'{", ".join(repr(name) for name in variants)}'
+    )
+  return variants[arg]()
+
+
+def imdb():
+  """2 × 128 on 22,500 reviews, an epoch of 703 steps."""
+  config = ml_collections.ConfigDict()
+  config.paper = 'lamb_finetune'
+  config.title = 'Fine-tuning BERT'
+  config.target = 'classification'  # 'classification' or 'squad'
+  config.seed = 0
+
+  config.data = ml_collections.ConfigDict()
+  config.data.name = 'imdb'  # 'imdb', 'pydoc', or a TFDS name
+  config.data.train_examples = 0  # of nine tenths of train; 0: all
+  config.data.sequence_length = 128
+  config.data.keep = 'start'  # of longer texts: 'start', 'end', 'both'
+  config.data.eval_batch_size = 64
+  config.data.workers = 0  # processes that make batches; 0: a thread
+  config.data.ahead = 4  # batches made ahead
+
+  # What the tokens are: the corpus that was pre-trained on.
+  config.vocabulary = ml_collections.ConfigDict()
+  config.vocabulary.name = 'bible'
+  config.vocabulary.text_files = ''
+  config.vocabulary.size = 2048
+
+  config.model = ml_collections.ConfigDict()
+  config.model.checkpoint = 'runs/bert_lamb/pretrain'  # '': from scratch
+  config.model.num_layers = 2
+  config.model.hidden_size = 128
+  config.model.num_heads = 2
+  config.model.intermediate_size = 512
+  config.model.max_positions = 128
+  config.model.dropout_rate = 0.1
+  config.model.initializer_range = 0.02
+  config.model.dtype = 'float32'  # of the computation; parameters: float32
+  config.model.scan_layers = True
+  config.model.remat = False
+
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = (
+    'adamw'  # lamb, n_lamb, nn_lamb, lars, momentum, adamw
+  )
+  config.optimizer.learning_rate = 5e-4
+  config.optimizer.warmup_steps = 140
+  config.optimizer.power = 1.0  # of the polynomial decay
+  config.optimizer.jump = False  # a drop where warm-up ends
+  config.optimizer.b1 = 0.9
+  config.optimizer.b2 = 0.999
+  config.optimizer.eps = 1e-6
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.clip_norm = 1.0  # of the gradient; 0: none
+  config.optimizer.bias_correction = True
+  # From decay and adaptation: 'bias_and_norm', 'norm' or 'none'.
+  config.optimizer.exclude = 'bias_and_norm'
+
+  config.train = ml_collections.ConfigDict()
+  config.train.steps = 1406
+  config.train.batch_size = 32
+  config.train.accumulate = 1  # micro-batches an update
+  config.train.log_every_steps = 50
+  config.train.eval_every_steps = 703
+  config.train.checkpoint_every_steps = 0
+  config.train.checkpoint_every_seconds = 60.0
+  config.train.checkpoint_keep = 2
+  config.train.max_bad_steps = 0
+
+  config.mesh = ml_collections.ConfigDict({'data': -1})
+  config.paper_reported = ml_collections.ConfigDict()
+  return config
+
+
+def scratch():
+  """The same from random parameters: what pre-training is worth."""
+  config = imdb()
+  config.model.checkpoint = ''
+  return config
+
+
+def smoke():
+  """Which topic of CPython's help a paragraph is from: no download."""
+  config = scratch()
+  config.data.name = 'pydoc'
+  config.data.sequence_length = 64
+  config.vocabulary.name = 'pydoc'
+  config.vocabulary.size = 1024
+  config.model.hidden_size = 64
+  config.model.intermediate_size = 256
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.warmup_steps = 20
+  config.train.steps = 200
+  config.train.log_every_steps = 20
+  config.train.eval_every_steps = 50
+  config.train.checkpoint_every_seconds = 5.0
+  return config
+
+
+def squad():
+  """SQuAD v1.1 from BERT-Large: BERT's recipe, 2 epochs of 32.
+
+  The steps are for the official file with a tenth of its articles held out;
+  with `hold_out` off there is no validation, and an epoch is a ninth longer.
+  """
+  config = imdb()
+  config.target = 'squad'
+  config.data = ml_collections.ConfigDict()
+  config.data.squad_train = ''  # train-v1.1.json
+  config.data.squad_dev = ''  # dev-v1.1.json: read once, at the end
+  config.data.hold_out = True  # a tenth of the training articles
+  config.data.strict = False  # refuse any answer that is not in its place
+  config.data.sequence_length = 384
+  config.data.doc_stride = 128  # tokens
+  config.data.max_query = 64  # tokens
+  config.data.n_best = 20
+  config.data.max_answer = 30  # tokens
+  config.data.eval_batch_size = 64
+  config.data.workers = 0
+  config.data.ahead = 4
+  config.vocabulary.name = 'wikipedia/20230601.en'
+  config.vocabulary.size = 30522
+  config.model.checkpoint = 'runs/bert_lamb-paper/second'
+  config.model.num_layers = 24
+  config.model.hidden_size = 1024
+  config.model.num_heads = 16
+  config.model.intermediate_size = 4096
+  config.model.max_positions = 512
+  config.model.dtype = 'bfloat16'
+  config.model.remat = True
+  config.optimizer.learning_rate = 5e-5
+  config.optimizer.warmup_steps = 500
+  config.train.steps = 5000
+  config.train.eval_every_steps = 1000
+  config.train.checkpoint_every_seconds = 300.0
+  config.paper_reported = ml_collections.ConfigDict(
+    {
+      'bert_large_512_adamw': {'squad_f1': 90.395},
+      'bert_large_32k': {'squad_f1': 91.475},
+      'bert_large_64k_32k_mixed': {'squad_f1': 90.584},
+    }
+  )
+  return config
