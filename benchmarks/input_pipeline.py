@@ -3,8 +3,8 @@
   python benchmarks/input_pipeline.py [--workers=1] [--rounds=9] [--sets …]
 
 TFDS writes two sets of smooth noisy images in the array_record format into a
-temporary folder: 32 x 32 as PNG and 224 x 224 as JPEG; CIFAR-10 joins them
-where it is prepared. Contenders, in batches of --batch:
+temporary folder: 32 x 32 as PNG and 224 x 224 as JPEG; jaxlab's own CIFAR-10
+joins them where it is prepared. Contenders, in batches of --batch:
 
   gather    `ndarray.take` of rows and labels by a permutation drawn before;
   decoder   Pillow on encoded bytes that are in memory, the faster of
@@ -13,7 +13,7 @@ where it is prepared. Contenders, in batches of --batch:
   jaxlab    `ArraySource.batch`; `RecordSource.batch` in this thread, and by
             `Feed` with worker processes, on the device at the end;
   grain     `MapDataset` with shuffle and repeat over the same arrays or over
-            `tfds.data_source`, and `mp_prefetch` with as many workers.
+            TFDS's data source, and `mp_prefetch` with as many workers.
             "batch last": `to_iter_dataset()` as it is, then `batch`.
             "batch first": `batch`, then `to_iter_dataset` with its 16 threads
             and a buffer of 16 batches, since its 500 would be 10 GB of them.
@@ -45,15 +45,17 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from jaxlab.data import image, streaming
+from jaxlab.data import atomic, image, streaming, tfds
 from jaxlab.data.feed import Feed
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 
-SHAPES = {  # name -> side, format, examples
-  'synthetic32': (32, 'PNG', 20_000),
-  'synthetic224': (224, 'JPEG', 1_500),
+# Name -> side, format, examples (CIFAR-10's in training), noise. The noise
+# makes the JPEGs 0.57 bytes a pixel, as photographs are.
+SHAPES = {
+  'synthetic32': (32, 'PNG', 50_000, 6.0),
+  'synthetic224': (224, 'JPEG', 1_500, 22.0),
 }
 BUFFER = 16  # batches, of grain's threads
 SECONDS = 1.0  # aimed at, of a turn
@@ -67,19 +69,21 @@ class Contender(NamedTuple):
 
 def write_sets(folder: Path) -> None:
   """Prepares the synthetic sets with TFDS."""
-  import tensorflow_datasets as tfds
+  import tensorflow_datasets
 
-  class Synthetic(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version('1.0.0')
+  core, features = tensorflow_datasets.core, tensorflow_datasets.features
+
+  class Synthetic(core.GeneratorBasedBuilder):
+    VERSION = core.Version('1.0.0')
 
     def _info(self):
-      features = {
-        'image': tfds.features.Image(shape=(None, None, 3)),
-        'label': tfds.features.ClassLabel(names=list('abcdefghij')),
+      known = {
+        'image': features.Image(shape=(None, None, 3)),
+        'label': features.ClassLabel(names=list('abcdefghij')),
       }
-      return tfds.core.DatasetInfo(
+      return core.DatasetInfo(
         builder=self,
-        features=tfds.features.FeaturesDict(features),
+        features=features.FeaturesDict(known),
         disable_shuffling=True,
       )
 
@@ -88,17 +92,17 @@ def write_sets(folder: Path) -> None:
 
     def _generate_examples(self):
       draw = np.random.default_rng(0)
-      side, encoding, count = SHAPES[self.name]
+      side, encoding, count, noise = SHAPES[self.name]
       for index in range(count):
         small = draw.integers(0, 256, (8, 8, 3), np.uint8)
         picture = Image.fromarray(small).resize((side, side))
-        noisy = np.asarray(picture) + draw.normal(0, 6, (side, side, 3))
+        noisy = np.asarray(picture) + draw.normal(0, noise, (side, side, 3))
         picture = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
         encoded = io.BytesIO()
         picture.save(encoded, encoding, quality=90)
         yield index, {'image': encoded.getvalue(), 'label': index % 10}
 
-  tfds.disable_progress_bar()
+  tensorflow_datasets.disable_progress_bar()
   for name in SHAPES:
     builder = type(name, (Synthetic,), {'name': name})
     builder(data_dir=folder).download_and_prepare(file_format='array_record')
@@ -232,8 +236,6 @@ def in_memory(images: image.Images, batch: int) -> list[Contender]:
 def streamed(
   name: str, split: str, shape, batch: int, workers: int
 ) -> Iterator[list[Contender]]:
-  import tensorflow_datasets as tfds
-
   records = streaming.open_records(name, split)
   source = streaming.RecordSource(
     records, image.Canvas(shape[:2]), batch_size=batch
@@ -255,15 +257,8 @@ def streamed(
       steps, whole = itertools.count(), slice(0, batch)
       run = lambda: source.batch(next(steps), whole)
       found.append(Contender('jaxlab RecordSource', run))
-    data = tfds.data_source(name, split=split, data_dir=folder_of(name))
+    data = tfds.open_split(name, split, offline=True)
     yield found + grain_contenders('TFDS', data, batch, workers)
-
-
-def folder_of(name: str) -> str:
-  from jaxlab.data import tfds
-
-  source = tfds.open_split(name, 'train', offline=True)
-  return str(Path(source.dataset_info.data_dir).parents[1])
 
 
 def processor_seconds() -> float:
@@ -372,9 +367,12 @@ def main() -> None:
   mesh.start()
   before = os.getloadavg()[0]
   with tempfile.TemporaryDirectory() as folder:
-    os.environ['TFDS_DATA_DIR'] = folder
-    os.environ.setdefault('JAXLAB_DATA_DIR', folder)
-    write_sets(Path(folder))
+    prepared = atomic.data_dir() / 'tfds'
+    os.environ['TFDS_DATA_DIR'] = os.environ['JAXLAB_DATA_DIR'] = folder
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints there
+      write_sets(Path(folder))
+    if prepared.exists():
+      (Path(folder) / 'tfds').symlink_to(prepared)
     print(
       f'batches of {given.batch}, {given.rounds} rounds, {os.cpu_count()} '
       f'cores; grain {grain.__version__}, Pillow {Image.__version__}, NumPy '

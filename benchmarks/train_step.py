@@ -1,7 +1,7 @@
 """A config's real training step on the devices at hand: examples/s and MFU.
 
   python benchmarks/train_step.py --config=configs/bert_lamb.py:paper \\
-      --rows=64,128 --config.mesh.replica=1 --config.sharding.update=replicated
+      --rows=64,128 --config.mesh.replica=1 --config.sharding.layout=replicated
 
 The step is the one that `--plan` compiles and the engine runs: optimizer,
 augmentation, dropout, non-finite check. One batch of random numbers stays on

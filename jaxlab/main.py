@@ -4,9 +4,12 @@
   python -m jaxlab.main --config=configs/bert_lamb.py:smoke
   python -m jaxlab.main --config=… --config.train.steps=2000 --workdir=runs/x
   python -m jaxlab.main --config=… --plan=v3:32x32,v4:8x8x16
+  python -m jaxlab.main --config=… --coordinator=HOST:PORT --num_processes=2 \
+    --process_id=0                              # and so on, one on each host
 
 Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 75 stopped by
-a signal with everything saved: run the same command again.
+a signal with everything saved, 76 another process of the run is lost or did
+not arrive: run the same command again.
 """
 
 import difflib
@@ -17,6 +20,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +29,16 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from jaxlab.engine import preemption, workdir
-from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
+from jaxlab.engine import hosts, preemption, workdir
+from jaxlab.engine.errors import (
+  HostLostError,
+  InputError,
+  NonFiniteError,
+  OtherStopped,
+  Preempted,
+)
 
+_STOPS = (InputError, NonFiniteError, Preempted, HostLostError, OtherStopped)
 _DISK = {
   errno.ENOSPC: 'free space',
   errno.EDQUOT: 'free space in your quota',
@@ -41,14 +52,14 @@ def main(argv: Sequence[str]) -> int:
   try:
     with preemption.handled():
       _run(argv)
-  except (InputError, NonFiniteError, Preempted) as error:
-    print(f'jaxlab: {error}', file=sys.stderr)
+  except _STOPS as error:
+    print(f'{hosts.label()}: {error}', file=sys.stderr)
     return error.exit_code
   except OSError as error:
     if error.errno not in _DISK:
       raise
     print(
-      f'jaxlab: {error.filename or "a file"}: {error.strerror}; '
+      f'{hosts.label()}: {error.filename or "a file"}: {error.strerror}; '
       f'{_DISK[error.errno]} and run the same command again',
       file=sys.stderr,
     )
@@ -63,24 +74,45 @@ def _run(argv: Sequence[str]) -> None:
   if values.plan:
     _plan(argv, values, config, Path(values.workdir or f'runs/plan-{name}'))
     return
-  with workdir.claimed(folder, config):
+  command = [config, name, values.offline]
+  timeout = values.host_timeout
+  with (
+    hosts.joined(_place(values), command, timeout),
+    workdir.claimed(folder, config),
+  ):
     # JAX and the libraries on it are loaded only now, so that a mistyped flag
     # is answered at once.
     from jaxlab.engine import mesh, stage
 
     _quiet()
-    mesh.start(values.cpu_devices)
+    mesh.start(values.cpu_devices, timeout)
     stages = _stages(config)
-    workdir.write_json(folder / 'config.json', config)
+    if hosts.leads():
+      workdir.write_json(folder / 'config.json', config)
+    devices = mesh.make(config['mesh'])
+    mesh.connect(devices)
     space = stage.Workspace(
       dir=folder,
       config=config,
-      mesh=mesh.make(config['mesh']),
+      mesh=devices,
       seed=config['seed'],
       offline=values.offline,
       profile=_window(values.profile),
     )
     stage.run_all(stages, space)
+    mesh.stop()
+
+
+def _place(values) -> hosts.Place:
+  """Where this process stands: from flags, environment, or the cluster."""
+  if not values.distributed:
+    return hosts.place(
+      values.coordinator, values.num_processes, values.process_id
+    )
+  from jaxlab.engine import mesh
+
+  _quiet()
+  return mesh.detected(values.host_timeout)
 
 
 def _stages(config: dict[str, Any]):
@@ -145,6 +177,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   flags.DEFINE_integer(
     'cpu_devices', 0, 'CPU devices to pretend to have.', flag_values=values
   )
+  _define_place(values)
   flags.DEFINE_string(
     'plan',
     '',
@@ -179,6 +212,34 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
     )
   stem = Path(path).stem
   return values, f'{stem}-{argument}' if argument else stem
+
+
+def _define_place(values) -> None:
+  flags.DEFINE_string(
+    'coordinator',
+    '',
+    'HOST:PORT at which process 0 listens for the others of this run; or '
+    'JAXLAB_COORDINATOR in the environment, and so for the next two.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'num_processes', None, 'How many processes run.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'process_id', None, 'Which one this is, from 0.', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'distributed',
+    False,
+    'Take these three from Cloud TPU, GKE, Slurm or Open MPI.',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'host_timeout',
+    60.0,
+    'Seconds to wait for a process to arrive, and of silence from one.',
+    flag_values=values,
+  )
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -261,7 +322,11 @@ def _quiet() -> None:
 
 
 if __name__ == '__main__':
-  code = main(sys.argv)
+  try:
+    code = main(sys.argv)
+  except Exception:
+    traceback.print_exc()
+    code = 1
   sys.stdout.flush()
   sys.stderr.flush()
   if code:

@@ -37,7 +37,7 @@ def open_array_records(
 
   Raises:
     InputError: as `tfds.open_split`; or the set lacks the feature `image`, or
-      a ClassLabel feature `label`; or the split is empty.
+      a ClassLabel feature `label`.
   """
   known = tfds.inspect_set(name, offline=offline)
   if image not in known.features:
@@ -58,8 +58,6 @@ def open_array_records(
     for part in splits[split].file_instructions
     if part.take
   ]
-  if not shards:
-    raise InputError(f'the split {split!r} of TFDS set {name} is empty')
   return ArrayRecords(
     name, split, known.classes[label], known.fingerprint, shards, image, label
   )

@@ -1,7 +1,8 @@
 """Feed: from a Source's rows to global arrays on the mesh, ahead of the device.
 
-Each host asks the source for its own rows alone. Batches are prepared by
-threads, or by spawned processes, in any order and handed out in order.
+Each host asks the source for the rows of its own devices alone. Batches are
+prepared by threads, or by spawned processes, in any order and handed out in
+order.
 """
 
 import contextlib
@@ -85,10 +86,14 @@ class Feed:
       self._snapshot.write(snapshot)
 
   def host_batch(self, step: int) -> dict[str, np.ndarray]:
-    """The whole global batch `step` on this host, padded, with its mask."""
-    kind = self.source.kind(step)
-    rows = slice(0, self._rows(kind))
-    return _padded(self.source.batch(step, rows), rows)
+    """The rows of batch `step` on this host, padded, with their mask.
+
+    Rows without an `id` of their own get their number in the global batch.
+    """
+    runs = self._runs(self.source.kind(step))
+    batch = _read(self.source, step, runs)
+    numbers = [np.arange(run.start, run.stop) for run in runs]
+    return {'id': np.concatenate(numbers), **batch}
 
   def batches(
     self, start: int, stop: int
@@ -127,30 +132,43 @@ class Feed:
 
   def _submit(self, executor: Executor, step: int) -> Future:
     kind = self.source.kind(step)
-    rows = _local_rows(self._sharding, self._rows(kind))
+    runs = self._runs(kind)
     if self._workers:
-      return executor.submit(_work, step, rows, *self._snapshot.current)
-    return executor.submit(self._place, kind, step, rows)
+      return executor.submit(_work, step, runs, *self._snapshot.current)
+    return executor.submit(self._place, kind, step, runs)
 
-  def _place(self, kind, step, rows):
-    return self._globalise(kind, rows, self.source.batch(step, rows))
+  def _runs(self, kind: str) -> list[slice]:
+    return _local_runs(self._sharding, self._rows(kind))
+
+  def _place(self, kind, step, runs):
+    return self._globalise(kind, runs, _read(self.source, step, runs))
 
   def _result(self, kind, future):
     result = future.result()
     if self._workers:
-      rows = _local_rows(self._sharding, self._rows(kind))
-      return self._globalise(kind, rows, result)
+      return self._globalise(kind, self._runs(kind), result)
     return result
 
-  def _globalise(self, kind, rows, local):
-    local = _padded(local, rows)
+  def _globalise(self, kind, runs, local):
     total = self._rows(kind)
-    return {
-      name: jax.make_array_from_process_local_data(
-        self._sharding, array, (total, *array.shape[1:])
-      )
-      for name, array in local.items()
-    }
+    offsets = _offsets(runs)
+
+    def place(array):
+      def part(index):
+        start = index[0].start or 0
+        stop = total if index[0].stop is None else index[0].stop
+        # The run that holds it: the last one that begins before it.
+        run, offset = max(
+          (pair for pair in offsets if pair[0].start <= start),
+          key=lambda pair: pair[0].start,
+        )
+        begin = offset + start - run.start
+        return array[begin : begin + stop - start]
+
+      shape = (total, *array.shape[1:])
+      return jax.make_array_from_callback(shape, self._sharding, part)
+
+    return {name: place(array) for name, array in local.items()}
 
 
 class _Snapshot:
@@ -177,17 +195,41 @@ class _Snapshot:
     self._folder, self.current = None, (0, '')
 
 
-def _local_rows(sharding: NamedSharding, rows: int) -> slice:
-  """The rows of this host: the hull of its devices' rows."""
-  slices = [
-    index[0]
+def _local_runs(sharding: NamedSharding, rows: int) -> list[slice]:
+  """The rows of this host's devices, as few slices as they make.
+
+  One slice where a host's devices are neighbours on the mesh. On a torus they
+  often are not, and where a 'model' axis spans hosts several hold the same.
+  """
+  bounds = {
+    (index[0].start or 0, rows if index[0].stop is None else index[0].stop)
     for index in sharding.addressable_devices_indices_map((rows,)).values()
     if index is not None
-  ]
-  return slice(
-    min(s.start or 0 for s in slices),
-    max(rows if s.stop is None else s.stop for s in slices),
-  )
+  }
+  runs: list[slice] = []
+  for start, stop in sorted(bounds):
+    if runs and runs[-1].stop == start:
+      runs[-1] = slice(runs[-1].start, stop)
+    else:
+      runs.append(slice(start, stop))
+  return runs
+
+
+def _offsets(runs: list[slice]) -> list[tuple[slice, int]]:
+  """Each run with the place of its first row among the host's rows."""
+  offsets, offset = [], 0
+  for run in runs:
+    offsets.append((run, offset))
+    offset += run.stop - run.start
+  return offsets
+
+
+def _read(source: Source, step: int, runs: list[slice]):
+  """The rows of all runs of batch `step`, padded, with their mask."""
+  parts = [_padded(source.batch(step, run), run) for run in runs]
+  if len(parts) == 1:
+    return parts[0]
+  return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def _padded(batch, rows: slice) -> dict[str, np.ndarray]:
@@ -228,13 +270,13 @@ def _die_with_parent() -> None:
     os._exit(1)  # no one is left to tell
 
 
-def _work(step: int, rows: slice, version: int, path: str):
+def _work(step: int, runs: list[slice], version: int, path: str):
   global _version
   if version != _version:
     with np.load(path, allow_pickle=False) as arrays:
       _source.publish(dict(arrays))  # type: ignore[attr-defined]
     _version = version
-  return _source.batch(step, rows)
+  return _read(_source, step, runs)
 
 
 @contextlib.contextmanager

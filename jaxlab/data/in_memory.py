@@ -278,7 +278,8 @@ def _check(arrays: Mapping[str, np.ndarray]) -> int:
   for name, array in arrays.items():
     if array.ndim == 0:
       raise InputError(f'array "{name}" has no axis that counts examples')
-    if array.dtype.kind not in 'biuf' or array.dtype.itemsize > 4:
+    small = array.dtype.kind in 'biuf' and array.dtype.itemsize <= 4
+    if not (small and array.dtype.isnative):
       raise InputError(
         f'array "{name}" is {array.dtype}, and a device keeps bool, integers '
         f'and floats of at most 32 bits: convert it, say by .astype(np.int32) '

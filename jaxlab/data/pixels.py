@@ -121,7 +121,7 @@ class Canvas:
 def _pair(size: Any) -> tuple[int, int] | None:
   if size is None:
     return None
-  sides = (size, size) if isinstance(size, int) else tuple(size)
+  sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
   if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
     raise InputError(f'size={size} must be one or two positive integers')
   return sides

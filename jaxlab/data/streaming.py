@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxlab.data import array_records, image_files
+from jaxlab.data import array_records, handover, image_files
 from jaxlab.data.in_memory import Order
 from jaxlab.data.source import ArraySpec
 
@@ -149,7 +149,7 @@ class RecordSource:
     index = self.order.indices(step, rows)
     places = index.tolist()
     encoded, label = self.records.read(places)
-    image = np.empty((len(index), *self.decoder.shape), np.uint8)
+    image = handover.empty((len(index), *self.decoder.shape))
     describe, decoder = self.records.describe, self.decoder
     for row, place, data in zip(image, places, encoded):
       row[...] = decoder(data, describe(place))

@@ -3,7 +3,8 @@
 Two policies together: every N steps, kept for good, and every M seconds, of
 which the newest few stay. A checkpoint appears whole or not at all, and is
 checked against its SHA-256 when it is read: Orbax itself does not notice a
-flipped bit.
+flipped bit. Several processes write one checkpoint together and call the same
+methods at the same steps; none of them gathers a State.
 
 The only module that imports orbax.
 """
@@ -22,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from jaxlab.engine import mesh, shards
 from jaxlab.engine.errors import InputError, NonFiniteError
 from jaxlab.engine.state import State, Tree, leaves_sha256, paths
 
@@ -53,8 +55,14 @@ class Policy:
 
   def due(self, step: int) -> bool:
     """Whether the State after `step` updates is to be saved."""
-    if self.every_steps and step % self.every_steps == 0:
-      return True
+    return self.due_by_step(step) or self.due_by_clock()
+
+  def due_by_step(self, step: int) -> bool:
+    """Whether `every_steps` asks for it: known to all processes."""
+    return bool(self.every_steps and step % self.every_steps == 0)
+
+  def due_by_clock(self) -> bool:
+    """Whether `every_seconds` asks for it, by the clock of this process."""
     return bool(
       self.every_seconds and self.clock() - self._last >= self.every_seconds
     )
@@ -102,9 +110,9 @@ class Checkpoints:
       return
     leaves = {path: leaf for path, leaf in paths(state) if leaf.size}
     _check_space(self.folder, leaves)
-    leaves = {path: _to_host(leaf) for path, leaf in leaves.items()}
+    leaves = {path: _kept(leaf) for path, leaf in leaves.items()}
     _check_finite(leaves, step)
-    about = {**about, 'step': step, 'state_sha256': _fingerprint(leaves)}
+    about = {**about, 'step': step, **_fingerprint(leaves)}
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -129,7 +137,8 @@ class Checkpoints:
       about = self._manager.restore(
         step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
       )['about']
-      expected = about['state_sha256']
+      if about['state_sha256'] is None and not about['parts_sha256']:
+        raise KeyError('parts_sha256')
       saved = self._manager.item_metadata(step)['state'].tree
     except Exception as error:  # Orbax raises many kinds for a damaged file
       raise self._damaged(where, step, error) from error
@@ -143,7 +152,7 @@ class Checkpoints:
         )['state']
     except Exception as error:
       raise self._damaged(where, step, error) from error
-    if expected and _fingerprint(found) != expected:
+    if not _is_intact(found, about):
       raise self._damaged(where, step, 'its SHA-256 is not the recorded one')
     return _unflatten(like, found), about
 
@@ -192,23 +201,34 @@ def _hushed() -> Iterator[None]:
   sys.excepthook = before
 
 
-def _to_host(leaf):
-  """A host copy, so that the buffer may be donated while Orbax writes.
+def _kept(leaf):
+  """A copy, so that the buffer may be donated while Orbax writes."""
+  if not getattr(leaf, 'is_fully_addressable', True):
+    # Orbax itself takes arrays of several processes off the device before it
+    # returns; from a CPU device it takes no copy, though.
+    on_cpu = next(iter(leaf.devices())).platform == 'cpu'
+    return jax.numpy.copy(leaf) if on_cpu else leaf
+  return np.array(leaf)
 
-  Arrays of which this process holds a part stay as they are: Orbax copies
-  them off the device before it returns.
-  """
-  if getattr(leaf, 'is_fully_addressable', True):
-    return np.array(leaf)
-  return leaf
 
-
-def _fingerprint(leaves: Mapping[str, Any]) -> str | None:
-  """SHA-256 of the leaves; None where no process holds all of them."""
+def _fingerprint(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """SHA-256 of the leaves in path order, or of the parts that they lie in."""
   values = list(leaves.values())
-  if not all(getattr(leaf, 'is_fully_addressable', True) for leaf in values):
-    return None
-  return leaves_sha256((p, np.asarray(leaves[p])) for p in sorted(leaves))
+  if all(getattr(leaf, 'is_fully_addressable', True) for leaf in values):
+    pairs = ((p, np.asarray(leaves[p])) for p in sorted(leaves))
+    return {'state_sha256': leaves_sha256(pairs)}
+  parts = shards.cuts(leaves)
+  print_of_parts = shards.fingerprint(leaves, parts)
+  return {'state_sha256': None, 'parts': parts, 'parts_sha256': print_of_parts}
+
+
+def _is_intact(leaves: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
+  """Whether the leaves are those that `about` has a fingerprint of."""
+  if about['state_sha256'] is None:
+    found = shards.fingerprint(leaves, about['parts'])
+    return found == about['parts_sha256']
+  pairs = ((p, mesh.whole(leaves[p])) for p in sorted(leaves))
+  return leaves_sha256(pairs) == about['state_sha256']
 
 
 def _check_space(folder: Path, leaves: Mapping[str, Any]) -> None:
@@ -261,6 +281,6 @@ def _unflatten(like: Tree, found: Mapping[str, Any]) -> Tree:
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     if name in found:
       return found[name]
-    return jax.device_put(np.zeros(want.shape, want.dtype), want.sharding)
+    return mesh.place(np.zeros(want.shape, want.dtype), want.sharding)
 
   return jax.tree_util.tree_map_with_path(leaf, like)

@@ -6,6 +6,7 @@ Imports nothing, so that a mistake is reported before JAX is loaded.
 BAD_INPUT = 2
 NON_FINITE = 3
 PREEMPTED = 75
+HOST_LOST = 76
 
 
 class InputError(ValueError):
@@ -27,3 +28,20 @@ class Preempted(BaseException):
   """
 
   exit_code = PREEMPTED
+
+
+class HostLostError(ConnectionError):
+  """A process of this run did not arrive or died; run the command again."""
+
+  exit_code = HOST_LOST
+
+
+class OtherStopped(RuntimeError):
+  """Another process of this run has stopped, for the reason given.
+
+  Every process leaves with the exit code of the one that stopped first.
+  """
+
+  def __init__(self, words: str, exit_code: int):
+    super().__init__(words)
+    self.exit_code = exit_code

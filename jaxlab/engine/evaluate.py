@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlab.engine import keys, mesh, preemption
+from jaxlab.engine import hosts, keys, mesh, preemption
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.state import Evaluator, State
 
@@ -45,9 +45,10 @@ class Evaluation:
     """
     # A copy: it is donated, and may be what `init` closed over.
     total = jax.tree.map(jnp.copy, self.evaluator.init())
-    total = jax.device_put(total, self._layout)
+    total = mesh.place(total, self._layout)
+    agree = hosts.Agreement(f'evaluation {self.name}')
     for step, _, batch in self.feed.batches(0, self.feed.steps):
-      if preemption.asked():
+      if agree(step, stop=preemption.asked())['stop']:
         raise Preempted(
           f'stopped in evaluation "{self.name}"; the same command goes on'
         )

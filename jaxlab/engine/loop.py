@@ -4,9 +4,14 @@
   batch(step) -> step -> log if due] -> wait
 
 Step t means "t updates done". The last step always evaluates and saves.
+
+Several processes run the same loop. What follows from the step or from global
+metrics they decide alike by themselves; signals and the clock of the
+checkpoints they agree on about once a second (`hosts.Agreement`).
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +26,9 @@ from jax.sharding import Mesh
 from jaxlab.engine import (
   checkpoint,
   evaluate,
+  hosts,
   keys,
+  mesh,
   metrics,
   partition,
   preemption,
@@ -31,6 +38,7 @@ from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
 from jaxlab.engine.state import State, Task
 
 _IN_FLIGHT = 2  # steps that the host may be ahead of the device
+_TOGETHER = NonFiniteError | Preempted  # raised by all processes or by none
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,10 @@ def fit(
     try:
       return run.run()
     finally:
-      run.close()
+      error = sys.exception()
+      # A process that fails alone must not wait for the others in here.
+      if hosts.count() == 1 or isinstance(error, None | _TOGETHER):
+        run.close()
 
 
 def last_state(
@@ -162,6 +173,7 @@ class _Run:
       key: evaluate.Evaluation(key, evaluator, eval_feed, seed)
       for key, (evaluator, eval_feed) in task.evals.items()
     }
+    self.agree = hosts.Agreement(f'{name}: stop or save?')
     self.root = keys.stream(seed, 'train')
     self.steps = Steps(task, options.max_bad_steps, self.state)
     self.pending: list[tuple[str, jax.Array]] = []
@@ -170,12 +182,12 @@ class _Run:
   def _restore_or_init(self, devices) -> tuple[State, dict[str, Any]]:
     key = keys.stream(self.seed, 'init')
     like = abstract_state(self.task, devices, self.options.rules)
-    latest = self.checkpoints.latest()
+    latest = hosts.share(f'{self.name}: from', self.checkpoints.latest)
     if latest is None:
       # Copies: State is donated, so it may share no buffer, neither with
       # itself nor with what `init` closed over.
       state = jax.tree.map(jnp.copy, self.task.init(key))
-      return jax.device_put(state, jax.tree.map(lambda x: x.sharding, like)), {}
+      return mesh.place(state, jax.tree.map(lambda x: x.sharding, like)), {}
     state, about = self.checkpoints.restore(like, latest)
     for entry, value in self.options.about.items():
       if about.get(entry) != value:
@@ -199,9 +211,13 @@ class _Run:
         if self._eval_due():
           final = self._evaluate()
         last = self.step == options.steps
-        if last or preemption.asked() or self.checkpoints.policy.due(self.step):
+        policy = self.checkpoints.policy
+        wish = self.agree(
+          self.step, stop=preemption.asked(), save=policy.due_by_clock()
+        )
+        if last or any(wish.values()) or policy.due_by_step(self.step):
           self._save()
-        if preemption.asked() and not last:
+        if wish['stop'] and not last:
           raise self._preempted()
         if last:
           break
@@ -211,7 +227,7 @@ class _Run:
           self.step == options.steps
         ):
           self._log()
-    self.checkpoints.wait()
+    self._wait()
     if not final:
       final = self._last_evaluation()
     return Fitted(self.state, final, options.clock() - self.started)
@@ -231,9 +247,11 @@ class _Run:
       self._publish()
 
   def _publish(self) -> None:
-    published = jax.device_get(self.state.vars['sampler']['published'])
+    published = self.state.vars['sampler']['published']
     # A copy: the buffer behind the view is donated by the next step.
-    self.feed.publish({k: np.array(v) for k, v in published.items()})
+    self.feed.publish(
+      {k: np.array(mesh.whole(published[k])) for k in sorted(published)}
+    )
 
   def _fetch(self) -> None:
     """Takes over what the steps reported; stops a run that went bad."""
@@ -252,7 +270,10 @@ class _Run:
     step = int(self.state.step) - length
     ids = []
     for bad in range(step, step + length):
-      ids += _suspects(self.feed.host_batch(bad))
+      found = _suspects(self.feed.host_batch(bad))
+      parts = hosts.gather(f'{self.name}: bad rows of {bad}', found)
+      certain = [i for sure, some in parts if sure for i in some]
+      ids += sorted({*certain} or {i for _, some in parts for i in some})
     shown = ', '.join(map(str, ids[:16])) + (' …' if len(ids) > 16 else '')
     latest = self.checkpoints.latest()
     return NonFiniteError(
@@ -306,6 +327,9 @@ class _Run:
     return values
 
   def _last_evaluation(self) -> dict[str, float]:
+    return hosts.share(f'{self.name}: evaluated', self._read_evaluation)
+
+  def _read_evaluation(self) -> dict[str, float]:
     lines = [
       line for line in metrics.read(self.log.path) if line['kind'] == 'eval'
     ]
@@ -326,8 +350,12 @@ class _Run:
       },
     )
 
-  def _preempted(self) -> Preempted:
+  def _wait(self) -> None:
     self.checkpoints.wait()
+    hosts.meet(f'{self.name}: saved')  # by all, before any of them leaves
+
+  def _preempted(self) -> Preempted:
+    self._wait()
     return Preempted(
       f'{self.name}: saved step {self.step}; the same command goes on from it'
     )
@@ -356,12 +384,16 @@ class _Run:
     self.checkpoints.close()
 
 
-def _suspects(batch) -> list[int]:
-  """Ids of the rows that hold a number that is not finite; else of all."""
+def _suspects(batch) -> tuple[bool, list[int]]:
+  """Ids of the rows that hold a number that is not finite; else of all.
+
+  Returns:
+    Whether they do, and a few more ids than are shown.
+  """
   rows = len(batch['mask'])
   bad = np.zeros(rows, bool)
   for array in batch.values():
     if np.issubdtype(array.dtype, np.floating):
       bad |= ~np.isfinite(array.reshape(rows, -1)).all(1)
   chosen = bad if bad.any() else batch['mask'].astype(bool)
-  return np.asarray(batch.get('id', np.arange(rows)))[chosen].tolist()
+  return bool(bad.any()), np.asarray(batch['id'])[chosen].tolist()[:20]

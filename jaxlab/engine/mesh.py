@@ -4,27 +4,37 @@ The only module that builds a Mesh or calls `jax.distributed`.
 """
 
 import ctypes
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxlab.engine import hosts
+from jaxlab.engine.channel import Place
 from jaxlab.engine.errors import InputError
 
 _ACCELERATORS = ('accel0', 'vfio/0', 'nvidia0', 'nvidiactl', 'kfd')
 
 
-def start(cpu_devices: int = 0) -> None:
+def start(cpu_devices: int = 0, timeout: float = 60.0) -> None:
   """Chooses the platform before JAX looks for one; quiet on a plain laptop.
 
   With libtpu installed and no TPU, JAX would probe for one and print alarming
   noise: where no accelerator device exists, the CPU is named instead.
 
+  Within `hosts.joined` the devices of all processes become one system.
+
   Args:
-    cpu_devices: number of CPU devices to pretend to have; 0 leaves it.
+    cpu_devices: number of CPU devices of this process to pretend to have; 0
+      leaves it.
+    timeout: `hosts.joined`'s, in seconds.
   """
   present = any((Path('/dev') / name).exists() for name in _ACCELERATORS)
   platform = os.environ.get('JAX_PLATFORMS')
@@ -35,6 +45,57 @@ def start(cpu_devices: int = 0) -> None:
     keep_pages()
   if cpu_devices:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
+  if hosts.count() > 1:
+    _connect(timeout)
+
+
+def _connect(timeout: float) -> None:
+  # JAX's own would take SIGTERM away from `preemption`.
+  jax.config.update('jax_enable_preemption_service', False)
+  here = hosts.coordinator()
+  local = here.startswith(('127.', 'localhost:'))
+  jax.distributed.initialize(
+    here,
+    hosts.count(),
+    hosts.index(),
+    cluster_detection_method='deactivate',
+    coordinator_bind_address=here if local else None,
+    initialization_timeout=math.ceil(timeout),
+    # Later than `channel`, which knows names; JAX's ends in a C++ abort.
+    heartbeat_timeout_seconds=math.ceil(3 * timeout) + 30,
+    shutdown_timeout_seconds=math.ceil(timeout),
+  )
+
+
+def stop() -> None:
+  """Leaves the system of several processes, when all are done."""
+  if hosts.count() > 1:
+    hosts.meet('the end')
+    jax.distributed.shutdown()
+
+
+def detected(timeout: float) -> Place:
+  """The place that Cloud TPU, GKE, Slurm or Open MPI gave this process.
+
+  Raises:
+    InputError: none of them did.
+  """
+  # Not public in JAX, which keeps it within `initialize`; there a process that
+  # does not arrive ends in an abort without its name.
+  from jax._src import clusters
+
+  found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    None, None, None, None, None, math.ceil(timeout)
+  )
+  coordinator, count, index, local = found
+  if None in (coordinator, count, index):
+    raise InputError(
+      '--distributed finds no Cloud TPU, GKE, Slurm or Open MPI around this '
+      'process; give --coordinator, --num_processes and --process_id instead'
+    )
+  if local is not None:  # Slurm: a process for each GPU
+    os.environ.setdefault('JAX_LOCAL_DEVICE_IDS', ','.join(map(str, local)))
+  return Place(str(coordinator), int(count or 1), int(index or 0))
 
 
 def keep_pages() -> None:
@@ -107,3 +168,59 @@ def platform(mesh: Mesh) -> str:
 def replicated(mesh: Mesh) -> NamedSharding:
   """Every device holds the whole array."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def connect(mesh: Mesh) -> None:
+  """Lets the processes' CPU devices find each other, while all are there.
+
+  Gloo connects a group of devices at its first collective, and gives up when
+  one of them is 30 seconds late, as it may be after a long compilation.
+  """
+  if jax.process_count() == 1 or platform(mesh) != 'cpu':
+    return
+  hosts.meet('first collectives')
+  names = mesh.axis_names
+  for length in range(1, len(names) + 1):
+    for axes in itertools.combinations(names, length):
+      ways = math.prod(mesh.shape[name] for name in axes)
+      ones = place(np.ones(ways), NamedSharding(mesh, PartitionSpec((*axes,))))
+      total = jax.jit(lambda x: x.sum(), out_shardings=replicated(mesh))
+      total(ones).block_until_ready()
+
+
+def place(tree: Any, shardings: Any) -> Any:
+  """`jax.device_put`, also onto devices of other processes.
+
+  Every process gives the same values.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+
+  def put(leaf, sharding):
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+      return jax.device_put(leaf, sharding)
+    value = np.asarray(leaf)
+    return jax.make_array_from_callback(
+      value.shape, sharding, lambda index: value[index]
+    )
+
+  if isinstance(shardings, NamedSharding):
+    return jax.tree.map(lambda leaf: put(leaf, shardings), tree)
+  return jax.tree.map(put, tree, shardings)
+
+
+def whole(leaf: Any) -> np.ndarray:
+  """All of an array on this host, wherever its parts lie.
+
+  Where other processes hold parts of it, every process must call this in the
+  same order, and the array lies on each device for a moment.
+  """
+  if _is_spread(leaf):
+    leaf = multihost_utils.process_allgather(leaf, tiled=True)
+  return np.asarray(leaf)
+
+
+def _is_spread(leaf) -> bool:
+  return isinstance(leaf, jax.Array) and not (
+    leaf.is_fully_addressable or leaf.is_fully_replicated
+  )

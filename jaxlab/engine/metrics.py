@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.engine import hosts
 from jaxlab.engine.errors import InputError
 
 TIME_FIELDS = ('seconds', 'examples_per_second')
@@ -21,6 +22,8 @@ TIME_FIELDS = ('seconds', 'examples_per_second')
 
 class Log:
   """Appends lines to metrics.jsonl, after cutting it back to `step`.
+
+  Of several processes the leader alone touches the file.
 
   Args:
     folder: the stage's folder.
@@ -31,6 +34,9 @@ class Log:
 
   def __init__(self, folder: Path, step: int, evaluated: bool = True):
     self.path = folder / 'metrics.jsonl'
+    self._file = self._events = None
+    if not hosts.leads():
+      return
     kept = [line for line in read(self.path) if line['step'] <= step]
     if not evaluated:
       kept = [x for x in kept if (x['step'], x['kind']) != (step, 'eval')]
@@ -43,6 +49,8 @@ class Log:
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """One line: {'step', 'kind', **values}."""
+    if self._file is None:
+      return
     line = {'step': step, 'kind': kind, **plain(values)}
     with _named(self.path):
       self._file.write(json.dumps(line, allow_nan=False) + '\n')
@@ -53,7 +61,8 @@ class Log:
 
   def close(self) -> None:
     """Closes the files."""
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
     if self._events is not None:
       self._events.close()
 
@@ -190,8 +199,9 @@ class Progress:
 
 
 def say(text: str) -> None:
-  """One line to standard error."""
-  print(text, file=sys.stderr, flush=True)
+  """One line to standard error, from the leader."""
+  if hosts.leads():
+    print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlab.engine import metrics, workdir
+from jaxlab.engine import hosts, metrics, workdir
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
@@ -23,7 +23,9 @@ img { max-width: 100%; }
 
 
 def figure(path: Path, draw) -> None:
-  """Writes one PNG: `draw(axes)` on matplotlib axes."""
+  """Writes one PNG: `draw(axes)` on matplotlib axes; the leader does."""
+  if not hosts.leads():
+    return
   # The object interface: no global state, no display.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure

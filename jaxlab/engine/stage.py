@@ -7,12 +7,13 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxlab.engine import partition, preemption, report, workdir
+from jaxlab.engine import hosts, partition, preemption, report, workdir
 from jaxlab.engine.compiled import versions
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.loop import Fitted, Options, fit, last_state
@@ -139,16 +140,20 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
   for stage in stages:
     if stage.load:
       space.loaders[stage.name] = stage.load
-    done = _finished(stage, space)
+    # One answer for all processes, though the leader writes a report meanwhile.
+    done = hosts.share(
+      f'{stage.name}: finished?', partial(_finished, stage, space)
+    )
     if done:
       say(f'{stage.name}: finished before, skipped')
     else:
       done = _run(stage, space)
     space.after = {**space.after, stage.name: _fingerprint(done)}
-    if preemption.asked():
+    if any(hosts.gather(f'{stage.name}: stop?', preemption.asked())):
       raise Preempted(f'{stage.name} is finished')
-  path = report.write_html(space.dir, [stage.name for stage in stages])
-  say(f'report: {path}')
+  if hosts.leads():
+    path = report.write_html(space.dir, [stage.name for stage in stages])
+    say(f'report: {path}')
 
 
 def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:
@@ -202,8 +207,10 @@ def _run(stage: Stage, space: Workspace) -> dict[str, Any]:
     'versions': versions(),
     **space.facts,
   }
-  report.curves(folder)
-  workdir.write_json(folder / 'report.json', about)
+  hosts.meet(f'{stage.name}: done')  # and everything it wrote is written
+  if hosts.leads():
+    report.curves(folder)
+    workdir.write_json(folder / 'report.json', about)
   return about
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.engine.mesh import whole
+
 Tree = Any  # a pytree of arrays
 Key = jax.Array  # a typed PRNG key, ()
 Params = Mapping[str, Tree]  # network name -> parameters
@@ -91,11 +93,10 @@ def paths(tree: Tree) -> list[tuple[str, Any]]:
 def state_sha256(tree: Tree) -> str:
   """SHA-256 over every leaf (path, dtype, shape, bytes) in path order.
 
-  The fingerprint of a fit: independent of device count and layout.
+  The fingerprint of a fit: independent of device count and layout. Leaves
+  come to the host one at a time; with several processes, to each of them.
   """
-  return leaves_sha256(
-    (path, np.asarray(jax.device_get(leaf))) for path, leaf in paths(tree)
-  )
+  return leaves_sha256((path, whole(leaf)) for path, leaf in paths(tree))
 
 
 def leaves_sha256(leaves: Iterable[tuple[str, np.ndarray]]) -> str:

@@ -1,6 +1,7 @@
 """The folder of a run: its lock, its config, its layout.
 
   WORKDIR/config.json                    the resolved config
+  WORKDIR/hosts.json                     the machines of several processes
   WORKDIR/report.html                    all stages on one page
   WORKDIR/<stage>/metrics.jsonl          one JSON object a line
   WORKDIR/<stage>/report.json            written when the stage is finished
@@ -16,10 +17,12 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxlab.engine import hosts
 from jaxlab.engine.errors import InputError
 
 # What may change between two runs of one workdir.
@@ -63,10 +66,20 @@ def _free(key: str) -> bool:
 def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
   """Takes the folder for this process, as one run's.
 
+  Of several processes the leader takes it for all.
+
   Raises:
-    InputError: the folder is in use, holds a run of another config, or cannot
-      be written.
+    InputError: the folder is in use, holds a run of another config, cannot be
+      written, or is not the one that the leader sees.
   """
+  with _locked(folder, config) if hosts.leads() else contextlib.nullcontext():
+    if hosts.count() > 1:
+      _check_shared(folder)
+    yield folder
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
   try:
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / '.lock', 'a+')  # noqa: SIM115, held until the end
@@ -89,7 +102,34 @@ def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
     lock.write(f'process {os.getpid()} on {socket.gethostname()}')
     lock.flush()
     _check_same_run(folder, config)
-    yield folder
+    yield
+
+
+def _check_shared(folder: Path, patience: float = 10.0) -> None:
+  """The leader writes hosts.json; the others must find it."""
+  path = folder / 'hosts.json'
+
+  def write():
+    names = {'run': os.urandom(8).hex(), 'hosts': hosts.names()}
+    write_json(path, names)
+    return names
+
+  wanted = hosts.share('workdir', write)
+  until = time.monotonic() + patience  # for what a network file system caches
+  while True:
+    try:
+      if json.loads(path.read_text()) == wanted:
+        return
+    except (OSError, ValueError):
+      pass  # not there yet
+    if time.monotonic() > until:
+      raise InputError(
+        f'workdir {folder} of process {hosts.index()} on '
+        f'{socket.gethostname()} is not that of process 0 on '
+        f'{wanted["hosts"][0]}; several processes need --workdir on storage '
+        'that all of them share'
+      )
+    time.sleep(0.2)
 
 
 def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
