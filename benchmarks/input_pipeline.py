@@ -21,7 +21,8 @@ joins them where it is prepared. Contenders, in batches of --batch:
 All take turns in every round. A turn begins when the processor is idle, so that
 no contender works in another's time, and with batches that are not timed, which
 empty the contender's own queues. Figures are medians of rounds, ratios medians
-of the rounds' ratios. Starting is not timed.
+of the rounds' ratios. Starting is not timed. Processor time is that of all
+processes of the contender: less is better, and a busy machine changes it less.
 """
 
 import argparse
@@ -58,7 +59,7 @@ SHAPES = {
   'synthetic224': (224, 'JPEG', 1_500, 22.0),
 }
 BUFFER = 16  # batches, of grain's threads
-SECONDS = 1.0  # aimed at, of a turn
+SECONDS = 0.5  # of a turn
 
 
 class Contender(NamedTuple):
@@ -281,46 +282,56 @@ def settle() -> None:
   sys.exit('a contender works on and on while nobody asks it to')
 
 
-def turn(contender: Contender, batch: int) -> float:
-  """Examples a second of one turn."""
+class Turn(NamedTuple):
+  rate: float  # examples a second
+  cost: float  # processor microseconds an example, of all processes
+
+
+def turn(contender: Contender, batch: int) -> Turn:
   settle()
   for _ in range(contender.queued):
     contender.step()
+  used = processor_seconds()
   start, count, seconds = time.perf_counter(), 0, 0.0
   while seconds < SECONDS or count < 3:
     contender.step()
     count, seconds = count + 1, time.perf_counter() - start
-  return count * batch / seconds
+  used = processor_seconds() - used
+  return Turn(count * batch / seconds, 1e6 * used / (count * batch))
 
 
 def measure(
   contenders: list[Contender], batch: int, rounds: int
-) -> dict[str, list[float]]:
+) -> dict[str, list[Turn]]:
   for each in contenders:
     each.step()
-  rates: dict[str, list[float]] = {each.name: [] for each in contenders}
+  found: dict[str, list[Turn]] = {each.name: [] for each in contenders}
   draw = np.random.default_rng(0)
   for _ in range(rounds):
     for place in draw.permutation(len(contenders)):
       each = contenders[place]
-      rates[each.name].append(turn(each, batch))
-  return rates
+      found[each.name].append(turn(each, batch))
+  return found
 
 
-def ratio(rates, over: str, under: str) -> str:
-  """Of the contender `over…` to the faster of those named `under…`."""
-  own = next(values for name, values in rates.items() if name.startswith(over))
-  rivals = [v for name, v in rates.items() if name.startswith(under)]
-  best = max(rivals, key=statistics.median)
-  return f'{statistics.median(a / b for a, b in zip(own, best)):.2f}'
+def ratios(found: dict[str, list[Turn]], under: str) -> str:
+  """jaxlab's rate over that of the fastest named `under…`, and the costs'."""
+  own = next(turns for name, turns in found.items() if 'jaxlab' in name)
+  rivals = [turns for name, turns in found.items() if name.startswith(under)]
+  median = lambda turns: statistics.median(each.rate for each in turns)
+  best = max(rivals, key=median)
+  rate = statistics.median(a.rate / b.rate for a, b in zip(own, best))
+  cost = statistics.median(b.cost / a.cost for a, b in zip(own, best))
+  return f'{under} {rate:.2f} ({cost:.2f})'
 
 
-def print_rows(title: str, rates: dict[str, list[float]]) -> None:
-  for name, values in rates.items():
-    low, high = min(values), max(values)
+def print_rows(title: str, found: dict[str, list[Turn]]) -> None:
+  for name, turns in found.items():
+    rates = [each.rate for each in turns]
+    cost = statistics.median(each.cost for each in turns)
     print(
-      f'| {title} | {name} | {statistics.median(values):,.0f} | '
-      f'{low:,.0f}-{high:,.0f} |',
+      f'| {title} | {name} | {statistics.median(rates):,.0f} | '
+      f'{min(rates):,.0f}-{max(rates):,.0f} | {cost:,.1f} |',
       flush=True,
     )
     title = ''
@@ -332,21 +343,21 @@ def run_set(name: str, batch: int, workers: int, rounds: int) -> list[str]:
   shape = images.image.shape[1:]
   at = f'{name}, {shape[0]} x {shape[1]}'
   found = []
-  rates = measure(in_memory(images, batch), batch, rounds)
-  print_rows(f'{at}, in memory', rates)
+  turns = measure(in_memory(images, batch), batch, rounds)
+  print_rows(f'{at}, in memory', turns)
   found.append(
-    f'{at}, in memory: jaxlab / gather {ratio(rates, "jaxlab", "gather")} '
-    f'(target 0.8), / grain {ratio(rates, "jaxlab", "grain")}'
+    f'{at}, in memory: {ratios(turns, "gather")}, target 0.8; '
+    f'{ratios(turns, "grain")}'
   )
   for count in sorted({0, workers}):
     with streamed(name, 'train', shape, batch, count) as contenders:
-      rates = measure(contenders, batch, rounds)
-    print_rows(f'{at}, {count} workers', rates)
+      turns = measure(contenders, batch, rounds)
+    print_rows(f'{at}, {count} workers', turns)
     small, large = shape[0] == 32, shape[0] == 224
     found.append(
-      f'{at}, {count} workers: jaxlab / grain {ratio(rates, "jaxlab", "grain")}'
-      f'{" (target 2)" * small}, / decoder {ratio(rates, "jaxlab", "decoder")}'
-      f'{" (target 0.9)" * large}'
+      f'{at}, {count} workers: {ratios(turns, "grain")}'
+      f'{", target 2" * small}; {ratios(turns, "decoder")}'
+      f'{", target 0.9" * large}'
     )
   return found
 
@@ -377,7 +388,8 @@ def main() -> None:
       f'batches of {given.batch}, {given.rounds} rounds, {os.cpu_count()} '
       f'cores; grain {grain.__version__}, Pillow {Image.__version__}, NumPy '
       f'{np.__version__}, jax {jax.__version__}\n'
-      f'| input | contender | examples/s, median | min-max |\n|---|---|---|---|'
+      f'| input | contender | examples/s, median | min-max | processor us an '
+      f'example |\n|---|---|---|---|---|'
     )
     lines = []
     for name in given.sets:
@@ -385,6 +397,7 @@ def main() -> None:
         lines += run_set(name, given.batch, given.workers, given.rounds)
       except InputError as error:
         lines.append(f'{name}: left out ({str(error).splitlines()[0]})')
+    print('jaxlab against the fastest of each kind: rate (processor time)')
     print('\n'.join(lines))
   print(f'load before {before:.1f}, after {os.getloadavg()[0]:.1f}')
 

@@ -34,7 +34,8 @@ def get_config(arg=''):
 def imdb():
   """2 × 128 on 22,500 reviews, an epoch of 703 steps."""
   config = ml_collections.ConfigDict()
-  config.paper = 'lamb_finetune'
+  config.paper = 'lamb'
+  config.job = 'finetuning'
   config.title = 'Fine-tuning BERT'
   config.target = 'classification'  # 'classification' or 'squad'
   config.seed = 0

@@ -1,0 +1,85 @@
+"""SQuAD v1.1's figures: by hand, and beside another implementation."""
+
+import random
+
+import pytest
+
+from jaxlab.ops.squad_metrics import mean_score, normalise, score
+
+
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    ('The Cat', 'cat'),
+    ('a.m.', 'am'),  # punctuation goes first: no article "a" is left
+    ('the-end', 'theend'),
+    ('an  apple\tand\nthe pear', 'apple and pear'),
+    ('Theatre', 'theatre'),  # an article is a word
+    ('«x» – y', '«x» – y'),  # punctuation is ASCII's alone
+    ('ÉCOLE the 5%', 'école 5'),
+    ('the', ''),
+    ('', ''),
+  ],
+)
+def test_normalisation_is_the_official_one(text, expected):
+  assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(
+  'prediction, answers, exact, f1',
+  [
+    ('The cat.', ['cat'], 1, 1),
+    ('cat sat', ['a cat'], 0, 2 / 3),  # precision 1/2, recall 1
+    ('cat cat', ['cat sat'], 0, 1 / 2),  # a bag: one cat is shared
+    ('dog', ['cat', 'the dog'], 1, 1),  # the best of all answers
+    ('big dog', ['dog', 'big cat'], 0, 2 / 3),
+    ('dog', ['cat'], 0, 0),
+    ('', ['cat'], 0, 0),
+    ('the', ['an'], 1, 0),  # both empty: equal, and no word in common
+  ],
+)
+def test_scores_equal_those_worked_by_hand(prediction, answers, exact, f1):
+  found = score(prediction, answers)
+  assert found.exact_match == exact
+  assert found.f1 == pytest.approx(f1, rel=1e-12)
+
+
+def test_a_question_without_a_prediction_counts_as_wrong():
+  answers = {'1': ['cat'], '2': ['dog'], '3': ['cow'], '4': ['hen']}
+  found = mean_score({'1': 'cat', '2': 'big dog', 'else': 'x'}, answers)
+  assert found.exact_match == pytest.approx(1 / 4)
+  assert found.f1 == pytest.approx((1 + 2 / 3) / 4)
+
+
+def test_what_cannot_be_scored_is_refused():
+  with pytest.raises(ValueError, match='right answer'):
+    score('cat', [])
+  with pytest.raises(ValueError, match='no question'):
+    mean_score({}, {})
+
+
+def test_scores_equal_those_of_torchmetrics():
+  squad = pytest.importorskip('torchmetrics.functional.text').squad
+  draw = random.Random(0)
+  words = ['The', 'a', 'an', 'cat', 'Cat.', 'dog', '5%', 'U.S.', '"sat"', 'é']
+
+  def text(least):
+    return ' '.join(draw.choices(words, k=draw.randrange(least, 6)))
+
+  # Never articles alone: of two empty answers torchmetrics says F1 1, as v2.0.
+  answers = {
+    str(i): [f'{text(0)} dog' for _ in range(1 + i % 3)] for i in range(200)
+  }
+  predictions = {key: text(0) for key in list(answers)[:180]}
+  theirs = squad(
+    [{'id': key, 'prediction_text': p} for key, p in predictions.items()],
+    [
+      {'id': key, 'answers': {'text': right, 'answer_start': [0] * len(right)}}
+      for key, right in answers.items()
+    ],
+  )
+  mine = mean_score(predictions, answers)
+  # Theirs are sums of 200 numbers in float32.
+  assert 100 * mine.f1 == pytest.approx(float(theirs['f1']), rel=1e-5)
+  exact = float(theirs['exact_match'])
+  assert 100 * mine.exact_match == pytest.approx(exact, rel=1e-5)
