@@ -127,15 +127,15 @@ def _hold(encoded: list[bytes]) -> None:
 
 
 def _decode_held(decoder, start: int, count: int) -> None:
-  for data in itertools.islice(itertools.cycle(_encoded), start, start + count):
-    decoder(data)
+  for index in range(start, start + count):
+    decoder(_encoded[index % len(_encoded)])
 
 
 class Decoders:
   """Bare decoding in so many processes; 0 means in this thread."""
 
   def __init__(self, encoded: list[bytes], decoder, workers: int):
-    self.decoder, self.workers = decoder, workers
+    self.decoder, self.workers, self.done = decoder, workers, 0
     if workers:
       self.pool = ProcessPoolExecutor(
         workers, get_context('spawn'), _hold, (encoded,)
@@ -151,12 +151,14 @@ class Decoders:
       self.pool.shutdown()
 
   def run(self, count: int) -> None:
+    share = count // max(1, self.workers)
+    starts = range(self.done, self.done + count, share)
+    self.done += count
     if not self.workers:
-      return _decode_held(self.decoder, 0, count)
-    share = -(-count // self.workers)
+      return _decode_held(self.decoder, starts[0], share)
     parts = [
-      self.pool.submit(_decode_held, self.decoder, 0, share)
-      for _ in range(self.workers)
+      self.pool.submit(_decode_held, self.decoder, start, share)
+      for start in starts
     ]
     for part in parts:
       part.result()

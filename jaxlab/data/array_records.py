@@ -168,7 +168,7 @@ class ArrayRecords:
     reader = array_record_module.ArrayRecordReader(
       shard.path,
       options='readahead_buffer_size:0',
-      file_reader_buffer_size=32768,
+      file_reader_buffer_size=4096,
     )
     found, wanted = reader.num_records(), shard.skip + shard.take
     if found < wanted:  # one that is missing or cut short opens as empty

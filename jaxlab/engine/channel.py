@@ -160,6 +160,8 @@ class Channel:
   def leave(self, code: int, words: str = '') -> None:
     """Says goodbye; process 0, on which the others hang, goes last."""
     with self._changed:
+      if self._leaving:
+        return
       self._leaving = True
     self._send_all(bye=code, of=self.place.index, words=words[:2000])
     if self.place.index == 0:

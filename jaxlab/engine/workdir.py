@@ -25,6 +25,7 @@ from typing import Any
 from jaxlab.engine import hosts
 from jaxlab.engine.errors import InputError
 
+_PATIENCE = 10.0  # seconds, for what a network file system caches
 # What may change between two runs of one workdir.
 _FREE = (
   'train.steps',
@@ -105,7 +106,7 @@ def _locked(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
     yield
 
 
-def _check_shared(folder: Path, patience: float = 10.0) -> None:
+def _check_shared(folder: Path) -> None:
   """The leader writes hosts.json; the others must find it."""
   path = folder / 'hosts.json'
 
@@ -115,7 +116,7 @@ def _check_shared(folder: Path, patience: float = 10.0) -> None:
     return names
 
   wanted = hosts.share('workdir', write)
-  until = time.monotonic() + patience  # for what a network file system caches
+  until = time.monotonic() + _PATIENCE
   while True:
     try:
       if json.loads(path.read_text()) == wanted:

@@ -27,7 +27,8 @@ def random_resized_crop(
   The crop is resized by itself, bilinear, with a support that grows as it
   shrinks: Pillow's `crop` and `resize`, torchvision's antialias=True. Each axis
   is a product with a matrix of weights, which suits accelerators; on a CPU a
-  gather would be as fast at 32 x 32 and several times faster at 224 x 224.
+  gather of two pixels, which aliases, would be as fast at 32 x 32 and many
+  times faster at 224 x 224.
 
   Source: Szegedy et al., CVPR 2015, section 6, for area and ratio.
 
