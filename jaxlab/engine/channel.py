@@ -9,16 +9,11 @@ a C++ stack trace that does not name the one that is lost.
 Imports no JAX. `hosts` is the door to this.
 """
 
-import ctypes
-import errno
-import json
 import os
 import selectors
-import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from jaxlab.engine.errors import (
@@ -27,57 +22,10 @@ from jaxlab.engine.errors import (
   InputError,
   OtherStopped,
 )
+from jaxlab.engine.peer import Peer, Place, connect, delay_aborts, listen
 
 _GRACE = 5.0  # seconds to reach an error that another process reached first
 _LINGER = 5.0  # seconds that process 0 waits for the others to go first
-_LINE = 2**20  # bytes; no message is longer
-
-
-@dataclass(frozen=True)
-class Place:
-  """Where this process stands among those of the run."""
-
-  coordinator: str = ''  # HOST:PORT of process 0
-  count: int = 1
-  index: int = 0
-
-  @property
-  def address(self) -> tuple[str, int]:
-    """The coordinator's host and port."""
-    host, _, port = self.coordinator.rpartition(':')
-    return host.strip('[]'), int(port)
-
-
-class _Peer:
-  """A connection, and what is known of the process at its other end."""
-
-  def __init__(self, connection: socket.socket, index: int | None = None):
-    self.connection, self.index = connection, index
-    self.host, self.heard = '', time.monotonic()
-    self._left, self._sending = b'', threading.Lock()
-
-  def send(self, **message) -> None:
-    try:
-      with self._sending:
-        self.connection.sendall(json.dumps(message).encode() + b'\n')
-    except OSError:
-      pass  # the reading side notices, and knows what to do
-
-  def receive(self) -> list[dict[str, Any]] | None:
-    """The messages that have arrived; None at the end of the connection."""
-    try:
-      data = self.connection.recv(2**16)
-    except OSError:
-      return None
-    self.heard = time.monotonic()
-    *lines, self._left = (self._left + data).split(b'\n')
-    try:
-      messages = [json.loads(line) for line in lines]
-    except ValueError:
-      return None
-    if not data or len(self._left) > _LINE:
-      return None
-    return [m for m in messages if isinstance(m, dict)]
 
 
 class Channel:
@@ -97,7 +45,7 @@ class Channel:
     self.place, self._command, self._timeout = place, command, timeout
     self.hosts: list[str] = []  # names of the machines, by process
     self.jax_port = 0  # of JAX's own coordinator, on the machine of process 0
-    self._peers: dict[int, _Peer] = {}
+    self._peers: dict[int, Peer] = {}
     self._ended: dict[int, tuple[int, str]] = {}  # index -> exit code, words
     self._values: dict[int, dict[int, tuple[str, Any]]] = {}
     self._asked = 0
@@ -109,7 +57,7 @@ class Channel:
     self._selector.register(self._woken, selectors.EVENT_READ, None)
     self._deadline = time.monotonic() + timeout
     if place.index == 0:
-      self._listener = _listen(place)
+      self._listener = listen(place)
       self._selector.register(self._listener, selectors.EVENT_READ, None)
     else:
       self._greet()
@@ -122,7 +70,7 @@ class Channel:
     except Exception:
       self._stop()
       raise
-    _delay_aborts()
+    delay_aborts()
 
   def name(self, index: int) -> str:
     """'process 1 on HOST', as far as it is known."""
@@ -193,22 +141,9 @@ class Channel:
 
   def _greet(self) -> None:
     """Connects to process 0, as soon as it listens."""
-    host, port = self.place.address
-    while True:
-      left = self._deadline - time.monotonic()
-      try:
-        connection = socket.create_connection((host, port), max(left, 0.1))
-        break
-      except OSError as error:
-        if left <= 0.2:
-          raise HostLostError(
-            f'process 0 did not arrive within {self._timeout:g} s: nothing '
-            f'answers at {self.place.coordinator} ({error}); start it with '
-            '--process_id=0, or raise --host_timeout'
-          ) from error
-        time.sleep(0.1)
+    connection = connect(self.place, self._timeout)
     connection.settimeout(self._timeout)
-    peer = _Peer(connection, 0)
+    peer = Peer(connection, 0)
     self._peers[0] = peer
     self._selector.register(connection, selectors.EVENT_READ, peer)
     peer.send(
@@ -243,7 +178,7 @@ class Channel:
     self._send_all(refused=words, code=HOST_LOST)
     raise HostLostError(words)
 
-  def _welcome(self, peer: _Peer, message: dict[str, Any]) -> None:
+  def _welcome(self, peer: Peer, message: dict[str, Any]) -> None:
     """Takes in a process that says hello to process 0, or refuses it."""
     index, host = message.get('hello'), str(message.get('host'))
     count = self.place.count
@@ -314,9 +249,9 @@ class Channel:
     except OSError:
       return
     connection.settimeout(self._timeout)
-    self._selector.register(connection, selectors.EVENT_READ, _Peer(connection))
+    self._selector.register(connection, selectors.EVENT_READ, Peer(connection))
 
-  def _read(self, peer: _Peer) -> None:
+  def _read(self, peer: Peer) -> None:
     messages = peer.receive()
     for message in messages or ():
       if peer.index is None:
@@ -326,7 +261,7 @@ class Channel:
     if messages is None:
       self._gone(peer, 'its connection closed: it was killed, or crashed')
 
-  def _handle(self, peer: _Peer, message: dict[str, Any]) -> None:
+  def _handle(self, peer: Peer, message: dict[str, Any]) -> None:
     if 'gather' in message:
       self._put(
         message['gather'], peer.index, message['what'], message['value']
@@ -374,7 +309,7 @@ class Channel:
     if code:
       threading.Thread(target=self._end_late, daemon=True).start()
 
-  def _gone(self, peer: _Peer, why: str) -> None:
+  def _gone(self, peer: Peer, why: str) -> None:
     """A connection is at its end."""
     self._drop(peer)
     if peer.index is None or self._leaving or peer.index in self._ended:
@@ -394,7 +329,7 @@ class Channel:
     self._send_all(lost=words)
     self._end(words, HOST_LOST)
 
-  def _drop(self, peer: _Peer) -> None:
+  def _drop(self, peer: Peer) -> None:
     with self._changed:
       if peer.index is not None and self._peers.get(peer.index) is peer:
         del self._peers[peer.index]
@@ -442,41 +377,5 @@ class Channel:
     until = time.monotonic() + seconds
     while self._peers and time.monotonic() < until:
       for key, _ in self._selector.select(0.1):
-        if isinstance(key.data, _Peer) and key.data.receive() is None:
+        if isinstance(key.data, Peer) and key.data.receive() is None:
           self._drop(key.data)
-
-
-def _listen(place: Place) -> socket.socket:
-  host, port = place.address
-  family = socket.AF_INET6 if ':' in host else socket.AF_INET
-  try:
-    try:
-      return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-      if error.errno == errno.EADDRINUSE:
-        raise
-      # The name of a service or a router: listen on all of our own.
-      return socket.create_server(('', port), backlog=1024)
-  except OSError as error:
-    raise InputError(
-      f'process 0 cannot listen at --coordinator={place.coordinator} '
-      f'({error.strerror or error}); choose another port'
-    ) from error
-
-
-def _delay_aborts() -> None:
-  """An abort waits six seconds, for the watch to say first what happened.
-
-  When process 0 dies, JAX's C++ client aborts the others within milliseconds.
-  SIGABRT's handler is called with its number, 6: so let it be C's `sleep`,
-  which needs no Python and may be called from a handler.
-  """
-  try:
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-    libc.signal.restype = ctypes.c_void_p
-    libc.signal(
-      int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p).value
-    )
-  except AttributeError:
-    pass  # another C library: the abort may come first

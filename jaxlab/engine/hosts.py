@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from jaxlab.engine.channel import Channel, Place
+from jaxlab.engine.channel import Channel
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.peer import Place
 
 AGREE_SECONDS = 1.0  # between two exchanges of wishes in a loop
 _ENVIRONMENT = ('COORDINATOR', 'NUM_PROCESSES', 'PROCESS_ID')

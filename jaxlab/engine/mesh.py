@@ -17,8 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.engine import hosts
-from jaxlab.engine.channel import Place
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.peer import Place
 
 _ACCELERATORS = ('accel0', 'vfio/0', 'nvidia0', 'nvidiactl', 'kfd')
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from jaxlab.engine import hosts, partition, preemption, report, workdir
@@ -148,6 +149,8 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
       say(f'{stage.name}: finished before, skipped')
     else:
       done = _run(stage, space)
+      # Or a study of many trainings would hold the programs of all of them.
+      jax.clear_caches()
     space.after = {**space.after, stage.name: _fingerprint(done)}
     if any(hosts.gather(f'{stage.name}: stop?', preemption.asked())):
       raise Preempted(f'{stage.name} is finished')

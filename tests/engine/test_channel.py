@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from jaxlab.engine.channel import Channel, Place
+from jaxlab.engine.channel import Channel
 from jaxlab.engine.errors import HostLostError, InputError, OtherStopped
+from jaxlab.engine.peer import Place
 
 ROOT = Path(__file__).parents[2]
 HOST = socket.gethostname()
@@ -207,20 +208,33 @@ def test_an_error_in_one_process_ends_the_others_with_its_code():
 
 
 PROGRAM = """if True:
-  import sys, time
+  import ctypes, sys, time
   from jaxlab.engine import hosts
-  _, coordinator, count, index, timeout = sys.argv
+  from jaxlab.engine.errors import InputError, OtherStopped
+  _, coordinator, count, index, timeout, what = sys.argv
   place = hosts.place(coordinator, int(count), int(index))
-  with hosts.joined(place, {}, float(timeout)):
-    print('joined', flush=True)
-    if int(index) == 1:
-      time.sleep(1000)  # as a main thread does that waits for a device
-    hosts.meet('never')
+  try:
+    with hosts.joined(place, {}, float(timeout)):
+      print('joined', flush=True)
+      if index == '1':
+        if what == 'raises':
+          raise ValueError('no such thing')
+        if what == 'fails':
+          raise InputError('a file is missing')
+        if what == 'aborts':
+          ctypes.CDLL(None).abort()
+        time.sleep(1000)  # as a main thread does that waits for a device
+      if what == 'fails':
+        time.sleep(1000)
+      hosts.meet('never')
+  except (InputError, OtherStopped) as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
 """
 
 
 @contextlib.contextmanager
-def processes(count, timeout):
+def processes(count, timeout, what='waits'):
   address = free_address()
   started = [
     subprocess.Popen(
@@ -232,6 +246,7 @@ def processes(count, timeout):
         str(count),
         str(i),
         str(timeout),
+        what,
       ],
       cwd=ROOT,
       stdout=subprocess.PIPE,
@@ -275,3 +290,41 @@ def test_a_process_that_falls_silent_is_named_after_the_time_limit(victim):
     assert other.returncode == 76
     assert f'lost process {victim} on {HOST}: not heard of for 2 s' in message
     assert 1.5 < time.monotonic() - began < 15
+
+
+def test_an_abort_waits_for_the_watch_to_say_who_was_lost():
+  # As JAX's client does within milliseconds of the death of process 0.
+  with processes(2, timeout=60, what='aborts') as started:
+    time.sleep(0.3)
+    assert started[1].poll() is None
+    started[0].kill()
+    message = started[1].communicate(timeout=30)[1]
+    assert started[1].returncode == 76, message
+    assert f'lost process 0 on {HOST}: its connection closed' in message
+
+
+def test_an_abort_of_its_own_is_one_and_the_others_name_the_process():
+  with processes(2, timeout=60, what='aborts') as started:
+    message = started[0].communicate(timeout=30)[1]
+    assert started[0].returncode == 76
+    assert f'lost process 1 on {HOST}' in message
+    assert started[1].wait(10) == -signal.SIGABRT
+
+
+def test_an_exception_in_one_process_is_told_to_those_that_wait_for_it():
+  with processes(2, timeout=60, what='raises') as started:
+    message = started[0].communicate(timeout=30)[1]
+    assert started[0].returncode == 1
+    assert f'process 1 on {HOST} stopped: no such thing' in message
+    assert 'ValueError: no such thing' in started[1].communicate()[1]
+
+
+def test_an_error_in_one_process_ends_others_that_wait_for_a_device():
+  with processes(2, timeout=60, what='fails') as started:
+    began = time.monotonic()
+    message = started[0].communicate(timeout=60)[1]
+    assert started[0].returncode == 2
+    assert f'process 1 on {HOST} stopped: a file is missing' in message
+    # They have five seconds to come to the same error by themselves.
+    assert 4 < time.monotonic() - began < 30
+    assert started[1].wait(10) == 2

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jaxlab.engine import hosts, workdir
-from jaxlab.engine.channel import Place
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.peer import Place
 
 ROOT = Path(__file__).parents[2]
 
