@@ -7,6 +7,7 @@ order.
 
 import contextlib
 import os
+import signal
 import tempfile
 import threading
 from collections import deque
@@ -134,7 +135,8 @@ class Feed:
     kind = self.source.kind(step)
     runs = self._runs(kind)
     if self._workers:
-      return executor.submit(_work, step, runs, *self._snapshot.current)
+      with _uninterrupted():  # a submission may start a worker
+        return executor.submit(_work, step, runs, *self._snapshot.current)
     return executor.submit(self._place, kind, step, runs)
 
   def _runs(self, kind: str) -> list[slice]:
@@ -277,6 +279,20 @@ def _work(step: int, runs: list[slice], version: int, path: str):
       _source.publish(dict(arrays))  # type: ignore[attr-defined]
     _version = version
   return _read(_source, step, runs)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+  """Ctrl-C waits until after; processes started within never get it.
+
+  Until `_start_worker` has run they belong to the group that a terminal
+  interrupts.
+  """
+  old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 @contextlib.contextmanager

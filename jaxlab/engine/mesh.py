@@ -147,12 +147,12 @@ def make(
     )
   # Auto: under Explicit axes, the default of `jax.make_mesh`, Linen's Dropout
   # and Embed and `segment_sum` raise.
-  return jax.make_mesh(
-    tuple(sizes.values()),
-    tuple(sizes),
-    axis_types=(AxisType.Auto,) * len(sizes),
-    devices=devices,
-  )
+  auto = (AxisType.Auto,) * len(sizes)
+  shape, names = tuple(sizes.values()), tuple(sizes)
+  if len({getattr(device, 'slice_index', 0) for device in devices}) > 1:
+    # Slice by slice, so that the first axis is the one that crosses them.
+    return Mesh(np.array(devices).reshape(shape), names, axis_types=auto)
+  return jax.make_mesh(shape, names, axis_types=auto, devices=devices)
 
 
 def row_axes(mesh: Mesh) -> tuple[str, ...]:

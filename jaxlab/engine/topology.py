@@ -68,17 +68,22 @@ def describe(name: str, slices: int = 1) -> Topology:
     raise InputError(f'--plan_slices={slices}: take at least 1')
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+  # Compiling needs no device, and so no lock on one: a lock file that a killed
+  # process left behind would stop every later plan.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', 'true')
   if importlib.util.find_spec('libtpu') is None:
     raise InputError(
       "--plan needs libtpu, which is not installed: pip install 'jaxlab[plan]'"
     )
   from jax.experimental import topologies
 
+  options: dict[str, Any] = {'num_slices': slices} if slices > 1 else {}
+  if kind == 'v4':
+    # Both cores of a chip as one device, as v4 runs JAX; v5p does by itself.
+    options['chip_config_name'] = 'megacore'
   try:
     found = topologies.get_topology_desc(
-      platform='tpu',
-      topology_name=name,
-      **({'num_slices': slices} if slices > 1 else {}),
+      platform='tpu', topology_name=name, **options
     )
   except Exception as error:  # of several classes, one of them RuntimeError
     raise _explained(name, slices, error) from error
@@ -92,8 +97,9 @@ def _explained(name, slices, error) -> InputError:
   low = said.lower()
   if 'lockfile' in low or 'already in use' in low:
     return InputError(
-      f'--plan={name}: another process holds libtpu ({said[:200]}); wait for '
-      'it to end, one process at a time can compile for TPUs'
+      f'--plan={name}: another process holds libtpu, or was killed and left its '
+      f'lock file ({said[:200]}); wait for it to end, or remove the file if '
+      'there is none'
     )
   kind = name.partition(':')[0]
   times = f' x {slices} slices' if slices > 1 else ''
