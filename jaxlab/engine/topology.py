@@ -98,8 +98,8 @@ def _explained(name, slices, error) -> InputError:
   if 'lockfile' in low or 'already in use' in low:
     return InputError(
       f'--plan={name}: another process holds libtpu, or was killed and left '
-      f'its lock file ({said[:200]}); wait for it to end, or remove the file if '
-      'there is none'
+      f'its lock file ({said[:200]}); wait for it to end, or remove the file '
+      'if there is none'
     )
   kind = name.partition(':')[0]
   times = f' x {slices} slices' if slices > 1 else ''
