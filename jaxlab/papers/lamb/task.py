@@ -7,7 +7,7 @@ from typing import Any
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.stage import Stage
 
-JOBS = ('pretraining', 'finetuning', 'images', 'theory')
+JOBS = ('pretraining', 'finetuning', 'images')
 
 
 def program(config: Mapping[str, Any]) -> list[Stage]:
