@@ -33,7 +33,8 @@ _CONFINED = {  # library -> the only places that may import it
   'shelve': (),
 }
 _MESHES = {'Mesh', 'make_mesh', 'AbstractMesh', 'create_device_mesh'}
-_NO_JAX = ('errors', 'workdir', 'preemption', 'hosts', 'channel', 'peer')  # loaded before JAX is
+# Loaded before JAX is.
+_NO_JAX = ('errors', 'workdir', 'preemption', 'hosts', 'channel', 'peer')
 _NAMELESS = {'utils.py', 'util.py', 'common.py', 'misc.py', 'helpers.py'}
 
 
