@@ -106,7 +106,7 @@ case $verb in
     ;;
   copy)
     if [[ -n $dry_run ]]; then
-      archive=/tmp/jaxlab.tar.gz
+      archive=ARCHIVE
     else
       archive=$(mktemp --suffix=.tar.gz)
       trap 'rm -f "$archive"' EXIT

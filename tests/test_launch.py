@@ -160,7 +160,7 @@ def words(call):
   if '--command' in call:
     call[call.index('--command') + 1] = 'SHELL'
   return [
-    'ARCHIVE' if word.startswith('/tmp/') and word.endswith('.tar.gz') else word
+    'ARCHIVE' if '/' in word and word.endswith('.tar.gz') else word
     for word in call
   ]
 

@@ -221,7 +221,7 @@ class Note:
 
   def build(self, resolve: Callable[[Any], Any]) -> Any:
     """What this stands for; `resolve` does the same for its parts."""
-    raise NotImplementedError
+    raise TypeError(f'a {type(self).__name__[1:]} is no value of its own')
 
 
 def element_count(shape: Any) -> int:

@@ -21,6 +21,7 @@ from jaxlab.models.bert import Bert
 from jaxlab.models.bert_heads import encoder_params
 from jaxlab.papers.lamb import (
   answering,
+  bert,
   classification,
   optimizers,
   pretrained,
@@ -81,24 +82,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
   """The encoder of the config, for devices of a platform."""
-  c = config['model']
-  return Bert(
-    vocab_size=vocab_size,
-    num_layers=c['num_layers'],
-    hidden_size=c['hidden_size'],
-    num_heads=c['num_heads'],
-    intermediate_size=c['intermediate_size'],
-    max_positions=c['max_positions'],
-    dropout_rate=c['dropout_rate'],
-    attention_dropout_rate=c['dropout_rate'],
-    initializer_range=c['initializer_range'],
-    dtype=jnp.dtype(c['dtype']),
-    heads=False,
-    scan_layers=c['scan_layers'],
-    remat=c['remat'],
-    # XLA:CPU is slow inside loops; elsewhere a loop compiles faster.
-    unroll=c['num_layers'] if platform == 'cpu' else 1,
-  )
+  return bert.make_model(config, vocab_size, platform, heads=False)
 
 
 def forward(model: Bert, head, params, batch, dropout=None):

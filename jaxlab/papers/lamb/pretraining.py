@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec
 
 from jaxlab.data import packages
 from jaxlab.data.corpus import Corpus, prepare_corpus
@@ -23,7 +22,7 @@ from jaxlab.engine.update import accumulate, create_state, minimise
 from jaxlab.evals.pretraining import masked_lm
 from jaxlab.models.bert import Bert
 from jaxlab.ops.losses import masked_cross_entropy
-from jaxlab.papers.lamb import method, optimizers, study
+from jaxlab.papers.lamb import bert, method, optimizers, study
 
 Config = Mapping[str, Any]
 
@@ -90,76 +89,14 @@ def make_optimizer(
   )
 
 
-def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
-  """The BERT of the config, for devices of a platform."""
-  c = config['model']
-  return Bert(
-    vocab_size=vocab_size,
-    num_layers=c['num_layers'],
-    hidden_size=c['hidden_size'],
-    num_heads=c['num_heads'],
-    intermediate_size=c['intermediate_size'],
-    max_positions=c['max_positions'],
-    dropout_rate=c['dropout_rate'],
-    attention_dropout_rate=c['dropout_rate'],
-    initializer_range=c['initializer_range'],
-    dtype=jnp.dtype(c['dtype']),
+def make_model(config: Config, vocab_size: int, devices) -> Bert:
+  """The BERT of the config, with the heads of pre-training."""
+  return bert.make_model(
+    config,
+    vocab_size,
+    mesh.platform(devices),
     gradient_dtype=jnp.dtype(config['sharding']['gradient_dtype']),
-    scan_layers=c['scan_layers'],
-    remat=c['remat'],
-    # XLA:CPU is slow inside loops; elsewhere a loop compiles faster.
-    unroll=c['num_layers'] if platform == 'cpu' else 1,
   )
-
-
-def rules(config: Config, devices: jax.sharding.Mesh) -> list[partition.Rule]:
-  """Where the parameters and moments lie.
-
-  A mesh axis 'model' splits heads and the inner width of the two-layer
-  networks; `config.sharding.layout` splits moments ('zero1'), or parameters
-  and moments ('fsdp'), over the axes that share the rows.
-  """
-  how = config['sharding']['layout']
-  if how not in ('replicated', 'zero1', 'fsdp'):
-    raise InputError(
-      f'config.sharding.layout = "{how}" is not one of replicated, zero1, fsdp'
-    )
-  found: list[partition.Rule] = []
-  least = config['sharding']['min_bytes']
-  spread = partition.Spread(mesh.row_axes(devices), least)
-  if how != 'replicated':
-    found.append(('^opt/', spread))
-  if 'model' in devices.shape:
-    if how == 'fsdp':
-      raise InputError(
-        'config.sharding.layout = "fsdp" with a mesh axis "model" is not '
-        'supported; take "zero1" or drop the axis'
-      )
-    found += _tensor_parallel(config['model']['scan_layers'])
-  elif how == 'fsdp':
-    found.append(('^params/', spread))
-  return [*found, ('.*', PartitionSpec())]
-
-
-def _tensor_parallel(scanned: bool) -> list[partition.Rule]:
-  """Megatron's cut: columns into a pair of matrices, rows out of it."""
-  stack = (None,) if scanned else ()
-
-  def spec(*axes):
-    return PartitionSpec(*stack, *axes)
-
-  inner, heads = (
-    r'^params/.*/attention/(query|key|value)',
-    '^params/.*/attention',
-  )
-  return [
-    (f'{inner}/kernel$', spec(None, 'model')),
-    (f'{inner}/bias$', spec('model')),
-    (f'{heads}/out/kernel$', spec('model')),
-    ('^params/.*/intermediate/kernel$', spec(None, 'model')),
-    ('^params/.*/intermediate/bias$', spec('model')),
-    ('^params/.*/output/kernel$', spec('model')),
-  ]
 
 
 def make_task(
@@ -196,7 +133,7 @@ def make_task(
 
   tx = make_optimizer(config, phase)
   if config['sharding']['layout'] != 'replicated':
-    tx = partition.spread_update(tx, devices, rules(config, devices))
+    tx = partition.spread_update(tx, devices, bert.rules(config, devices))
   if phase.accumulate > 1:
     update = accumulate(phase.accumulate, loss, 'net', tx, unroll=False)
   else:
@@ -219,7 +156,7 @@ def _apply(model, params, batch, dropout=None):
 def build(config: Config, phase: Phase, space: Workspace) -> tuple[Task, Feed]:
   """The task of one phase and the feed of its training batches."""
   corpus = _corpus(config, space.offline)
-  model = make_model(config, corpus.vocab_size, mesh.platform(space.mesh))
+  model = make_model(config, corpus.vocab_size, space.mesh)
   evals = {
     'validation': (
       masked_lm(_plain(model), corpus.characters),
@@ -244,7 +181,7 @@ def build(config: Config, phase: Phase, space: Workspace) -> tuple[Task, Feed]:
 def plan(config: Config, phase: Phase, space: Workspace) -> Planned:
   """One phase as shapes, for a machine that is not there."""
   vocab = config['data']['vocab_size']
-  model = make_model(config, vocab, mesh.platform(space.mesh))
+  model = make_model(config, vocab, space.mesh)
 
   def init(key, update):
     return create_state({'net': _new_parameters(model, key)}, update)
@@ -257,26 +194,10 @@ def plan(config: Config, phase: Phase, space: Workspace) -> Planned:
     task,
     {'train': spec},
     phase.steps,
-    rules(config, space.mesh),
+    bert.rules(config, space.mesh),
     config['train']['max_bad_steps'],
     {'train': step_flops(config, phase)},
   )
-
-
-def step_flops(config: Config, phase: Phase) -> float:
-  """Model FLOPs of one update: matrix products, backward = 2 x forward.
-
-  A multiplication and an addition are two; embeddings' look-ups and what is
-  recomputed are none.
-  """
-  c, length = config['model'], phase.sequence_length
-  width, inner = c['hidden_size'], c['intermediate_size']
-  layer = 2 * length * width * (4 * width + 2 * inner) + 4 * length**2 * width
-  words = phase.max_predictions * (width + config['data']['vocab_size'])
-  heads = 2 * width * (words + width + 2)
-  types = 2 * length * 2 * width  # a product with one-hot rows
-  row = c['num_layers'] * layer + heads + types
-  return 3.0 * phase.batch_size * row
 
 
 def measure(
@@ -306,6 +227,22 @@ def measure(
   return figures
 
 
+def step_flops(config: Config, phase: Phase) -> float:
+  """Model FLOPs of one update: matrix products, backward = 2 x forward.
+
+  A multiplication and an addition are two; embeddings' look-ups and what is
+  recomputed are none.
+  """
+  c, length = config['model'], phase.sequence_length
+  width, inner = c['hidden_size'], c['intermediate_size']
+  layer = 2 * length * width * (4 * width + 2 * inner) + 4 * length**2 * width
+  words = phase.max_predictions * (width + config['data']['vocab_size'])
+  heads = 2 * width * (words + width + 2)
+  types = 2 * length * 2 * width  # a product with one-hot rows
+  row = c['num_layers'] * layer + heads + types
+  return 3.0 * phase.batch_size * row
+
+
 def _stage(config: Config, phase: Phase, run: study.Run | None = None) -> Stage:
   # All of these complain now, not after the data has been made.
   train = dict(config['train'])
@@ -333,7 +270,7 @@ def _stage(config: Config, phase: Phase, run: study.Run | None = None) -> Stage:
     options,
     finish,
     lambda space: plan(config, phase, space),
-    lambda devices: rules(config, devices),
+    lambda devices: bert.rules(config, devices),
     config['seed'],
   )
 
