@@ -115,7 +115,7 @@ def _trials(config: Config, optimizer, rule, batch) -> list[Run]:
   seed = c['seeds'][0]
   return [
     _run(config, optimizer, batch, seed, r, _trial_name(optimizer, batch, r))
-    for r in rule['rates']
+    for r in _rates(config, rule, batch)
   ]
 
 
