@@ -114,10 +114,10 @@ def scaling():
   config.study.batch_sizes = (64, 256, 1024)
   config.study.optimizers = ml_collections.ConfigDict(
     {
-      'momentum': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+      'momentum': {'rule': 'sqrt', 'rates': (0.03, 0.1, 0.3)},
       'lars': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
-      'lamb': {'rule': 'sqrt', 'rates': (0.003, 0.01, 0.03)},
-      'adamw': {'rule': 'tuned', 'rates': (0.001, 0.003, 0.01)},
+      'lamb': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+      'adamw': {'rule': 'tuned', 'rates': (0.003, 0.01, 0.03)},
     }
   )
   return config
