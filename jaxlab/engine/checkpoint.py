@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as managers
 
 from jaxlab.engine import mesh, shards
@@ -122,11 +123,11 @@ class Checkpoints:
     )
     self.policy.saved()
 
-  def restore(self, like: State, step: int) -> tuple[State, dict[str, Any]]:
-    """State and JSON of a saved step.
+  def restore(self, like: Tree, step: int) -> tuple[Any, dict[str, Any]]:
+    """State, or another tree with its paths, and JSON of a saved step.
 
     Args:
-      like: State of `jax.ShapeDtypeStruct` with shardings; they may differ
+      like: tree of `jax.ShapeDtypeStruct` with shardings; they may differ
         from those it was saved with.
 
     Raises:
@@ -139,9 +140,9 @@ class Checkpoints:
       )['about']
       if about['state_sha256'] is None and not about['parts_sha256']:
         raise KeyError('parts_sha256')
-      saved = self._manager.item_metadata(step)['state'].tree
     except Exception as error:  # Orbax raises many kinds for a damaged file
       raise self._damaged(where, step, error) from error
+    saved = self.shapes(step)
     wanted = dict(paths(like))
     _check_same_leaves(where, saved, wanted)
     state = ocp.args.StandardRestore({p: wanted[p] for p in saved})
@@ -155,6 +156,18 @@ class Checkpoints:
     if not _is_intact(found, about):
       raise self._damaged(where, step, 'its SHA-256 is not the recorded one')
     return _unflatten(like, found), about
+
+  def shapes(self, step: int) -> dict[str, Any]:
+    """What a saved step holds: path -> something with shape and dtype.
+
+    Raises:
+      InputError: the checkpoint is damaged.
+    """
+    try:
+      return self._manager.item_metadata(step)['state'].tree
+    except Exception as error:  # Orbax raises many kinds for a damaged file
+      where = f'checkpoint {self.folder / str(step)}'
+      raise self._damaged(where, step, error) from error
 
   def _damaged(self, where, step, error) -> InputError:
     older = [s for s in self._manager.all_steps() if s != step]
@@ -180,6 +193,37 @@ class Checkpoints:
     """Waits, then frees Orbax's threads."""
     self.wait()
     self._manager.close()
+
+
+def read(folder: Path, devices: Mesh) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The newest checkpoint of a fit without its model.
+
+  Args:
+    folder: of the checkpoints, as `Checkpoints` takes it.
+    devices: each of them gets every leaf.
+
+  Returns:
+    (path -> leaf, JSON).
+
+  Raises:
+    InputError: there is none, or it is damaged.
+  """
+  none = InputError(f'{folder} holds no checkpoint')
+  if not folder.is_dir():
+    raise none
+  kept = Checkpoints(folder, Policy())
+  try:
+    latest = kept.latest()
+    if latest is None:
+      raise none
+    layout = mesh.replicated(devices)
+    like = {
+      path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
+      for path, leaf in kept.shapes(latest).items()
+    }
+    return kept.restore(like, latest)
+  finally:
+    kept.close()
 
 
 @contextlib.contextmanager

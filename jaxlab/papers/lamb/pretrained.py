@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxlab.data.corpus import Corpus, prepare_corpus
-from jaxlab.engine import checkpoint, mesh
+from jaxlab.engine import checkpoint
 from jaxlab.engine.errors import InputError
 
 Config = Mapping[str, Any]
@@ -101,7 +101,7 @@ def read(config: Config, corpus: Corpus, devices: Mesh) -> Pretrained:
     InputError: it is damaged, or was trained with another vocabulary.
   """
   folder = Path(config['model']['checkpoint']).expanduser()
-  leaves, about = _restore(folder, devices)
+  leaves, about = checkpoint.read(folder / 'checkpoints', devices)
   trained_on = about.get('corpus_sha256')
   if trained_on != corpus.sha256:
     raise InputError(
@@ -145,32 +145,6 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
     jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
     for path, leaf in leaves
   }
-
-
-def _restore(folder: Path, devices: Mesh) -> tuple[dict[str, Any], dict]:
-  """All leaves of the newest checkpoint by their paths, and its JSON."""
-  none = InputError(f'{folder} holds no checkpoint; pre-train again')
-  if not (folder / 'checkpoints').is_dir():
-    raise none
-  kept = checkpoint.Checkpoints(folder / 'checkpoints', checkpoint.Policy())
-  try:
-    latest = kept.latest()
-    if latest is None:
-      raise none
-    try:
-      saved = kept._manager.item_metadata(latest)['state'].tree
-    except Exception as error:  # Orbax raises many kinds for a damaged file
-      raise InputError(
-        f'the checkpoint {folder}/checkpoints/{latest} is damaged ({error})'
-      ) from error
-    layout = mesh.replicated(devices)
-    like = {
-      path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
-      for path, leaf in saved.items()
-    }
-    return kept.restore(like, latest)  # type: ignore[arg-type, return-value]
-  finally:
-    kept.close()
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
