@@ -18,7 +18,8 @@ KINDS = (
 _BITS = {'pred': 8, 's4': 4, 'u4': 4, 'bf16': 16}  # others end in their bits
 _HEAD = re.compile(r'^(?:ENTRY )?%?([\w.-]+) \(.*\{\s*$')
 _COLLECTIVE = re.compile(
-  rf'= (.*?) ({"|".join(KINDS)})(-start)?\(', re.MULTILINE
+  rf'= (.*?) ({"|".join(KINDS)})(-start)?\(.*?(?:channel_id=(\d+)|$)',
+  re.MULTILINE,
 )
 _WHILE = re.compile(r' while\(.*?condition=%?([\w.-]+), body=%?([\w.-]+)(.*)$')
 _CALLED = re.compile(
@@ -42,13 +43,18 @@ def collectives(text: str) -> list[Collective]:
   blocks = dict(_blocks(text))
   entry = re.search(r'^ENTRY %?([\w.-]+)', text, re.MULTILINE)
   times = _times(blocks, entry[1] if entry else '')
-  found = [
-    Collective(kind, *_size(shape, kind, start), times[name])
-    for name, lines in blocks.items()
-    if times.get(name)
-    for shape, kind, start in _COLLECTIVE.findall('\n'.join(lines))
-  ]
-  return sorted(found, key=lambda c: -c.bytes * c.times)
+  found: dict[str, Collective] = {}
+  for name, lines in blocks.items():
+    if not times.get(name):
+      continue
+    for shape, kind, start, channel in _COLLECTIVE.findall('\n'.join(lines)):
+      one = Collective(kind, *_size(shape, kind, start), times[name])
+      # TPUs go on with a collective piece by piece beside other work, in loops
+      # too: all pieces have the channel of the one that begins it.
+      key = channel or f'unnamed {len(found)}'
+      if key not in found or one.times < found[key].times:
+        found[key] = one
+  return sorted(found.values(), key=lambda c: -c.bytes * c.times)
 
 
 def _blocks(text: str) -> Iterator[tuple[str, list[str]]]:

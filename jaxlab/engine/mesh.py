@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.engine import hosts
@@ -152,7 +152,11 @@ def make(
   if len({getattr(device, 'slice_index', 0) for device in devices}) > 1:
     # Slice by slice, so that the first axis is the one that crosses them.
     return Mesh(np.array(devices).reshape(shape), names, axis_types=auto)
-  return jax.make_mesh(shape, names, axis_types=auto, devices=devices)
+  # An axis of 32 on a torus of 8 x 8 x 16 cuts one of its sides.
+  placed = mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
+  )
+  return Mesh(placed, names, axis_types=auto)
 
 
 def row_axes(mesh: Mesh) -> tuple[str, ...]:

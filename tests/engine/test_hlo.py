@@ -38,7 +38,7 @@ ENTRY %main.3 (a: f32[]) -> f32[] {
   %while.1 = (s32[], bf16[4,8]) while(%t0), condition=%condition.1, body=%body.1
   %while.2 = s32[] while(%t1), condition=%condition.2, body=%body.2, \
 backend_config={"known_trip_count":{"n":"7"}}
-  %start = (f32[2], f32[16]) all-gather-start(%q), dimensions={0}
+  %start = (f32[2], f32[16]) all-gather-start(%q), channel_id=2, dimensions={0}
   %done = f32[16] all-gather-done(%start)
   ROOT %x = f32[] parameter(0)
 }
@@ -52,6 +52,17 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_turns():
     hlo.Collective('all-reduce', ('f32', 's32'), 32, 7),
     hlo.Collective('all-gather', ('f32',), 64, 1),
   ]
+
+
+def test_a_collective_that_goes_on_piece_by_piece_counts_once():
+  pieces = _TEXT.replace(
+    '  %g = bf16',
+    '  %piece = f32[16] all-gather(%q), channel_id=2, dimensions={0}\n'
+    '  %more = f32[16] all-gather(%q), channel_id=2, dimensions={0}\n'
+    '  %g = bf16',
+  )
+  assert pieces.count('channel_id=2') == 3
+  assert hlo.collectives(pieces) == hlo.collectives(_TEXT)
 
 
 @pytest.mark.parametrize('turns', [3, 5])
