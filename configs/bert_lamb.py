@@ -173,7 +173,7 @@ def scaling():
   config.study.optimizers = ml_collections.ConfigDict(
     {
       'lamb': {'rule': 'sqrt', 'rates': (0.005, 0.01, 0.02)},
-      'adamw': {'rule': 'tuned', 'rates': (5e-4, 1e-3, 2e-3)},
+      'adamw': {'rule': 'tuned', 'rates': (1e-3, 2e-3, 4e-3)},
     }
   )
   config.train.eval_every_steps = 0

@@ -10,11 +10,11 @@ import shutil
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-_FLAG = '--xla_force_host_platform_device_count=8'
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAG}'.strip()
-
-_CACHE = tempfile.mkdtemp(prefix='jaxlab-compiled-')
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE
+if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has all this already
+  flag = '--xla_force_host_platform_device_count=8'
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()
+  cache = tempfile.mkdtemp(prefix='jaxlab-compiled-')
+  atexit.register(shutil.rmtree, cache, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'

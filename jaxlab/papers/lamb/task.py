@@ -7,7 +7,7 @@ from typing import Any
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.stage import Stage
 
-JOBS = ('pretraining', 'finetuning', 'images')
+JOBS = ('pretraining', 'finetuning', 'images', 'theory')
 
 
 def program(config: Mapping[str, Any]) -> list[Stage]:
