@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -80,10 +81,10 @@ def _row(stage: Stage, kind, planned: Planned, space, place) -> Row:
   state, batch = shapes(planned, kind, space.mesh)
   key = jax.eval_shape(lambda: keys.stream(0, 'train'))
   start, why, sizes, found = time.monotonic(), '', {}, []
-  compiled = None
+  compiled, text = None, ''
   try:
     steps = Steps(planned.task, planned.max_bad_steps, state)
-    compiled = steps.lower(kind, state, batch, key).compile()
+    compiled, text = _compile(steps.lower(kind, state, batch, key))
   except jax.errors.JaxRuntimeError as error:
     why = _too_large(error)
     if not why:
@@ -91,7 +92,7 @@ def _row(stage: Stage, kind, planned: Planned, space, place) -> Row:
   seconds = time.monotonic() - start
   if compiled is not None:
     sizes = _sizes(compiled.memory_analysis())
-    found = hlo.collectives(compiled.as_text() or '')
+    found = hlo.collectives(text)
   update = guarded(planned.task.steps[kind], planned.max_bad_steps)
   program = flops.count(update, state, batch, key)
   model = planned.flops.get(kind, program)
@@ -122,6 +123,20 @@ def _row(stage: Stage, kind, planned: Planned, space, place) -> Row:
     },
     why=why,
   )
+
+
+def _compile(lowered) -> tuple[Any, str]:
+  """The compiled program and its optimised text.
+
+  The text is what the compiler writes down: libtpu hands out modules that this
+  JAX cannot read back (v5p and v6e, collectives in pieces of three operands).
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+    compiled = lowered.compile(compiler_options=options)
+    files = Path(folder).glob('*.after_optimizations.txt')
+    largest = max(files, key=lambda path: path.stat().st_size)
+    return compiled, largest.read_text()
 
 
 def shapes(planned: Planned, kind: str, devices) -> tuple[State, dict]:
