@@ -128,9 +128,9 @@ def bible():
   config.study = ml_collections.ConfigDict()
   config.study.batch_sizes = ()
   config.study.reference_batch_size = 64
-  config.study.examples = 96_000  # of every run
+  config.study.examples = 48_000  # of every run
   config.study.largest_micro_batch = 256
-  config.study.warmup_steps = 19  # at every batch size; a fifth at 1,024
+  config.study.warmup_steps = 9  # at every batch size; a fifth at 1,024
   config.study.seeds = (0, 1, 2)
   config.study.metric = 'mlm_nats'
   config.study.better = 'lower'
