@@ -11,6 +11,18 @@ ResNet: reported, unverified).
 
 In the study momentum, LARS and LAMB follow the square-root rule from a rate
 chosen at batch 64; AdamW is tuned at every batch size.
+
+Measured, :scaling, two shared CPU cores, jax 0.10.2, 33 to 80 s a training;
+test accuracy, seeds 0, 1, 2, 95 % t-interval, one epoch, not converged:
+
+  batch             64              256             1,024
+  lamb, sqrt        .9884 ± .0008   .9826 ± .0061   .588 ± .647
+  lars, sqrt        .9867 ± .0011   .9774 ± .0072   .647 ± .210
+  momentum, sqrt    .9861 ± .0015   .9772 ± .0034   .847 ± .024
+  adamw, tuned      .9850 ± .0029   .9816 ± .0080   .927 ± .040
+
+LAMB is the best at 64 (paired, .0034 ± .0031 above AdamW). That its rule keeps
+the accuracy up to 1,024, where an epoch is 53 steps, is refuted here.
 """
 
 import ml_collections
