@@ -35,6 +35,8 @@ def open_array_records(
 ) -> 'ArrayRecords':
   """A split of a prepared TFDS set, or a slice of one.
 
+  Where `label` is '' nobody asks for labels: all are 0, of one class.
+
   Raises:
     InputError: as `tfds.open_split`; or the set lacks the feature `image`, or
       a ClassLabel feature `label`.
@@ -45,7 +47,7 @@ def open_array_records(
       f'TFDS set {name} has no feature {image!r}; it has '
       f'{sorted(known.features)}: name the one that is an image'
     )
-  if label not in known.classes:
+  if label and label not in known.classes:
     raise InputError(
       f'TFDS set {name} has no ClassLabel feature {label!r}; it has '
       f'{sorted(known.classes)}, of the features {sorted(known.features)}: '
@@ -58,8 +60,9 @@ def open_array_records(
     for part in splits[split].file_instructions
     if part.take
   ]
+  classes = known.classes[label] if label else ('',)
   return ArrayRecords(
-    name, split, known.classes[label], known.fingerprint, shards, image, label
+    name, split, classes, known.fingerprint, shards, image, label
   )
 
 
@@ -191,7 +194,8 @@ def parse_example(
     record: a tf.train.Example, which is
       Example{features=1: Features{feature=1: map<string=1, Feature=2>}}.
     image: name of the feature that is a list of one byte string.
-    label: name of the feature that is a list of one integer.
+    label: name of the feature that is a list of one integer; b'' for none,
+      whose integer is 0.
 
   Raises:
     LookupError: the record is no Example, or a feature is missing or has
@@ -208,7 +212,7 @@ def parse_example(
     if name in (image, label):
       found[name] = _single(record, at + size + 1, stop)
     at = stop
-  data, number = found[image], found[label]
+  data, number = found[image], found[label] if label else 0
   if at != len(record):
     raise IndexError('the record has another length than it says')
   if not isinstance(data, bytes) or not isinstance(number, int):

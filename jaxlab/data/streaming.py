@@ -65,7 +65,8 @@ def open_records(
     split: `train`, `validation` or `test`; of a TFDS set any of its splits or
       a slice, `train[:10%]`.
     image: of a TFDS set, the feature that holds an encoded image.
-    label: of a TFDS set, the ClassLabel feature.
+    label: of a TFDS set, the ClassLabel feature; '' takes its images alone,
+      with the label 0.
     offline: never open a socket.
 
   Raises:

@@ -207,6 +207,15 @@ def test_labels_outside_of_the_classes_are_an_input_error():
   assert 'take a split that has labels' in str(caught.value)
 
 
+def test_images_alone_need_no_labels():
+  records = open_records('pets', 'unlabelled', label='')
+  images, labels = records.read([1, 0])
+  with_labels = open_records('pets', 'train')
+  assert len(images) == 2 and images[0][:4] == with_labels.read([0])[0][0][:4]
+  np.testing.assert_array_equal(labels, [0, 0])
+  assert records.classes == ('',)
+
+
 def test_other_features_are_asked_for_by_name():
   records = open_records('pets', 'train', label='other')
   assert len(records.classes) == 300

@@ -21,9 +21,7 @@ from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Objective, Task
 from jaxlab.engine.update import accumulate, create_state, minimise
 from jaxlab.evals.classify import classify
-from jaxlab.models.lenet import LeNet5
-from jaxlab.models.resnet import ResNet
-from jaxlab.models.resnet50 import ResNet50
+from jaxlab.models import classifiers
 from jaxlab.ops import augment
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.papers.lamb import optimizers, study
@@ -59,16 +57,10 @@ def program(config: Config) -> list[Stage]:
 def make_model(config: Config, classes: int):
   """The network of the config."""
   c = config['model']
-  dtype = jnp.dtype(c['dtype'])
-  if c['name'] == 'resnet50':
-    return ResNet50(num_classes=classes, dtype=dtype)
-  if c['name'] == 'resnet':
-    return ResNet(c['depth'], classes, c['width'], dtype=dtype)
-  if c['name'] == 'lenet':
-    return LeNet5(num_classes=classes, padding=c['padding'], dtype=dtype)
-  raise InputError(
-    f'config.model.name = "{c["name"]}" is not one of resnet50, resnet, lenet'
-  )
+  try:
+    return classifiers.make(c['name'], classes, c['dtype'], c)
+  except ValueError as error:
+    raise InputError(str(error)) from error
 
 
 def make_augment(config: Config, train: bool) -> Callable:
