@@ -15,6 +15,17 @@ recipe is that of Devlin et al., NAACL 2019. IMDB is not in the paper.
 The checkpoint is a finished stage of configs/bert_lamb.py, of any size: its
 shape and vocabulary are checked against those given here, and are taken where
 a size is 0 or a name empty.
+
+Measured, IMDB, 2,000 labels (--config.data.train_examples=2000
+--config.train.steps=250 --config.train.eval_every_steps=125
+--config.optimizer.warmup_steps=25), two shared CPU cores, 42 to 122 s a run;
+test accuracy, seeds 0, 1, 2:
+
+  from the Bible's encoder, seed 0   .634  .680  .671
+  from random parameters             .673  .711  .702
+  paired difference                  -.033 ± .011 (95 % t)
+
+Refuted here: that this pre-training helps. All 22,500 labels: not run.
 """
 
 import ml_collections
