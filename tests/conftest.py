@@ -10,6 +10,9 @@ import shutil
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Most of the time goes into compiling programs that run a few times.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=false compiles them as users do.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has all this already
   flag = '--xla_force_host_platform_device_count=8'
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'.strip()

@@ -36,8 +36,8 @@ def is_unrolled(unroll: bool | None, steps: int, example: jax.Array) -> bool:
 class Steps:
   """A step `body(carry, i, *fixed) -> carry`, compiled once.
 
-  Unrolled, up to ten steps make one program, since small ones cost as much to
-  start as to run; a run of a hundred is ten calls of it, not a program of a
+  Unrolled, up to five steps make one program, since small ones cost as much to
+  start as to run; a run of a hundred is twenty calls of it, not a program of a
   hundred steps.
 
   Args:
@@ -45,7 +45,7 @@ class Steps:
     together: how many steps make one program, at most.
   """
 
-  def __init__(self, body: Callable, together: int = 10):
+  def __init__(self, body: Callable, together: int = 5):
     self._one = jax.jit(body)
     self._several = jax.jit(self._burst, static_argnums=0)
     self._together = together

@@ -196,14 +196,13 @@ def _ascent(name: str, objective, ball: Ball, plan: _Plan, unroll) -> Attack:
     check_positive(name, step_size=plan.step_size)
 
   @jax.jit
-  def begin(best, run, key, images, ids):
-    box, x = ball.box(images), images
-    if plan.random_start:
-      key = jax.random.fold_in(key, run)
-      x = images + ball.inside(key, ids, images.shape[1:])
-      x = ball.project(images, box, x)
-    momentum = None if plan.decay is None else jnp.zeros_like(images)
-    return box, _Carry(x, momentum, None if last else best)
+  def begin(run, key, images, ids):
+    box = ball.box(images)
+    if not plan.random_start:
+      return box, images
+    key = jax.random.fold_in(key, run)
+    x = images + ball.inside(key, ids, images.shape[1:])
+    return box, ball.project(images, box, x)
 
   def step(carry, i, images, box, args):
     value, success, gradient = gradient_of(evaluate, carry.x, args)
@@ -226,7 +225,9 @@ def _ascent(name: str, objective, ball: Ball, plan: _Plan, unroll) -> Attack:
 
   def run(unrolled, key, images, ids, args):
     def one(best, r):
-      box, carry = begin(best, r, key, images, ids)
+      box, x = begin(r, key, images, ids)
+      momentum = None if plan.decay is None else jnp.zeros_like(images)
+      carry = _Carry(x, momentum, best)
       fixed = (images, box, args)
       carry = steps.run(carry, plan.steps, *fixed, unrolled=unrolled)
       return carry.x if last else finish(carry, args)

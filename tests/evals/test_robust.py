@@ -8,6 +8,9 @@ from jaxlab.evals.robust import robust
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import fgsm, pgd
 from jaxlab.ops.intervals import wilson
+from tests.ops.attacked import quick_compiles
+
+_quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
 
 
 class State:

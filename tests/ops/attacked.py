@@ -1,5 +1,15 @@
-"""A small convolutional net, its images, and what attacks are held to."""
+"""A small convolutional net, its images, and what attacks are held to.
 
+Most of the time of tests on it would be XLA's, optimising tiny programs. A test
+module has it do less by
+
+  _quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
+
+and what depends on XLA's rearrangements, such as rounding, undoes it by
+`with optimised():`.
+"""
+
+import contextlib
 import functools
 
 import jax
@@ -9,6 +19,30 @@ import optax
 
 KEY = jax.random.key(0)
 CLASSES = 5
+
+
+_SWITCH = 'jax_disable_most_optimizations'
+
+
+def quick_compiles():
+  """A fixture: programs are compiled without most of the optimisations."""
+  with _switched(True):
+    yield
+
+
+def optimised():
+  """A context in which programs are compiled as everywhere else."""
+  return _switched(False)
+
+
+@contextlib.contextmanager
+def _switched(value):
+  before = jax.config.read(_SWITCH)
+  jax.config.update(_SWITCH, value)
+  try:
+    yield
+  finally:
+    jax.config.update(_SWITCH, before)
 
 
 def conv_net(images, params):

@@ -12,7 +12,13 @@ from jaxlab.ops.adversarial import adversarial_loss, of_batch
 from jaxlab.ops.attack_objectives import margins
 from jaxlab.ops.attacks import fgsm, mim, pgd
 from jaxlab.ops.losses import masked_cross_entropy
-from tests.ops.attacked import KEY, lengths
+from tests.ops.attacked import (
+  KEY,
+  lengths,
+  quick_compiles,
+)
+
+_quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
 
 
 class Net(nn.Module):

@@ -17,8 +17,11 @@ from tests.ops.attacked import (
   assert_feasible,
   conv_net,
   linear_net,
+  quick_compiles,
   trained,
 )
+
+_quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
 
 
 def moved(by):

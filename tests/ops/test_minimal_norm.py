@@ -11,8 +11,11 @@ from tests.ops.attacked import (
   conv_net,
   lengths,
   linear_net,
+  quick_compiles,
   trained,
 )
+
+_quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
 
 MAKES = [
   lambda net, **options: cw_l2(net, steps=150, searches=8, **options),

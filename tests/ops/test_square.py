@@ -13,9 +13,12 @@ from tests.ops.attacked import (
   assert_rows_agree,
   conv_net,
   lengths,
+  quick_compiles,
   sharded,
   trained,
 )
+
+_quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
 
 
 @jax.custom_jvp

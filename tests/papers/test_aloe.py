@@ -506,6 +506,8 @@ def test_the_better_eta_is_taken_and_the_smaller_of_equals():
 )
 def test_a_value_that_cannot_be_is_refused_before_any_work(key, value, says):
   config = config_of('smoke')
+  config.ood.adaptive.methods = ('aloe',)
+  config.ood.adaptive.detectors = ('msp',)
   with config.ignore_type():
     config.update_from_flattened_dict({key: value})
   with pytest.raises(InputError, match=says):

@@ -19,6 +19,7 @@ from jaxlab.data import wordpiece
 from jaxlab.data.corpus import prepare_corpus
 from jaxlab.engine import flops, keys, mesh, plan, stage, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
+from jaxlab.engine.checkpoint import read as read_checkpoint
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import read
 from jaxlab.engine.state import paths, state_sha256
@@ -142,7 +143,7 @@ def test_a_pretrained_encoder_is_taken_over_and_the_head_is_new(
   about = json.loads((checkpoint / 'report.json').read_text())
   assert built.about['pretrained_sha256'] == about['state_sha256']
   assert built.about['corpus_sha256'] == about['corpus_sha256']
-  saved, _ = pretrained._restore(checkpoint, mesh.make())
+  saved, _ = read_checkpoint(checkpoint / 'checkpoints', mesh.make())
   taken = dict(paths(state.params['net']))
   heads = ('mlm_', 'nsp')
   wanted = {
