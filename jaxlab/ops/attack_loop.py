@@ -17,6 +17,7 @@ from jax import lax
 from jaxlab.ops.attack_steps import Attack, Ball, check_count, check_inputs
 
 _LONGEST_UNROLLED = 200  # steps inside of one program
+TOGETHER = 5  # steps that make one program, called eagerly
 _LOOK = 5  # programs between two looks at whether all is done
 
 
@@ -42,13 +43,13 @@ class Steps:
 
   Args:
     body: a pure function; i is () int32.
-    together: how many steps make one program, at most.
+    alone: every step is a program of its own.
   """
 
-  def __init__(self, body: Callable, together: int = 5):
+  def __init__(self, body: Callable, alone: bool = False):
     self._one = jax.jit(body)
     self._several = jax.jit(self._burst, static_argnums=0)
-    self._together = together
+    self._alone = alone
 
   def _burst(self, count, carry, start, *fixed):
     for i in range(count):
@@ -72,7 +73,8 @@ class Steps:
     if not unrolled:
       body = lambda i, carry: self._one(carry, i, *fixed)
       return lax.fori_loop(0, count, body, carry)
-    size = max(k for k in range(1, self._together + 1) if count % k == 0)
+    most = 1 if self._alone else TOGETHER
+    size = max(k for k in range(1, most + 1) if count % k == 0)
     for i in range(0, count, size):
       if done and i % (_LOOK * size) == 0 and _known(done(carry)):
         break

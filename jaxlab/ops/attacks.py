@@ -11,6 +11,7 @@ and then called as `attack(key, images, ids, *args)`, jitted or not:
   cw_l2, deepfool                             minimal_norm.py
   square                                      square.py
   autoattack_standard                         autoattack.py
+  in_chunks                                   attack_loop.py
 
 Budgets are in units of [0, 1]. The image that comes back is the one of the
 largest objective seen over all steps and restarts; one whose objective is not

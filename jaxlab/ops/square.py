@@ -91,8 +91,8 @@ def square(
     values = jnp.where(halted, -jnp.inf, values)
     return carry._replace(best=best.adopt(x, values, best.success))
 
-  # Drawing its numbers takes long to compile, and more so ten times.
-  loop = Steps(step, together=1)
+  # Drawing its numbers takes long to compile, and more so several times.
+  loop = Steps(step, alone=True)
 
   def run(unrolled, key, images, ids, args):
     if images.ndim != 4:

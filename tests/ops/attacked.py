@@ -11,11 +11,14 @@ and what depends on XLA's rearrangements, such as rounding, undoes it by
 
 import contextlib
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from jaxlab.ops import attack_loop
 
 KEY = jax.random.key(0)
 CLASSES = 5
@@ -25,8 +28,8 @@ _SWITCH = 'jax_disable_most_optimizations'
 
 
 def quick_compiles():
-  """A fixture: programs are compiled without most of the optimisations."""
-  with _switched(True):
+  """A fixture: programs of one step, without most of the optimisations."""
+  with mock.patch.object(attack_loop, 'TOGETHER', 1), _switched(True):
     yield
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxlab.models import convert
-from jaxlab.ops import attack_objectives, attacks
+from jaxlab.ops import attack_loop, attack_objectives, attacks
 from jaxlab.ops.attack_objectives import (
   cross_entropy,
   dlr,
@@ -340,6 +342,30 @@ def test_attacks_lower_the_accuracy_of_a_net():
   many = pgd(cross_entropy(conv_net), **steps)(KEY, x, ids, y, params)
   found = [accuracy(conv_net, adv, y, params) for adv in (x, one, many)]
   assert found[0] == 1 and found[2] <= found[1] < 0.8
+
+
+@pytest.mark.parametrize('count, programs', [(1, 1), (7, 7), (12, 3), (10, 2)])
+def test_steps_run_in_order_a_few_in_a_program(monkeypatch, count, programs):
+  monkeypatch.setattr(attack_loop, 'TOGETHER', 5)
+  digits = lambda total, i, base: total * base + i
+  steps = attack_loop.Steps(digits)
+  base, start = jnp.float32(1.5), jnp.float32(0)
+  expected = functools.reduce(lambda total, i: total * 1.5 + i, range(count), 0)
+  calls = []
+  several = steps._several
+  steps._several = lambda *args: calls.append(args) or several(*args)
+  for unrolled in (True, False):
+    found = steps.run(start, count, base, unrolled=unrolled)
+    assert found == pytest.approx(expected, rel=1e-6)
+  assert len(calls) == programs
+
+
+def test_steps_end_early_where_nothing_changes_any_more():
+  steps = attack_loop.Steps(lambda total, i: jnp.minimum(total + 1, 3), True)
+  looks = []
+  done = lambda total: looks.append(total) or total == 3
+  total = steps.run(jnp.int32(0), 100, unrolled=True, done=done)
+  assert total == 3 and len(looks) == 2
 
 
 @pytest.mark.parametrize('rows', [5, 32, 50])
