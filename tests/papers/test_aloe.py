@@ -359,6 +359,23 @@ def test_outliers_that_are_in_a_test_set_are_refused(tmp_path):
     len(Sets(config.to_dict(), offline=True).outliers)
 
 
+def test_validation_outliers_that_are_in_a_test_set_are_refused(tmp_path):
+  root, other = tmp_path / 'signs', tmp_path / 'other'
+  image_folder(root, 3, 4)
+  image_folder(other, 2, 3)
+  config = folder_config(root)
+  name = f'image_folder:{other}'
+  config.ood.sets = ((name, 'test'),)
+  config.outliers.validation = ((name, 'train'), (name, 'test'))
+  config.outliers.overlap = 'drop'
+  found = Sets(config.to_dict(), offline=True).validation_outliers
+  kept = Sets(config.to_dict(), offline=True).ood(name, 'train', 6)
+  assert len(found) == len(kept) == 6
+  config.outliers.overlap = 'refuse'
+  with pytest.raises(InputError, match='6 of 12 outliers are among the 6'):
+    len(Sets(config.to_dict(), offline=True).validation_outliers)
+
+
 def test_sets_that_do_not_fit_the_config_are_named(tmp_path):
   root = tmp_path / 'signs'
   image_folder(root, 3, 4)

@@ -103,9 +103,8 @@ def _judge(config, method, space: Workspace, state, name) -> dict[str, float]:
 
   figures = {**_accuracy(config, net, state, sets, space), **chosen}
   folder = space.folder(name)
-  rows: list[Row] = []
   ids, others, clean = table(found, o['examples'], o['examples_each'])
-  rows += [{'attack': 'none', **row} for row in [*clean, *ood.averaged(clean)]]
+  rows = _named('none', clean)
   if o['epsilons']:
     steps = partial(pgd, steps=o['steps'])
     attack = lambda objective, e: steps(objective, epsilon=e)
@@ -166,8 +165,6 @@ def _draw(folder, ids, others, epsilons) -> None:
   name = next(iter(ids))[0]
   first = next(iter(others))
   budgets = [0.0, *epsilons]
-  if not all((name, e) in ids for e in budgets):
-    return
   pairs = {
     f'{name}, {first}, {255 * e:.4g}/255': (
       ids[name, e],

@@ -57,7 +57,9 @@ class Sets:
     c = self.config['data']
     found = self.inliers(c['train_split'])
     if c['balance_to']:
-      found = dict(outliers.balance(**_pair(found), per_class=c['balance_to']))
+      found = dict(
+        outliers.balance(found['image'], found['label'], c['balance_to'])
+      )
     return found
 
   @cached_property
@@ -78,15 +80,15 @@ class Sets:
         'outliers'
       )
     found = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    tests = {' '.join(p): self._unlabelled(*p) for p in self._real_tests()}
-    if c['overlap'] == 'drop':
-      found = _without(found, tests)
-    refuse_overlap(found, tests)
-    return {'image': found}
+    return {'image': self._apart(found)}
 
   @cached_property
   def validation_outliers(self) -> np.ndarray:
-    """Outliers that detectors are tuned on, seen in no training and no test."""
+    """Outliers that detectors are tuned on; none of them is in a test set.
+
+    Raises:
+      InputError: as of `outliers`.
+    """
     parts = [
       self._unlabelled(*p) for p in self.config['outliers']['validation']
     ]
@@ -95,7 +97,7 @@ class Sets:
         'config.outliers.validation is empty: detectors are tuned on outliers '
         'that are neither trained on nor tested'
       )
-    return np.concatenate(parts)
+    return self._apart(np.concatenate(parts))
 
   def ood(self, name: str, split: str, count: int) -> np.ndarray:
     """At most `count` images of an OOD test set, [n, h, w, c] uint8.
@@ -128,6 +130,14 @@ class Sets:
       label='',  # these may have none
       offline=self.offline,
     ).image
+
+  def _apart(self, found: np.ndarray) -> np.ndarray:
+    """The outliers without those of a test set; or an error, by the config."""
+    tests = {' '.join(p): self._unlabelled(*p) for p in self._real_tests()}
+    if self.config['outliers']['overlap'] == 'drop':
+      found = _without(found, tests)
+    refuse_overlap(found, tests)
+    return found
 
   def _real_tests(self) -> Sequence[tuple[str, str]]:
     made = ('corrupted:', *outliers.NOISES)
@@ -162,10 +172,6 @@ def _without(found: np.ndarray, tests: Mapping[str, np.ndarray]) -> np.ndarray:
       say(f'{both.sum()} of {len(both)} outliers are in "{name}": left out')
       found = found[~both]
   return found
-
-
-def _pair(arrays):
-  return {'images': arrays['image'], 'labels': arrays['label']}
 
 
 def _corrupted(name: str, pixels: np.ndarray) -> np.ndarray:

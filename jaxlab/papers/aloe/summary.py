@@ -30,9 +30,7 @@ def _summarise(config: Config, space: Workspace) -> dict[str, float]:
       for row in json.loads(path.read_text()):
         if row['ood'] != 'mean':
           continue
-        cell = tuple(
-          row[k] for k in ('attack', 'detector', 'epsilon', 'setting')
-        )
+        cell = tuple(row[name] for name in CELL)
         cells.setdefault(cell, {}).setdefault(method, []).append(row)
   rows, figures = [], {}
   for cell, methods in cells.items():

@@ -133,7 +133,7 @@ def make_loss(
 
     mine = method.informative(sure, c['ratio'], c['quantile'])
   inner = method.robust_loss(
-    lambda params, vars, images: net.train(params, vars, images),
+    net.train,
     terms,
     attack_inliers=make(cross_entropy(looked_at)),
     attack_outliers=make(far),
