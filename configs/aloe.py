@@ -158,7 +158,7 @@ def mnist():
 
 
 def cifar10():
-  """A WRN-16-2 on CIFAR-10: OE against ALOE, one seed."""
+  """ResNet-8 of width 8 on CIFAR-10: OE against ALOE, one seed."""
   config = mnist()
   config.family.methods = ('oe', 'aloe')
   config.family.seeds = (0,)

@@ -483,6 +483,18 @@ def test_an_attack_never_helps_the_detector_that_it_is_on(finished):
         assert both <= at[detector, one] <= clean
 
 
+def test_accuracy_is_judged_under_attack_too(finished):
+  report = json.loads((finished / 'aloe-s0-ood' / 'report.json').read_text())
+  found = {
+    name: value
+    for name, value in report['metrics'].items()
+    if name.startswith('attacked/') and name.endswith('accuracy')
+  }
+  clean = found.pop('attacked/accuracy')
+  assert len(found) == 2  # under the one attack, and under the worst
+  assert all(value <= clean for value in found.values())
+
+
 def test_etas_are_chosen_from_those_of_the_config(finished):
   figures = json.loads((finished / 'oe-s0-ood' / 'report.json').read_text())
   assert figures['metrics']['odin_eta'] in (0.0, 0.01)

@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine import keys, workdir
+from jaxlab.engine import keys, mesh, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.evals import ood
 from jaxlab.evals.classify import classify
-from jaxlab.ops import augment
-from jaxlab.ops.attacks import apgd, pgd
+from jaxlab.evals.robust import robust
+from jaxlab.ops import adversarial, augment
+from jaxlab.ops.attacks import apgd, in_chunks, pgd
 from jaxlab.papers.aloe import network
 from jaxlab.papers.aloe.detectors import DETECTORS, tuned
 from jaxlab.papers.aloe.sets import Sets, drawn, feed_once
 
 Config = Mapping[str, Any]
 Row = dict[str, Any]
+
+_CHUNK = 25  # images attacked together
 
 COLUMNS = ('auroc', 'fpr_at_95tpr_id_positive')
 
@@ -106,8 +109,7 @@ def _judge(config, method, space: Workspace, state, name) -> dict[str, float]:
   ids, others, clean = table(found, o['examples'], o['examples_each'])
   rows = _named('none', clean)
   if o['epsilons']:
-    steps = partial(pgd, steps=o['steps'])
-    attack = lambda objective, e: steps(objective, epsilon=e)
+    attack = _cached(partial(pgd, steps=o['steps']), space.mesh)
     ids, others, attacked = table(
       found, o['attacked'], o['attacked_each'], attack, o['epsilons']
     )
@@ -115,7 +117,7 @@ def _judge(config, method, space: Workspace, state, name) -> dict[str, float]:
   a = o['adaptive']
   if method in a['methods'] and a['epsilons']:
     many = partial(apgd, steps=a['steps'], restarts=a['restarts'])
-    attack = lambda objective, e: many(objective, epsilon=e)
+    attack = _cached(many, space.mesh)
     some = {n: d for n, d in found.items() if n in a['detectors']}
     _, _, adaptive = table(
       some, a['examples'], a['examples_each'], attack, a['epsilons']
@@ -129,6 +131,17 @@ def _judge(config, method, space: Workspace, state, name) -> dict[str, float]:
       for column in COLUMNS:
         figures[f'{label(row)}/{column}'] = row[column]
   return figures
+
+
+def _cached(make, devices):
+  """(objective, epsilon) -> attack; on one CPU, of what its cache holds."""
+  alone = mesh.platform(devices) == 'cpu' and devices.size == 1
+
+  def attack(objective, epsilon):
+    whole = make(objective, epsilon=epsilon)
+    return in_chunks(whole, _CHUNK, row_args=0) if alone else whole
+
+  return attack
 
 
 def _named(attack: str, rows: Sequence[Row]) -> list[Row]:
@@ -149,15 +162,29 @@ def label(row: Row) -> str:
 
 
 def _accuracy(config, net, state, sets, space) -> dict[str, float]:
-  """Of the classifier on the whole test set."""
+  """Of the classifier: on the whole test set, and attacked on a part of it."""
 
   def logits(params, vars, batch):
     return net.logits(augment.to_float(batch['image']), params, vars)
 
-  arrays = sets.inliers(config['data']['test_split'])
-  feed = feed_once(config, arrays, space.mesh)
-  found = Evaluation('test', classify(logits), feed, space.seed).run(state)
-  return {f'test/{name}': value for name, value in found.items()}
+  def figures(name, evaluator, arrays):
+    feed = feed_once(config, arrays, space.mesh)
+    found = Evaluation(name, evaluator, feed, space.seed).run(state)
+    return {f'{name}/{figure}': value for figure, value in found.items()}
+
+  o, test = config['ood'], sets.inliers(config['data']['test_split'])
+  result = figures('test', classify(logits), test)
+  attacks = {
+    f'pgd_{255 * e:.4g}': pgd(
+      adversarial.of_batch(logits), epsilon=e, steps=o['steps']
+    )
+    for e in o['epsilons']
+  }
+  if attacks:
+    part = drawn(test, o['attacked'])
+    part['image'] = part['image'].astype(np.float32) / 255
+    result |= figures('attacked', robust(logits, attacks, space.seed), part)
+  return result
 
 
 def _draw(folder, ids, others, epsilons) -> None:
