@@ -166,7 +166,18 @@ def bible():
 
 
 def scaling():
-  """LAMB under the square-root rule beside AdamW tuned at every batch size."""
+  """LAMB under the square-root rule beside AdamW tuned at every batch size.
+
+  Measured, seeds 0, 1, 2, 48,000 examples, test masked-LM loss in nats (the
+  unigram is at 6.012), 95 % t-interval; not converged:
+
+    batch                          64            256          1,024
+    LAMB, rate .02 by the rule     5.451 ± .022  5.500 ± .035 5.619 ± .012
+    AdamW, tuned .002, .004, .008  5.463 ± .009  5.512 ± .024 5.616 ± .010
+
+  No difference between the two is shown at 64 and 256; at 1,024 LAMB is
+  .0026 ± .0026 behind. Both lose .15 nats or more from 64 to 1,024.
+  """
   config = bible()
   config.title = 'Batch sizes: LAMB and AdamW on the Bible'
   config.study.batch_sizes = (64, 256, 1024)
