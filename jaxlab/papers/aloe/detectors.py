@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlab.data.image_sets import drawn
 from jaxlab.engine.errors import InputError
 from jaxlab.evals import ood
 from jaxlab.ops import augment, detection, mahalanobis
 from jaxlab.ops.detection import Detector
-from jaxlab.papers.aloe.sets import Sets, drawn, feed_once
+from jaxlab.papers.aloe.sets import Sets
 
 Config = Mapping[str, Any]
 
@@ -31,7 +32,7 @@ def tuned(config: Config, net, args, sets: Sets, devices):
     sets.inliers(config['data']['validation_split']), d['validation_examples']
   )
   outside = drawn({'image': sets.validation_outliers}, d['validation_examples'])
-  feeds = [feed_once(config, arrays, devices) for arrays in (inside, outside)]
+  feeds = [sets.once(arrays, devices) for arrays in (inside, outside)]
   plain = detection.detectors(net.logits, *args)
   found = {n: plain[n] for n in d['detectors'] if n in plain}
   chosen: dict[str, float] = {}
@@ -73,7 +74,7 @@ def _mahalanobis(config, net, args, sets, devices, feeds):
     i: lambda batch, i=i: look(augment.to_float(batch['image']), *args)[i]
     for i in range(count)
   }
-  values = ood.collect(functions, feed_once(config, some, devices))
+  values = ood.collect(functions, sets.once(some, devices))
   try:
     layers = mahalanobis.fit(
       [values[i] for i in range(count)],

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.data.image_sets import drawn
 from jaxlab.engine import keys, mesh, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
@@ -21,7 +22,7 @@ from jaxlab.ops import adversarial, augment
 from jaxlab.ops.attacks import apgd, in_chunks, pgd
 from jaxlab.papers.aloe import network
 from jaxlab.papers.aloe.detectors import DETECTORS, tuned
-from jaxlab.papers.aloe.sets import Sets, drawn, feed_once
+from jaxlab.papers.aloe.sets import Sets
 
 Config = Mapping[str, Any]
 Row = dict[str, Any]
@@ -83,7 +84,7 @@ def _judge(config, method, space: Workspace, state, name) -> dict[str, float]:
   test = sets.inliers(config['data']['test_split'])
 
   def score(detectors, images, inlier, attack=None, epsilons=()):
-    feed = feed_once(config, images, space.mesh)
+    feed = sets.once(images, space.mesh)
     return ood.scored(
       detectors, feed, inlier, attack=attack, epsilons=epsilons, key=key
     )
@@ -168,7 +169,7 @@ def _accuracy(config, net, state, sets, space) -> dict[str, float]:
     return net.logits(augment.to_float(batch['image']), params, vars)
 
   def figures(name, evaluator, arrays):
-    feed = feed_once(config, arrays, space.mesh)
+    feed = sets.once(arrays, space.mesh)
     found = Evaluation(name, evaluator, feed, space.seed).run(state)
     return {f'{name}/{figure}': value for figure, value in found.items()}
 

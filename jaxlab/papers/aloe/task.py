@@ -22,12 +22,13 @@ from jaxlab.engine.stage import Planned, Stage, training
 from jaxlab.engine.state import Task
 from jaxlab.engine.update import create_state, minimise
 from jaxlab.evals.classify import classify
+from jaxlab.models.normalised import Network
 from jaxlab.ops import augment
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import from_logits, uniform_cross_entropy
 from jaxlab.papers.aloe import judgement, method, network, summary
-from jaxlab.papers.aloe.sets import Sets, feed_once
+from jaxlab.papers.aloe.sets import Sets
 
 Config = Mapping[str, Any]
 
@@ -104,9 +105,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
   )
 
 
-def make_loss(
-  config: Config, net: network.Network, terms: method.Terms, platform: str
-):
+def make_loss(config: Config, net: Network, terms: method.Terms, platform: str):
   """The member's loss on batches of uint8 images.
 
   Args:
@@ -194,9 +193,7 @@ def training_stage(config: Config, name: str, seed: int) -> Stage:
     def logits(params, vars, batch):
       return net.logits(augment.to_float(batch['image']), params, vars)
 
-    evals = {
-      'validation': (classify(logits), feed_once(config, held_out, space.mesh))
-    }
+    evals = {'validation': (classify(logits), sets.once(held_out, space.mesh))}
     source: Any = ArraySource(sets.train, batch_size=rows, seed=seed)
     if terms.outliers:
       extra = ArraySource(

@@ -1,0 +1,83 @@
+"""A classifier as functions of images in [0, 1], its normalisation inside."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab.models import classifiers
+
+
+class Network(NamedTuple):
+  """One network as functions of (images [b, h, w, c] in [0, 1], params, vars).
+
+  `params['net']` and `vars['net']` are its own. The mean and deviation are
+  taken off inside, so that budgets of attacks are in pixels.
+  """
+
+  init: Callable[[jax.Array], tuple[dict, dict]]  # key -> params, vars
+  logits: Callable[..., jax.Array]  # with running statistics
+  batch_logits: Callable[..., jax.Array]  # with the batch's, which are dropped
+  train: Callable[..., tuple[jax.Array, dict]]  # logits and new vars
+  # (images, params, vars, names) -> [b, d] of each name
+  features: Callable[..., list[jax.Array]]
+
+
+def normalised(
+  model: nn.Module,
+  shape: tuple[int, int, int],
+  mean: Sequence[float],
+  std: Sequence[float],
+) -> Network:
+  """The network.
+
+  Args:
+    model: as of `classifiers.make`.
+    shape: h, w, c of an image.
+    mean, std: of a channel, or one for all; std > 0.
+
+  Raises:
+    ValueError: as many values as there are no channels, or a bad std.
+  """
+  centre, scale = (np.asarray(x, np.float32) for x in (mean, std))
+  if {len(centre), len(scale)} - {1, shape[2]} or not (scale > 0).all():
+    raise ValueError(
+      f'config.data.mean and std have {len(mean)} and {len(std)} values for '
+      f'{shape[2]} channels, and std must be above 0'
+    )
+
+  def scaled(images):
+    return (images.astype(jnp.float32) - centre) / scale
+
+  def run(images, params, vars, train):
+    return model.apply(
+      {'params': params['net'], **vars['net']},
+      scaled(images),
+      train=train,
+      mutable=['batch_stats'] if train else False,
+    )
+
+  def init(key):
+    dummy = jnp.zeros((1, *shape), jnp.float32)
+    made = dict(jax.jit(lambda k: model.init(k, dummy, train=False))(key))
+    made.pop('intermediates', None)
+    return {'net': made.pop('params')}, {'net': made}
+
+  def train(params, vars, images):
+    logits, new = run(images, params, vars, True)
+    return logits, {'net': dict(new)}
+
+  def features(images, params, vars, names):
+    variables = {'params': params['net'], **vars['net']}
+    return classifiers.features(model, variables, scaled(images), names)
+
+  return Network(
+    init,
+    lambda images, params, vars: run(images, params, vars, False),
+    lambda images, params, vars: run(images, params, vars, True)[0],
+    train,
+    features,
+  )
