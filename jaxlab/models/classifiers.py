@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxlab.models.blocks import spatial_mean
 from jaxlab.models.densenet_bc import DenseNetBC
 from jaxlab.models.lenet import LeNet5
+from jaxlab.models.mnist_cnn import MnistCnn
 from jaxlab.models.resnet import ResNet
 from jaxlab.models.resnet50 import ResNet50
 from jaxlab.models.wide_resnet import WideResNet
@@ -17,6 +18,7 @@ from jaxlab.models.wide_resnet import WideResNet
 # name -> (class, options of the config that it takes under their own name)
 CLASSIFIERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
   'lenet': (LeNet5, ('padding',)),
+  'mnist_cnn': (MnistCnn, ('width',)),
   'resnet': (ResNet, ('depth', 'width')),
   'wide_resnet': (WideResNet, ('depth', 'widen')),
   'densenet_bc': (DenseNetBC, ('depth', 'growth')),

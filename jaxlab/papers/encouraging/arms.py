@@ -1,0 +1,126 @@
+"""The losses that a study compares: from a config's numbers to functions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab.engine.errors import InputError
+from jaxlab.papers.encouraging.method import (
+  deferred,
+  effective_number_weights,
+  encouraging_loss,
+  rising,
+)
+
+Config = Mapping[str, Any]
+# (logits [..., K], labels [...], mask [...], updates done ()) -> [...]
+ArmLoss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+NUMBERS = (
+  'bonus',
+  'bonus_scale',
+  'log_end',
+  'threshold',
+  'gamma',
+  'softness',
+  'label_smoothing',
+)
+WEIGHTS = ('none', 'effective_number')
+
+
+def check(config: Config) -> None:
+  """Raises InputError where a loss of `config.losses` cannot be."""
+  if not config['losses']:
+    raise InputError('config.losses is empty: give at least one loss')
+  for arm in config['losses']:
+    loss_of(config, arm, counts=(1, 1))(
+      jnp.zeros((1, 2)),
+      jnp.zeros(1, jnp.int32),
+      jnp.ones(1, bool),
+      jnp.zeros((), jnp.int32),
+    )
+
+
+def loss_of(
+  config: Config, arm: str, counts: Sequence[int] | np.ndarray | None = None
+) -> ArmLoss:
+  """The loss `config.losses.ARM` of each example.
+
+  Its numbers are those of `encouraging_loss`, `clamp_eps` 0 being None, and
+
+    schedule, schedule_of, schedule_steps  'constant', 'deferred' (0 for so many
+      updates, then all) or a shape of `rising`, of 'bonus_scale' or 'log_end'
+    bonus_weights   'effective_number': of the bonus of each class
+    weights, weights_start   the same of the whole loss, from an update on:
+      class-balanced from 0, deferred re-weighting later
+
+  Args:
+    counts: [K] training examples of each class, for weights.
+
+  Raises:
+    InputError: an unknown arm, or a number that cannot be.
+  """
+  if arm not in config['losses']:
+    raise InputError(
+      f'loss "{arm}" is not one of config.losses: {", ".join(config["losses"])}'
+    )
+  c, what = config['losses'][arm], f'config.losses.{arm}'
+  for name in ('bonus_weights', 'weights'):
+    if c[name] not in WEIGHTS:
+      raise InputError(
+        f'{what}.{name} = "{c[name]}" is not one of {", ".join(WEIGHTS)}'
+      )
+    if c[name] != 'none' and counts is None:
+      raise InputError(
+        f'{what}.{name} = "{c[name]}" needs the training examples of each '
+        'class, which this job does not count; take "none"'
+      )
+  if c['schedule_of'] not in ('bonus_scale', 'log_end'):
+    raise InputError(
+      f'{what}.schedule_of = "{c["schedule_of"]}" is not "bonus_scale" or '
+      '"log_end"'
+    )
+  numbers = {name: c[name] for name in NUMBERS}
+  try:
+    scheduled = _schedule(c)
+    effective = None
+    if counts is not None:
+      effective = jnp.asarray(effective_number_weights(counts))
+    call = partial(
+      encouraging_loss,
+      clamp_eps=c['clamp_eps'] or None,
+      class_weights=effective if c['bonus_weights'] != 'none' else None,
+    )
+    # Numbers are checked here, not at the first step.
+    call(
+      jnp.zeros((1, 2 if counts is None else len(counts))),
+      jnp.zeros(1, jnp.int32),
+      **numbers,
+    )
+  except ValueError as error:
+    raise InputError(f'{what}: {error}') from error
+
+  def loss(logits, labels, mask, step):
+    now = dict(numbers)
+    if scheduled is not None:
+      now[c['schedule_of']] = numbers[c['schedule_of']] * scheduled(step)
+    found = call(logits, labels, mask=mask, **now)
+    if c['weights'] == 'none' or effective is None:
+      return found
+    safe = jnp.where(mask, labels, 0)
+    weight = effective[safe]
+    return found * jnp.where(step >= c['weights_start'], weight, 1.0)
+
+  return loss
+
+
+def _schedule(c: Mapping[str, Any]):
+  if c['schedule'] == 'constant':
+    return None
+  if c['schedule'] == 'deferred':
+    return deferred(c['schedule_steps'])
+  return rising(c['schedule'], c['schedule_steps'])
