@@ -39,7 +39,6 @@ VARIANTS = {
     either(lambda p: p > 0.7, tangent(0.7), log_rest),
     either(lambda p: p > 0.7, lambda p, q: 1 + p / 0.3, inverse),
   ),
-  'log_end=0': ({'log_end': 0.0}, lambda p, q: -p, lambda p, q: 1 + p),
   'aggressive': (
     {'bonus': 'aggressive', 'threshold': 0.4},
     either(lambda p: p >= 0.4, lambda p, q: np.log(q) - np.log(0.6), zero),

@@ -26,7 +26,6 @@ from jaxlab.data.in_memory import permutation
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.loop import Options
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import create_state, minimise
@@ -287,9 +286,8 @@ def make_evaluator(config: Config, classes: int) -> Evaluator:
 
 def training_stage(config: Config, cell: Cell) -> Stage:
   """The stage that trains all folds of a cell."""
-  train = dict(config['train'])
-  batch_size = train.pop('batch_size')
-  options = Options(**train)
+  batch_size = config['train']['batch_size']
+  options = grid.options_of(config, cell, ['batch_size'])
 
   def open_folds(space: Workspace) -> Folds:
     return Folds(config, cell.seed, space.offline)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxlab.engine import workdir
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.loop import Options
 from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.ops.intervals import student_t
 
@@ -36,6 +37,23 @@ class Cell(NamedTuple):
   def rate(self, space: Workspace) -> float:
     """The learning rate."""
     return self.choose(space) if self.choose else self.learning_rate
+
+
+def options_of(
+  config: Config, cell: Cell, not_options: Sequence[str]
+) -> Options:
+  """The engine's options of a cell's training.
+
+  A trial that diverges is a bad trial and no reason to stop the others: it
+  skips what is not finite to its end and is judged with what it has.
+
+  Args:
+    not_options: keys of `config.train` that are the task's own.
+  """
+  train = {k: v for k, v in config['train'].items() if k not in not_options}
+  if not cell.test:
+    train['max_bad_steps'] = max(train['max_bad_steps'], train['steps'])
+  return Options(**train)
 
 
 def stages(config: Config, make: Callable[[Cell], Stage]) -> list[Stage]:

@@ -14,7 +14,6 @@ from jaxlab.data.image_sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.loop import Options
 from jaxlab.engine.stage import Planned, Stage, training
 from jaxlab.engine.state import Objective, Task
 from jaxlab.engine.update import create_state, minimise
@@ -154,9 +153,8 @@ def make_task(
 
 
 def _stage(config: Config, cell: grid.Cell) -> Stage:
-  train, d = dict(config['train']), config['data']
-  rows = train.pop('batch_size')
-  options = Options(**train)
+  d, rows = config['data'], config['train']['batch_size']
+  options = grid.options_of(config, cell, ['batch_size'])
 
   def build(space):
     sets = ImageSets(d, space.offline)

@@ -23,7 +23,6 @@ from jaxlab.data.translation import Pairs, TranslationSource
 from jaxlab.engine import hosts, mesh, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.loop import Options
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task, Update
 from jaxlab.engine.update import accumulate, chain, create_state, minimise
@@ -367,10 +366,7 @@ def _decode(config, cell, pairs, split, space, state) -> dict[str, float]:
 
 
 def _stage(config: Config, cell: Cell) -> Stage:
-  train = dict(config['train'])
-  for name in ('batch_tokens', 'accumulate'):
-    train.pop(name)
-  options = Options(**train)
+  options = grid.options_of(config, cell, ['batch_tokens', 'accumulate'])
 
   def build(space: Workspace):
     pairs = _pairs(config, space.offline)
