@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from jaxlab.engine import (
   partition,
   preemption,
 )
+from jaxlab.engine.best import Best, Keeper, folder_of
 from jaxlab.engine.compiled import Steps, abstract_state, versions
 from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
 from jaxlab.engine.state import State, Task
@@ -52,6 +54,7 @@ class Options:
   checkpoint_every_seconds: float = 300.0  # rolling; 0: none
   checkpoint_keep: int = 2
   max_bad_steps: int = 0
+  best: Best | None = None  # leave the State of the best evaluation
   profile: tuple[int, int] | None = None  # [start, stop) steps to trace
   rules: Sequence[partition.Rule] = partition.REPLICATED
   clock: Callable[[], float] = time.monotonic
@@ -80,8 +83,10 @@ class Fitted:
   """What a fit leaves."""
 
   state: State
-  metrics: dict[str, float]  # of the last evaluation, 'name/metric'
+  metrics: dict[str, float]  # of that State's evaluation, 'name/metric'
   seconds: float  # spent in training over all attempts
+  step: int  # of the State
+  steps: int  # updates done; fewer than asked for where the fit stopped early
 
 
 def fit(
@@ -122,13 +127,15 @@ def last_state(
   folder: Path,
   devices: Mesh,
   rules: Sequence[partition.Rule] = partition.REPLICATED,
+  of_best: bool = False,
 ) -> State:
-  """The newest State that a fit left in its folder.
+  """The newest State that a fit left in its folder, or its best.
 
   Raises:
     InputError: there is none, or it is damaged or of another model.
   """
-  kept = checkpoint.Checkpoints(folder / 'checkpoints', checkpoint.Policy())
+  where = folder_of(folder) if of_best else folder / 'checkpoints'
+  kept = checkpoint.Checkpoints(where, checkpoint.Policy())
   latest = kept.latest()
   if latest is None:
     raise InputError(
@@ -164,6 +171,7 @@ class _Run:
       )
     self.evaluated = about.get('evaluated', False)
     self.totals = metrics.Totals(about.get('totals'))
+    self.best = Keeper(options.best, folder, about.get('best'))
     self.started = options.clock() - about.get('seconds', 0.0)
     self.log = metrics.Log(folder, self.step, self.evaluated)
     self.progress = metrics.Progress(
@@ -210,7 +218,7 @@ class _Run:
       while True:
         if self._eval_due():
           final = self._evaluate()
-        last = self.step == options.steps
+        last = self.step == options.steps or self.best.stop
         policy = self.checkpoints.policy
         wish = self.agree(
           self.step, stop=preemption.asked(), save=policy.due_by_clock()
@@ -228,9 +236,14 @@ class _Run:
         ):
           self._log()
     self._wait()
+    state, step = self.state, self.step
+    if options.best:
+      like = abstract_state(self.task, self.feed.mesh, options.rules)
+      state, step, final = self.best.restore(like), self.best.step, {}
     if not final:
-      final = self._last_evaluation()
-    return Fitted(self.state, final, options.clock() - self.started)
+      final = self._evaluation_of(step)
+    seconds = options.clock() - self.started
+    return Fitted(state, final, seconds, step, self.step)
 
   def _train(self, step, kind, batch) -> None:
     new = not self.steps.compiled(kind)
@@ -323,17 +336,27 @@ class _Run:
     figures = '  '.join(f'{k} {v:.4g}' for k, v in first)
     metrics.say(f'{self.name} {self.step}/{self.options.steps}  {figures}')
     self.evaluated = True
+    self.best.take(self.state, self.step, values)
+    if self.best.stop:
+      metrics.say(
+        f'{self.name}: {self.best.worse} evaluations no better than that of '
+        f'step {self.best.step}; stopped'
+      )
+      self._log()
     self.progress.restart(self.step)  # keeps this out of examples/s
     return values
 
-  def _last_evaluation(self) -> dict[str, float]:
-    return hosts.share(f'{self.name}: evaluated', self._read_evaluation)
+  def _evaluation_of(self, step: int) -> dict[str, float]:
+    read = partial(self._read_evaluation, step)
+    return hosts.share(f'{self.name}: evaluated', read)
 
-  def _read_evaluation(self) -> dict[str, float]:
+  def _read_evaluation(self, step: int) -> dict[str, float]:
     lines = [
-      line for line in metrics.read(self.log.path) if line['kind'] == 'eval'
+      line
+      for line in metrics.read(self.log.path)
+      if line['kind'] == 'eval' and line['step'] == step
     ]
-    found = lines[-1] if lines and lines[-1]['step'] == self.step else {}
+    found = lines[-1] if lines else {}
     return {k: v for k, v in found.items() if k not in ('step', 'kind')}
 
   def _save(self) -> None:
@@ -345,6 +368,7 @@ class _Run:
         **self.options.about,
         'evaluated': self.evaluated,
         'totals': self.totals.saved(),
+        'best': self.best.saved,
         'seconds': self.options.clock() - self.started,
         'versions': versions(),
       },
@@ -352,6 +376,7 @@ class _Run:
 
   def _wait(self) -> None:
     self.checkpoints.wait()
+    self.best.wait()
     hosts.meet(f'{self.name}: saved')  # by all, before any of them leaves
 
   def _preempted(self) -> Preempted:
@@ -381,6 +406,8 @@ class _Run:
       self._stop_tracing()
     if hasattr(self, 'log'):
       self.log.close()
+    if hasattr(self, 'best'):
+      self.best.close()
     self.checkpoints.close()
 
 

@@ -122,12 +122,16 @@ def training(
     fitted = fit(name, task, feed, here, folder, space.mesh, chosen)
     space.artefacts[name] = fitted.state
     space.facts['wall_seconds'] = round(fitted.seconds, 3)
+    if options.best:
+      space.facts['best_step'] = fitted.step
+      space.facts['steps_done'] = fitted.steps
     more = finish(space, task, fitted) if finish else {}
     return {**fitted.metrics, **more}
 
   def load(space):
     task, _ = build(space)
-    return last_state(task, space.folder(name), space.mesh, lay(space))
+    folder, of_best = space.folder(name), options.best is not None
+    return last_state(task, folder, space.mesh, lay(space), of_best)
 
   return Stage(name, run, options.steps, load, plan)
 
