@@ -70,7 +70,6 @@ def mnist():
   config.title = 'The encouraging loss on MNIST'
   config.seed = 0
 
-  # The first is what the others are compared with.
   config.losses = ml_collections.ConfigDict(
     {
       'ce': loss(),
@@ -81,6 +80,7 @@ def mnist():
     }
   )
   config.study = ml_collections.ConfigDict()
+  config.study.baseline = 'ce'  # what the others are compared with
   config.study.rates = (0.001, 0.003, 0.01, 0.03, 0.1)
   config.study.seeds = (0, 1, 2, 3, 4)
   config.study.metric = 'accuracy'  # of the trials, on validation

@@ -13,8 +13,9 @@ from jaxlab.engine import hlo, mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.engine.update import guarded
+from jaxlab.evals import study
 from jaxlab.models.sagpool import logits_of_rows
-from jaxlab.papers.encouraging import graphs, grid
+from jaxlab.papers.encouraging import graphs
 
 CROSS_ENTROPY = {
   'bonus': 'normal',
@@ -90,6 +91,7 @@ def config_of(name, **changes):
     'model': {'width': 8, 'ratio': 0.5, 'layers': 1, 'dropout': 0.0},
     'losses': {'ce': CROSS_ENTROPY},
     'study': {
+      'baseline': 'ce',
       'rates': (0.02,),
       'seeds': (0,),
       'metric': 'accuracy',
@@ -163,9 +165,10 @@ def test_final_runs_learn_the_classes_on_two_devices_and_alone_see_the_test_set(
 ):
   config = config_of(toy, model__dropout=0.1)
   config['losses'] = {'el': ENCOURAGING}
+  config['study']['baseline'] = 'el'
   space = space_of(config, tmp_path, devices=2)
   stage.run_all(graphs.program(config), space)
-  trial = graphs.training_stage(config, grid.Cell('trial', 'el', 0.02, 0))
+  trial = graphs.training_stage(config, study.Cell('trial', 'el', 0.02, 0))
   assert not [name for name in trial.run(space) if 'test' in name]
   read = lambda name: json.loads((tmp_path / name).read_text())
   final = read('el-s0/report.json')['metrics']
@@ -180,9 +183,9 @@ def test_final_runs_learn_the_classes_on_two_devices_and_alone_see_the_test_set(
     assert final[f'{split}/accuracy'] == pytest.approx(np.mean(each))
     # Of 8 held-out graphs, whatever the evaluation's batches.
     assert all((8 * value).is_integer() for value in each)
-  study = read('study/study.json')
-  assert study['rates'] == {'el': 0.02}
-  assert {row['figure'] for row in study['rows']} == {
+  table = read('study/study.json')
+  assert table['rates'] == {'el': 0.02}
+  assert {row['figure'] for row in table['rows']} == {
     'test/accuracy',
     'test/nats',
   }

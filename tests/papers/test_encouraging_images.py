@@ -1,4 +1,4 @@
-"""The image job of the encouraging loss: grid, analyses, judgement."""
+"""The image job of the encouraging loss: study, analyses, judgement."""
 
 import importlib
 import json
@@ -11,10 +11,10 @@ import pytest
 
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
+from jaxlab.evals import study
 from jaxlab.papers.encouraging import (
   analysis,
   arms,
-  grid,
   image_judgement,
   images,
   task,
@@ -68,7 +68,7 @@ def test_each_loss_takes_the_rate_that_was_best_on_validation(tmp_path):
     for rate, value in zip((0.02, 0.05), values):
       left(tmp_path, f'trial-{arm}-r{rate:g}', validation_accuracy=value)
   chosen = {
-    arm: grid.finals_of(config, arm)[0].rate(space) for arm in ('ce', 'el')
+    arm: study.finals_of(config, arm)[0].rate(space) for arm in ('ce', 'el')
   }
   assert chosen == {'ce': 0.05, 'el': 0.02}
 
@@ -78,7 +78,7 @@ def test_a_diverged_trial_is_never_chosen(tmp_path):
   space = stage.Workspace(tmp_path, config, None, 0)
   left(tmp_path, 'trial-ce-r0.02', validation_accuracy=0.4)
   left(tmp_path, 'trial-ce-r0.05', validation_accuracy=None)
-  assert grid.finals_of(config, 'ce')[0].rate(space) == 0.02
+  assert study.finals_of(config, 'ce')[0].rate(space) == 0.02
 
 
 def test_only_final_runs_read_the_test_set():
@@ -89,9 +89,25 @@ def test_only_final_runs_read_the_test_set():
     cells.append(cell)
     return stage.Stage(cell.name, lambda space: {})
 
-  grid.stages(config, make)
+  study.stages(config, list(config['losses']), make)
   assert [c.name for c in cells if c.test] == ['ce-s0', 'el-s0']
   assert len([c for c in cells if not c.test]) == 4
+
+
+def test_a_diverging_trial_is_skipped_to_its_end_and_a_final_run_is_not():
+  config = tiny(**{'study.rates': (0.02, 0.05)})
+  limits = {}
+  make = lambda cell: limits.setdefault(
+    cell.test, study.options_of(config, cell, ['batch_size']).max_bad_steps
+  )
+  study.stages(config, ['ce', 'el'], make)
+  assert limits == {False: config['train']['steps'], True: 0}
+
+
+def test_a_baseline_that_is_no_arm_is_an_input_error():
+  config = tiny(**{'study.baseline': 'mse'})
+  with pytest.raises(InputError, match='baseline = "mse" is not one of ce, el'):
+    study.stages(config, ['ce', 'el'], None)
 
 
 def test_the_study_has_means_and_differences_paired_by_seed(tmp_path):
@@ -101,10 +117,10 @@ def test_the_study_has_means_and_differences_paired_by_seed(tmp_path):
   for arm, found in values.items():
     for seed, value in enumerate(found):
       left(tmp_path, f'{arm}-s{seed}', test_accuracy=value)
-  *_, study, _ = task.program(config)
-  assert study.name == 'study'
+  *_, table, _ = task.program(config)
+  assert table.name == 'study'
   space.folder('study').mkdir()
-  figures = study.run(space)
+  figures = table.run(space)
   assert figures['el/test/accuracy'] == 0.8125
   (row,) = json.loads((tmp_path / 'study' / 'study.json').read_text())['rows']
   assert row['ce by seed'] == [0.5, 0.75]

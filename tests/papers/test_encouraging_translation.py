@@ -16,8 +16,8 @@ from jaxlab.engine import mesh, preemption, stage, workdir
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.plan import shapes
 from jaxlab.engine.state import State
+from jaxlab.evals.study import Cell
 from jaxlab.papers.encouraging import translation
-from jaxlab.papers.encouraging.grid import Cell
 from jaxlab.papers.encouraging.method import encouraging_loss
 
 LOSS = {
@@ -43,6 +43,7 @@ CONFIG = {
   'seed': 0,
   'losses': {'ce': {**LOSS, 'bonus_scale': 0.0}, 'el': LOSS},
   'study': {
+    'baseline': 'ce',
     'rates': [3e-3],
     'seeds': [0],
     'metric': 'bleu',
@@ -138,6 +139,7 @@ def test_a_cipher_is_learnt_from_end_to_end(tmp_path, name):
     average={'last': 3, 'every': 5},
   )
   config['losses'] = {'el': LOSS}
+  config['study']['baseline'] = 'el'
   space = space_of(config, tmp_path, devices=2)
   stage.run_all(translation.program(space.config), space)
   about = json.loads((tmp_path / 'el-s0' / 'report.json').read_text())

@@ -29,9 +29,10 @@ from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import create_state, minimise
+from jaxlab.evals import study
+from jaxlab.evals.study import Cell
 from jaxlab.models.sagpool import SAGPoolNet, graph_of, logits_of_rows
-from jaxlab.papers.encouraging import arms, grid
-from jaxlab.papers.encouraging.grid import Cell
+from jaxlab.papers.encouraging import arms
 
 Config = Mapping[str, Any]
 SPLITS = ('train', 'validation', 'test')
@@ -44,7 +45,9 @@ def program(config: Config) -> list[Stage]:
     InputError: a value that cannot be; nothing has been computed yet.
   """
   check(config)
-  return grid.stages(config, partial(training_stage, config))
+  return study.stages(
+    config, list(config['losses']), partial(training_stage, config)
+  )
 
 
 def check(config: Config) -> None:
@@ -287,7 +290,7 @@ def make_evaluator(config: Config, classes: int) -> Evaluator:
 def training_stage(config: Config, cell: Cell) -> Stage:
   """The stage that trains all folds of a cell."""
   batch_size = config['train']['batch_size']
-  options = grid.options_of(config, cell, ['batch_size'])
+  options = study.options_of(config, cell, ['batch_size'])
 
   def open_folds(space: Workspace) -> Folds:
     return Folds(config, cell.seed, space.offline)

@@ -12,7 +12,7 @@ from jaxlab.engine import hosts, metrics
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.stage import Stage
-from jaxlab.evals import ood
+from jaxlab.evals import ood, study
 from jaxlab.evals.calibrate import temperature_scaled
 from jaxlab.evals.robust import robust
 from jaxlab.models.normalised import Network
@@ -20,7 +20,7 @@ from jaxlab.ops import adversarial, augment, detection_metrics
 from jaxlab.ops.attack_objectives import nats, ratios
 from jaxlab.ops.attacks import fgsm, pgd
 from jaxlab.ops.detection import detectors
-from jaxlab.papers.encouraging import analysis, arms, grid
+from jaxlab.papers.encouraging import analysis, arms
 
 Config = Mapping[str, Any]
 DETECTORS = ('msp', 'max_logit', 'energy')
@@ -38,7 +38,7 @@ def check(config: Config) -> None:
 
 
 def judge(
-  config: Config, cell: grid.Cell, net: Network, space, task, state
+  config: Config, cell: study.Cell, net: Network, space, task, state
 ) -> dict[str, float]:
   """All test figures of one network; what the figures need goes to a file."""
   d = config['data']
@@ -157,7 +157,7 @@ def figures_stage(config: Config) -> Stage:
     folder = space.folder('analysis') / 'figures'
     views, lines = {}, {}
     for arm in config['losses']:
-      name = grid.finals_of(config, arm)[0].name
+      name = study.finals_of(config, arm)[0].name
       with np.load(space.folder(name) / _ANALYSED) as held:
         views[arm] = dict(held)
       lines[arm] = metrics.read(space.folder(name) / 'metrics.jsonl')

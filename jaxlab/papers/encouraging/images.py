@@ -17,6 +17,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.stage import Planned, Stage, training
 from jaxlab.engine.state import Objective, Task
 from jaxlab.engine.update import create_state, minimise
+from jaxlab.evals import study
 from jaxlab.evals.classify import classify
 from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised
@@ -24,7 +25,6 @@ from jaxlab.ops import augment
 from jaxlab.papers.encouraging import (
   analysis,
   arms,
-  grid,
   image_judgement,
 )
 
@@ -39,7 +39,9 @@ def program(config: Config) -> list[Stage]:
   """
   check(config)
   return [
-    *grid.stages(config, lambda cell: _stage(config, cell)),
+    *study.stages(
+      config, list(config['losses']), lambda cell: _stage(config, cell)
+    ),
     image_judgement.figures_stage(config),
   ]
 
@@ -116,7 +118,7 @@ def long_tailed(labels: np.ndarray, classes: int, ratio: float) -> np.ndarray:
 
 
 def make_task(
-  config: Config, cell: grid.Cell, rate: float, counts, evals=None
+  config: Config, cell: study.Cell, rate: float, counts, evals=None
 ) -> Task:
   """The training step on `params['net']`; `vars['updates']` counts."""
   net, d = build_network(config), config['data']
@@ -152,9 +154,9 @@ def make_task(
   return Task(init, {'train': update}, evals or {})
 
 
-def _stage(config: Config, cell: grid.Cell) -> Stage:
+def _stage(config: Config, cell: study.Cell) -> Stage:
   d, rows = config['data'], config['train']['batch_size']
-  options = grid.options_of(config, cell, ['batch_size'])
+  options = study.options_of(config, cell, ['batch_size'])
 
   def build(space):
     sets = ImageSets(d, space.offline)

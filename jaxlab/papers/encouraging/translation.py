@@ -26,12 +26,13 @@ from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task, Update
 from jaxlab.engine.update import accumulate, chain, create_state, minimise
+from jaxlab.evals import study
+from jaxlab.evals.study import Cell
 from jaxlab.evals.translate import Bleu, Decoding, translate
 from jaxlab.models.transformer import Transformer
 from jaxlab.ops.beam_search import beam_search
 from jaxlab.ops.losses import masked_cross_entropy
-from jaxlab.papers.encouraging import arms, grid
-from jaxlab.papers.encouraging.grid import Cell
+from jaxlab.papers.encouraging import arms
 
 Config = Mapping[str, Any]
 METRICS = ('bleu', 'nats', 'accuracy')
@@ -44,7 +45,7 @@ def program(config: Config) -> list[Stage]:
     InputError: a value that cannot be; nothing has been computed yet.
   """
   check(config)
-  return grid.stages(config, partial(_stage, config))
+  return study.stages(config, list(config['losses']), partial(_stage, config))
 
 
 def check(config: Config) -> None:
@@ -366,7 +367,7 @@ def _decode(config, cell, pairs, split, space, state) -> dict[str, float]:
 
 
 def _stage(config: Config, cell: Cell) -> Stage:
-  options = grid.options_of(config, cell, ['batch_tokens', 'accumulate'])
+  options = study.options_of(config, cell, ['batch_tokens', 'accumulate'])
 
   def build(space: Workspace):
     pairs = _pairs(config, space.offline)

@@ -1,8 +1,8 @@
-"""Losses side by side: each tuned alike, then run with every seed.
+"""Methods side by side: each tuned alike, then run with every seed.
 
-Every loss tries the same rates with the first seed and takes the one that was
-best on validation; that rate runs with every seed, and those runs alone read
-the test set. Differences are paired by seed.
+Every method (an arm) tries the same rates with the first seed and takes the
+one that was best on validation; that rate runs with every seed, and those runs
+alone read the test set. Differences are paired by seed.
 """
 
 import json
@@ -23,7 +23,7 @@ class Cell(NamedTuple):
   """One training: a stage's name, its loss, rate and seed."""
 
   name: str
-  arm: str  # of config.losses
+  arm: str
   learning_rate: float  # of a final run: the first of those tried
   seed: int
   # What the rate is once the trials are done; None: learning_rate.
@@ -56,12 +56,15 @@ def options_of(
   return Options(**train)
 
 
-def stages(config: Config, make: Callable[[Cell], Stage]) -> list[Stage]:
+def stages(
+  config: Config, arms: Sequence[str], make: Callable[[Cell], Stage]
+) -> list[Stage]:
   """Trials, then final runs, then their table.
 
   One rate alone needs no trials.
 
   Args:
+    arms: what is compared; differences are to `config.study.baseline`.
     make: the stage that trains a cell. Its figures hold
       `validation/<config.study.metric>`, and for a final cell `test/…`.
 
@@ -78,17 +81,22 @@ def stages(config: Config, make: Callable[[Cell], Stage]) -> list[Stage]:
     raise InputError(
       f'config.study.better = "{c["better"]}" is not "lower" or "higher"'
     )
-  arms = list(config['losses'])
+  if c['baseline'] not in arms:
+    raise InputError(
+      f'config.study.baseline = "{c["baseline"]}" is not one of '
+      f'{", ".join(arms)}'
+    )
+  arms = sorted(arms, key=lambda arm: arm != c['baseline'])
   trials = [cell for arm in arms for cell in _trials(config, arm)]
   finals = [cell for arm in arms for cell in finals_of(config, arm)]
   return [
     *map(make, [*trials, *finals]),
-    Stage('study', lambda space: _conclude(config, space)),
+    Stage('study', lambda space: _conclude(config, arms, space)),
   ]
 
 
 def finals_of(config: Config, arm: str) -> list[Cell]:
-  """The final runs of a loss, one a seed."""
+  """The final runs of an arm, one a seed."""
   rates = list(config['study']['rates'])
   choose = lambda space: _best(config, space, arm)
   return [
@@ -126,9 +134,10 @@ def figures_of(space: Workspace, stage: str) -> dict[str, float | None]:
   return json.loads(path.read_text())['metrics']
 
 
-def _conclude(config: Config, space: Workspace) -> dict[str, float]:
+def _conclude(
+  config: Config, arms: Sequence[str], space: Workspace
+) -> dict[str, float]:
   """`study.json`, `study.md` and the means of all test figures."""
-  arms = list(config['losses'])
   values: dict[str, dict[str, list[float]]] = {}  # figure -> arm -> by seed
   for arm in arms:
     for cell in finals_of(config, arm):
