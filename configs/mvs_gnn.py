@@ -1,0 +1,224 @@
+"""Samplers for graph networks, each tuned alike: MVS-GNN and what it beats.
+
+  python -m jaxlab.main --config=configs/mvs_gnn.py           # digits
+  python -m jaxlab.main --config=configs/mvs_gnn.py:cora      # needs cora.npz
+  python -m jaxlab.main --config=configs/mvs_gnn.py:wordnet
+  python -m jaxlab.main --config=configs/mvs_gnn.py:debian
+  python -m jaxlab.main --config=configs/mvs_gnn.py:reddit
+  python -m jaxlab.main --config=configs/mvs_gnn.py:ppi
+  python -m jaxlab.main --config=configs/mvs_gnn.py:smoke
+
+Paper: Cong et al., "Minimal Variance Sampling with Provable Guarantees for Fast
+Training of Graph Neural Networks", KDD 2020, arXiv:2006.13866.
+"""
+
+import ml_collections
+
+
+def get_config(arg=''):
+  """'' = 'digits'; Reddit and PPI are read from GraphSAINT folders."""
+  variants = {
+    '': digits,
+    'digits': digits,
+    'cora': cora,
+    'wordnet': wordnet,
+    'debian': debian,
+    'reddit': reddit,
+    'ppi': ppi,
+    'smoke': smoke,
+  }
+  if arg not in variants:
+    raise ValueError(
+      f'configs/mvs_gnn.py has no variant "{arg}"; known: '
+      f'{", ".join(repr(name) for name in variants)}'
+    )
+  return variants[arg]()
+
+
+def method(sampler, batch_size, **options):
+  """A sampler with its own options; see jaxlab/papers/mvs_gnn/sampler.py."""
+  return ml_collections.ConfigDict(
+    {'sampler': sampler, 'batch_size': batch_size, 'options': options}
+  )
+
+
+def methods(batch_size):
+  """The paper's comparison at one batch size, and LABOR."""
+  return ml_collections.ConfigDict(
+    {
+      'mvs': method('mvs', batch_size),
+      'sage': method('neighbour', batch_size, fan_outs=(5, 5)),
+      'vr_gcn': method('vr_gcn', batch_size, fan_out=2),
+      'ladies': method('ladies', batch_size, layer_size=batch_size),
+      'cluster': method('cluster_gcn', batch_size),
+      'saint': method('graphsaint', batch_size, kind='node'),
+    }
+  )
+
+
+def digits():
+  """scikit-learn's digits, each joined to its ten nearest."""
+  config = ml_collections.ConfigDict()
+  config.paper = 'mvs_gnn'
+  config.title = 'Samplers for graph networks on digits'
+  config.seed = 0
+
+  config.methods = methods(128)
+  config.study = ml_collections.ConfigDict()
+  config.study.baseline = 'sage'  # what the others are compared with
+  config.study.rates = (1e-3, 3e-3, 1e-2)
+  config.study.seeds = (0, 1, 2)
+  config.study.metric = 'f1'  # of the trials, on validation
+  config.study.better = 'higher'
+  config.study.reach = 0.95  # validation F1 to which steps are counted
+
+  config.data = ml_collections.ConfigDict()
+  # digits_graph, wordnet_graph, debian_graph, debian_graph:tags, npz:FILE,
+  # saint:FOLDER
+  config.data.name = 'digits_graph'
+  config.data.protocol = 'transductive'  # or 'inductive'
+  config.data.text_dimensions = 256  # of features, where nodes are texts
+  config.data.lanes = 8  # rows of a batch: devices share them
+  config.data.eval_edges = 200_000  # at a time, in exact inference
+  config.data.workers = 0
+  config.data.ahead = 4
+
+  config.model = ml_collections.ConfigDict()
+  config.model.kind = 'gcn'  # gcn, concat, sage, gat
+  config.model.width = 64
+  config.model.layers = 2
+  config.model.dropout = 0.1
+  config.model.heads = 4  # of gat
+  config.model.dtype = 'float32'
+  config.model.history_dtype = 'float32'  # or 'bfloat16'
+
+  # Buckets: what so many draws need, times the headroom.
+  config.sampler = ml_collections.ConfigDict({'draws': 16, 'headroom': 1.2})
+  # MVS: a large batch of this share of the training nodes every so many steps.
+  config.refresh = ml_collections.ConfigDict({'share': 1.0, 'every': 20})
+  # Of gradients: batches at each evaluation of these seeds' final runs.
+  config.variance = ml_collections.ConfigDict({'draws': 8, 'seeds': (0,)})
+
+  config.optimizer = ml_collections.ConfigDict({'weight_decay': 0.0})
+  config.early_stopping = ml_collections.ConfigDict({'patience': 10})
+  config.train = ml_collections.ConfigDict()
+  config.train.steps = 600
+  config.train.log_every_steps = 20
+  config.train.eval_every_steps = 20
+  config.train.checkpoint_every_steps = 0
+  config.train.checkpoint_every_seconds = 60.0
+  config.train.checkpoint_keep = 1
+  config.train.max_bad_steps = 0
+
+  config.mesh = ml_collections.ConfigDict({'data': -1})
+  config.paper_reported = ml_collections.ConfigDict()
+  return config
+
+
+def cora():
+  """Variance of MVS and of uniform nodes on Cora, exact embeddings (Fig. 4)."""
+  config = digits()
+  config.title = 'Minimal variance on Cora'
+  config.data.name = 'npz:cora.npz'
+  config.methods = ml_collections.ConfigDict(
+    {'mvs': method('mvs', 32), 'uniform': method('uniform', 32)}
+  )
+  config.study.baseline = 'uniform'
+  config.study.reach = 0.75
+  config.refresh.every = 10
+  config.train.steps = 200
+  config.train.log_every_steps = 10
+  config.train.eval_every_steps = 10
+  config.variance.draws = 32
+  return config
+
+
+def wordnet():
+  """117,659 glosses in 45 classes; the paper's methods at batch 512."""
+  config = digits()
+  config.title = 'Samplers for graph networks on WordNet'
+  config.data.name = 'wordnet_graph'
+  config.methods = methods(512)
+  config.model.width = 256
+  config.study.reach = 0.84
+  config.refresh.share = 0.1
+  config.train.steps = 1500
+  config.train.log_every_steps = 50
+  config.train.eval_every_steps = 100
+  config.early_stopping.patience = 4
+  return config
+
+
+def debian():
+  """Debian's packages, several tags each; three methods at batch 512."""
+  config = wordnet()
+  config.title = 'Samplers for graph networks on Debian'
+  config.data.name = 'debian_graph:tags'
+  config.model.kind = 'concat'
+  chosen = methods(512)
+  config.methods = ml_collections.ConfigDict(
+    {name: chosen[name] for name in ('mvs', 'sage', 'ladies')}
+  )
+  config.study.reach = 0.5
+  return config
+
+
+def reddit():
+  """The paper's Reddit, from a folder in GraphSAINT's format."""
+  config = wordnet()
+  config.title = 'Samplers for graph networks on Reddit'
+  config.data.name = 'saint:reddit'
+  config.study.reach = 0.93
+  config.train.steps = 20_000
+  config.paper_reported = ml_collections.ConfigDict(
+    {
+      'reddit_f1_at_512': {
+        'mvs': 0.942,
+        'sage': 0.932,
+        'vr_gcn': 0.929,
+        'ladies': 0.938,
+        'cluster': 0.897,
+        'saint': 0.921,
+      }
+    }
+  )
+  return config
+
+
+def ppi():
+  """The paper's PPI, from a folder in GraphSAINT's format."""
+  config = reddit()
+  config.title = 'Samplers for graph networks on PPI'
+  config.data.name = 'saint:ppi'
+  config.model.kind = 'concat'
+  config.refresh.share = 1.0
+  config.study.reach = 0.75
+  config.paper_reported = ml_collections.ConfigDict(
+    {
+      'ppi_f1_at_512': {
+        'mvs': 0.859,
+        'sage': 0.781,
+        'vr_gcn': 0.831,
+        'ladies': 0.607,
+        'cluster': 0.590,
+        'saint': 0.577,
+      }
+    }
+  )
+  return config
+
+
+def smoke():
+  """Two samplers for a few steps, under a minute."""
+  config = digits()
+  chosen = methods(64)
+  config.methods = ml_collections.ConfigDict(
+    {name: chosen[name] for name in ('mvs', 'sage')}
+  )
+  config.study.rates = (1e-2,)
+  config.study.seeds = (0,)
+  config.model.width = 32
+  config.train.steps = 60
+  config.study.reach = 0.8
+  config.variance.draws = 2
+  return config

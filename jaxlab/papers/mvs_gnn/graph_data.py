@@ -1,0 +1,105 @@
+"""The graph of a config: features, labels, and the operators it trains with.
+
+Protocols: 'transductive', the edges of all nodes are there in training, the
+labels of validation and test nodes are not; 'inductive', edges with an end
+outside of the training nodes are not there either. Exact inference sees all.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+from jaxlab.data.adjacency import adjacency
+from jaxlab.data.graph import NodeGraph, open_node_graph
+from jaxlab.data.text_features import text_features
+from jaxlab.engine.errors import InputError
+from jaxlab.papers.mvs_gnn.blocks import Operator, make_operator
+from jaxlab.papers.mvs_gnn.feeds import Nodes
+
+Config = Mapping[str, Any]
+PROTOCOLS = ('transductive', 'inductive')
+
+
+class GraphData(NamedTuple):
+  """What the stages of a config share."""
+
+  graph: NodeGraph
+  nodes: Nodes
+  training: Operator
+  everything: Operator
+  about: Mapping[str, int]  # what was found in making the operator
+
+  @property
+  def classes(self) -> int:
+    return len(self.graph.classes)
+
+  @property
+  def multi_label(self) -> bool:
+    return self.graph.labels.ndim == 2
+
+
+def load(config: Config, offline: bool) -> GraphData:
+  """The graph of `config.data` for a network of `config.model.kind`.
+
+  Raises:
+    InputError: an unknown protocol, no training nodes, or as
+      `open_node_graph`.
+  """
+  d, kind = config['data'], config['model']['kind']
+  check(config)
+  normalisation = {'gat': 'none', 'sage': 'row'}.get(kind, 'symmetric')
+  loops = 'drop' if kind == 'sage' else 'add'
+  return _load(
+    d['name'],
+    d['protocol'],
+    d['text_dimensions'],
+    normalisation,
+    loops,
+    offline,
+  )
+
+
+def check(config: Config) -> None:
+  """Raises InputError where a value cannot be."""
+  protocol = config['data']['protocol']
+  if protocol not in PROTOCOLS:
+    raise InputError(
+      f'config.data.protocol = "{protocol}" is not one of '
+      f'{", ".join(PROTOCOLS)}'
+    )
+
+
+@lru_cache(maxsize=1)  # a study opens one graph again and again
+def _load(name, protocol, dimensions, normalisation, loops, offline):
+  graph = open_node_graph(name, offline=offline)
+  train = graph.nodes_of('train')
+  if not len(train):
+    raise InputError(f'"{name}" has no training nodes; see its split')
+  features = graph.features
+  if isinstance(features, tuple):
+    features = text_features(features, train, dimensions)
+  elif isinstance(features, scipy.sparse.csr_array):
+    features = features.toarray()
+  make = lambda edges: adjacency(
+    edges,
+    graph.num_nodes,
+    symmetric=not graph.directed,
+    self_loops=loops,
+  )
+  found = make(graph.edges)
+  everything = training = make_operator(found, normalisation)
+  if protocol == 'inductive':
+    inside = np.zeros(graph.num_nodes, bool)
+    inside[train] = True
+    edges = graph.edges[inside[graph.edges].all(1)]
+    training = make_operator(make(edges), normalisation)
+  nodes = Nodes(np.ascontiguousarray(features, np.float32), graph.labels)
+  about = {
+    'self_loops': found.self_loops,
+    'duplicates': found.duplicates,
+    'isolated': found.isolated,
+  }
+  return GraphData(graph, nodes, training, everything, about)

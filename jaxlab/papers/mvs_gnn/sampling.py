@@ -1,0 +1,61 @@
+"""What every sampler of the package is."""
+
+import numpy as np
+
+from jaxlab.engine.errors import InputError
+from jaxlab.papers.mvs_gnn.blocks import Assembler, Budget, Operator, Sample
+
+
+class Sampler:
+  """Draws the layers of a batch; what is drawn depends on the generator alone.
+
+  Args:
+    operator: L, one for all layers.
+    train: [t] int nodes with a training label, each once.
+    batch_size: seeds of a batch, or as many as a sampler aims at.
+    num_layers: layers that gather.
+
+  Raises:
+    InputError: there are no training nodes, or fewer than a batch takes.
+  """
+
+  # Whether the expected value of every layer, for given values below it (and
+  # in the history), is the row of L H, and the seeds' weighted loss the mean
+  # training loss.
+  unbiased: bool
+  history: bool = False  # whether edges have a historical weight
+
+  def __init__(
+    self,
+    operator: Operator,
+    train: np.ndarray,
+    batch_size: int,
+    num_layers: int,
+  ):
+    if not len(train):
+      raise InputError('the graph has no training nodes; see its split')
+    if not 1 <= batch_size <= len(train):
+      raise InputError(
+        f'config.data.batch_size = {batch_size} is not in [1, {len(train)}], '
+        'the number of training nodes'
+      )
+    self.operator = operator
+    self.train = train.astype(np.int32)
+    self.batch_size = batch_size
+    self.num_layers = num_layers
+    self.assembler = Assembler(operator.num_nodes)
+
+  def within(self, budget: Budget) -> None:
+    """From now on samples fit the budget; see `Assembler`."""
+    self.assembler = Assembler(self.operator.num_nodes, budget)
+
+  def sample(self, rng: np.random.Generator) -> Sample:
+    """One batch."""
+    raise NotImplementedError
+
+  def uniform_seeds(
+    self, rng: np.random.Generator
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """[b] training nodes, each subset as likely, and weights 1 / b."""
+    seeds = rng.choice(self.train, self.batch_size, replace=False)
+    return seeds, np.full(self.batch_size, 1 / self.batch_size, np.float32)

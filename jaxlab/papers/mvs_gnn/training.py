@@ -1,0 +1,190 @@
+"""The training steps of sampled graph networks, with histories and refreshes.
+
+`State.vars` hold, for samplers that use them,
+  history  {level: [n', hidden]}  what each hidden layer last gave for a node,
+           0 before; n' is n rounded up, so that devices can share the rows
+  sampler  {published: {id, norm} [s], live: {norm} [n']}
+Every step writes what it computed to `history` and to `live`; a refresh alone
+writes `published`, from the nodes of its own large batch.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlab.engine.state import Objective, Task
+from jaxlab.engine.update import create_state, minimise
+from jaxlab.models.sampled_gnn import SampledGNN
+from jaxlab.papers.mvs_gnn import feeds
+from jaxlab.papers.mvs_gnn.feeds import Shape
+from jaxlab.papers.mvs_gnn.method import (
+  last_layer_gradient_norms,
+  sigmoid_logit_gradients,
+  softmax_logit_gradients,
+)
+
+
+def node_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """[b] float32: cross-entropy, or the mean binary one over the labels.
+
+  Args:
+    logits: [b, k] float32.
+    labels: [b] int32 in [0, k), or [b, k] of 0 and 1.
+  """
+  if labels.ndim == 1:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  targets = labels.astype(jnp.float32)
+  return optax.sigmoid_binary_cross_entropy(logits, targets).mean(-1)
+
+
+def node_norms(
+  inputs: jax.Array, logits: jax.Array, labels: jax.Array
+) -> jax.Array:
+  """[b] float32: norms of the head's gradients, one node each."""
+  if labels.ndim == 1:
+    grads = softmax_logit_gradients(logits, labels)
+  else:
+    grads = sigmoid_logit_gradients(logits, labels) / labels.shape[1]
+  return last_layer_gradient_norms(inputs, grads)
+
+
+def loss_of(net: SampledGNN, shape: Shape, num_nodes: int, train: bool = True):
+  """The loss of a batch of that shape: an estimate of the mean training loss.
+
+  Returns:
+    A `Loss`; its `vars` are the history and the live norms after the batch,
+    where `vars` has such.
+  """
+
+  def loss(params, vars, batch, key):
+    layers = tuple(feeds.layer_of(batch, i) for i in range(shape.levels))
+    known: tuple[jax.Array, ...] = ()
+    if shape.history:
+      known = tuple(
+        _rows(table, graph.nodes['id'])
+        for table, graph in zip(_by_level(vars['history']), layers[1:])
+      )
+    seed, label = feeds.whole(batch, 'seed'), feeds.whole(batch, 'label')
+    real = seed < num_nodes
+    # A node without a label is never weighted.
+    safe = jnp.maximum(label, 0)
+    logits, values = net.apply(
+      {'params': params['net']},
+      layers,
+      feeds.whole(batch, 'features'),
+      shape.budget.outputs,
+      known,
+      train=train,
+      rngs={'dropout': key},
+    )
+    each = node_losses(logits, safe)
+    weight = feeds.whole(batch, 'weight')
+    total = jnp.where(weight > 0, weight * each, 0.0).sum()
+    change: dict[str, Any] = {}
+    if 'history' in vars:
+      change['history'] = {
+        str(level): _written(table, batch, level, values, shape, num_nodes)
+        for level, table in enumerate(_by_level(vars['history']))
+      }
+    if 'sampler' in vars:
+      norms = jax.lax.stop_gradient(node_norms(values[-1], logits, safe))
+      live = vars['sampler']['live']['norm']
+      at = jnp.where(real, seed, len(live))
+      live = live.at[at].set(norms, mode='drop')
+      change['sampler'] = {**vars['sampler'], 'live': {'norm': live}}
+    one = jnp.ones((), jnp.float32)
+    count = real.sum().astype(jnp.float32)
+    metrics = {
+      'seeds': (count, one),
+      'overflow': (batch['overflow'].max().astype(jnp.float32), one),
+    }
+    return Objective(total, one, vars=change, metrics=metrics)
+
+  return loss
+
+
+def publishing(loss, size: int):
+  """The loss of a refresh: its seeds and their norms become `published`."""
+
+  def refresh(params, vars, batch, key):
+    found = loss(params, vars, batch, key)
+    seed = feeds.whole(batch, 'seed')
+    sampler = found.vars['sampler']
+    live = sampler['live']['norm']
+    published = {'id': seed[:size], 'norm': _rows(live, seed[:size])}
+    changed = {**sampler, 'published': published}
+    return found.replace(vars={**found.vars, 'sampler': changed})
+
+  return refresh
+
+
+def make_task(
+  net: SampledGNN,
+  shapes: Mapping[str, Shape],
+  num_nodes: int,
+  num_features: int,
+  tx: optax.GradientTransformation,
+  *,
+  history_dtype: str = 'float32',
+  evals: Mapping[str, Any] | None = None,
+) -> Task:
+  """A step kind for each shape; 'refresh' publishes.
+
+  Args:
+    history_dtype: of the stored embeddings: float32 or bfloat16.
+  """
+  updates = {}
+  for kind, shape in shapes.items():
+    loss = loss_of(net, shape, num_nodes)
+    if kind == 'refresh':
+      loss = publishing(loss, shape.budget.outputs[-1])
+    updates[kind] = minimise(loss, 'net', tx)
+  rows = -(-num_nodes // 1024) * 1024
+  uses = any(shape.history for shape in shapes.values())
+
+  def init(key):
+    shape = next(iter(shapes.values()))
+    params = net.init(
+      key,
+      feeds.blank(shape),
+      jnp.zeros((shape.budget.nodes[0], num_features)),
+      shape.budget.outputs,
+      train=False,
+    )['params']
+    vars: dict[str, Any] = {}
+    if uses:
+      vars['history'] = {
+        str(level): jnp.zeros((rows, net.hidden), jnp.dtype(history_dtype))
+        for level in range(net.num_layers - 1)
+      }
+    if 'refresh' in shapes:
+      size = shapes['refresh'].budget.outputs[-1]
+      vars['sampler'] = {
+        'published': {
+          'id': jnp.full(size, num_nodes, jnp.int32),
+          'norm': jnp.zeros(size),
+        },
+        'live': {'norm': jnp.zeros(rows)},
+      }
+    return create_state({'net': params}, *updates.values(), vars=vars)
+
+  return Task(init, updates, evals or {})
+
+
+def _by_level(tables: Mapping[str, jax.Array]) -> list[jax.Array]:
+  return [tables[str(level)] for level in range(len(tables))]
+
+
+def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
+  """Rows of a table of nodes; zeros for padding."""
+  return table.at[ids].get(mode='fill', fill_value=0)
+
+
+def _written(table, batch, level: int, values, shape: Shape, num_nodes: int):
+  ids = feeds.real_ids(batch, level, shape.budget.outputs[level], num_nodes)
+  ids = jnp.where(ids < num_nodes, ids, len(table))
+  new = jax.lax.stop_gradient(values[level]).astype(table.dtype)
+  return table.at[ids].set(new, mode='drop')

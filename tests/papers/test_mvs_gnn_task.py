@@ -1,0 +1,377 @@
+"""Sampled layers through the network, the steps, inference and the engine."""
+
+import importlib
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlab.data.adjacency import adjacency
+from jaxlab.data.feed import Feed
+from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine.compiled import Steps
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.evaluate import Evaluation
+from jaxlab.evals.study import Cell
+from jaxlab.models.sampled_gnn import KINDS, SampledGNN
+from jaxlab.papers.mvs_gnn import feeds, inference, judgement, task, training
+from jaxlab.papers.mvs_gnn.blocks import make_operator
+from jaxlab.papers.mvs_gnn.feeds import Nodes, Shape
+from jaxlab.papers.mvs_gnn.minimal_variance import MVS, Refresh
+from jaxlab.papers.mvs_gnn.nodewise import Neighbour, Uniform
+
+configs = importlib.import_module('configs.mvs_gnn')
+
+NODES, FEATURES, CLASSES = 60, 5, 4
+NORMALISATIONS = {
+  'gcn': ('symmetric', 'add'),
+  'concat': ('symmetric', 'add'),
+  'sage': ('row', 'drop'),
+  'gat': ('none', 'add'),
+}
+
+
+def graph(kind='gcn', multi=False):
+  """Operator, nodes and training nodes of a random graph."""
+  rng = np.random.default_rng(0)
+  edges = rng.integers(0, NODES - 2, (150, 2))  # the last two are isolated
+  normalisation, loops = NORMALISATIONS[kind]
+  found = adjacency(edges, NODES, self_loops=loops)
+  labels = rng.integers(0, CLASSES, NODES).astype(np.int32)
+  if multi:
+    labels = rng.integers(0, 2, (NODES, CLASSES)).astype(np.uint8)
+  features = rng.standard_normal((NODES, FEATURES)).astype(np.float32)
+  train = np.arange(0, NODES, 2)
+  return make_operator(found, normalisation), Nodes(features, labels), train
+
+
+def dense(operator):
+  matrix = np.zeros((operator.num_nodes, operator.num_nodes), np.float32)
+  rows = np.repeat(np.arange(operator.num_nodes), operator.degrees)
+  matrix[rows, operator.indices] = operator.weight
+  return jnp.asarray(matrix)
+
+
+def reference(kind, params, x, matrix):
+  """The network on the whole graph, written with dense matrices."""
+  for level in range(2):
+    own = lambda name, level=level: params[f'{name}{level}']['kernel']
+    bias = params[f'bias{level}']
+    if kind == 'gcn':
+      x = jax.nn.relu(matrix @ x @ own('gather') + bias)
+    elif kind == 'sage':
+      x = jax.nn.relu(x @ own('self') + matrix @ x @ own('gather') + bias)
+    elif kind == 'concat':
+      parts = [x @ own('self'), matrix @ x @ own('gather')]
+      x = jax.nn.relu(jnp.concatenate(parts, -1) + bias)
+    else:
+      h = (x @ own('gather')).reshape(NODES, 2, -1)
+      sent = (h * params[f'from{level}']).sum(-1)
+      kept = (h * params[f'to{level}']).sum(-1)
+      score = jax.nn.leaky_relu(kept[:, None] + sent[None], 0.2)
+      score = jnp.where(matrix[..., None] > 0, score, -jnp.inf)
+      share = jax.nn.softmax(score, axis=1)
+      z = jnp.einsum('ijh,jhd->ihd', share, h).reshape(NODES, -1)
+      x = jax.nn.elu(z + bias)
+  return x @ params['head']['kernel'] + params['head']['bias']
+
+
+def net_of(kind, classes=CLASSES):
+  return SampledGNN(kind, classes, width=8, dropout_rate=0.0, heads=2)
+
+
+def batch_of(sampler, nodes, seed=0, lanes=4):
+  """A batch of a sampler's own size, and its shape."""
+  sample = sampler.sample(np.random.default_rng(seed))
+  budget = feeds.budget_for([sample], NODES, 1.0, lanes)
+  shape = Shape(budget, sampler.history)
+  padded = feeds.pad(sample, budget, NODES)
+  return feeds.arrays_of(padded, nodes, lanes), shape
+
+
+def state_of(net, shapes, rate=0.1):
+  made = training.make_task(net, shapes, NODES, FEATURES, optax.sgd(rate))
+  return made, made.init(jax.random.key(1))
+
+
+def full_loss(kind, nodes, operator, train):
+  def loss(params):
+    logits = reference(kind, params, nodes.features, dense(operator))
+    each = training.node_losses(logits, jnp.asarray(nodes.labels))
+    return each[train].mean()
+
+  return loss
+
+
+@pytest.mark.parametrize('multi', [False, True])
+@pytest.mark.parametrize('kind', KINDS)
+def test_all_training_nodes_give_the_full_batch_loss_and_gradient(kind, multi):
+  operator, nodes, train = graph(kind, multi)
+  batch, shape = batch_of(Uniform(operator, train, len(train), 2), nodes)
+  net = net_of(kind)
+  _, state = state_of(net, {'train': shape})
+  loss = training.loss_of(net, shape, NODES)
+  value = lambda params: (
+    loss({'net': params}, state.vars, batch, jax.random.key(0)).sum
+  )
+  params = state.params['net']
+  got, grads = jax.value_and_grad(value)(params)
+  want, expected = jax.value_and_grad(full_loss(kind, nodes, operator, train))(
+    params
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  # Sums of some 60 float32 terms in another order.
+  chex.assert_trees_all_close(grads, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mvs_over_all_nodes_and_a_refresh_are_full_batch_gradient_descent():
+  """gamma = 1, K = 1; and V_B = V in an inner step, with histories."""
+  operator, nodes, _ = graph()
+  train = np.arange(NODES)  # V_B = V
+  net = net_of('gcn')
+  large, large_shape = batch_of(Refresh(operator, train, NODES, 2), nodes)
+  inner, inner_shape = batch_of(MVS(operator, train, NODES, 2), nodes)
+  shapes = {'train': inner_shape, 'refresh': large_shape}
+  made, state = state_of(net, shapes)
+  params = state.params['net']
+  descent = jax.grad(full_loss('gcn', nodes, operator, train))
+  for kind, batch in [('refresh', large), ('train', inner), ('refresh', large)]:
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, descent(params))
+    batch = {**batch, 'mask': np.ones(4, bool)}
+    state, _ = made.steps[kind](state, batch, jax.random.key(0))
+    chex.assert_trees_all_close(
+      state.params['net'], params, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_step_writes_the_history_of_its_nodes_and_no_other():
+  operator, nodes, train = graph()
+  net = net_of('gcn')
+  sampler = MVS(operator, train, 7, 2)
+  batch, shape = batch_of(sampler, nodes)
+  large, large_shape = batch_of(Refresh(operator, train, 30, 2), nodes)
+  made, state = state_of(net, {'train': shape, 'refresh': large_shape})
+  batch['mask'] = large['mask'] = np.ones(4, bool)
+  after, _ = made.steps['train'](state, batch, jax.random.key(0))
+  seeds = np.unique(batch['seed'])[:-1]
+  assert len(seeds) == 7
+  table = np.asarray(after.vars['history']['0'])
+  np.testing.assert_array_equal(np.flatnonzero(table.any(1)), seeds)
+  params = state.params['net']
+  matrix = dense(operator)
+  want = jax.nn.relu(
+    matrix @ nodes.features @ params['gather0']['kernel'] + params['bias0']
+  )
+  np.testing.assert_allclose(table[seeds], want[seeds], rtol=1e-4, atol=1e-6)
+  live = np.asarray(after.vars['sampler']['live']['norm'])
+  np.testing.assert_array_equal(np.flatnonzero(live), seeds)
+  # Nothing is published but by a refresh.
+  chex.assert_trees_all_equal(
+    after.vars['sampler']['published'], state.vars['sampler']['published']
+  )
+  last, _ = made.steps['refresh'](after, large, jax.random.key(0))
+  published = jax.device_get(last.vars['sampler']['published'])
+  real = published['id'] < NODES
+  np.testing.assert_array_equal(np.sort(published['id'][real]), train)
+  assert (published['norm'][real] > 0).all()
+
+
+def test_norms_are_those_of_the_heads_gradients():
+  rng = np.random.default_rng(0)
+  inputs = jnp.asarray(rng.standard_normal((6, 8)), jnp.float32)
+  head = {
+    'kernel': jnp.asarray(rng.standard_normal((8, 4)), jnp.float32),
+    'bias': jnp.asarray(rng.standard_normal(4), jnp.float32),
+  }
+  for labels in (rng.integers(0, 4, 6), rng.integers(0, 2, (6, 4))):
+    labels = jnp.asarray(labels, jnp.int32)
+
+    def one(head, x, y):
+      logits = x @ head['kernel'] + head['bias']
+      return training.node_losses(logits[None], y[None])[0]
+
+    grads = jax.vmap(jax.grad(one), (None, 0, 0))(head, inputs, labels)
+    squares = jax.tree.map(lambda g: (g**2).reshape(6, -1).sum(1), grads)
+    logits = inputs @ head['kernel'] + head['bias']
+    np.testing.assert_allclose(
+      training.node_norms(inputs, logits, labels),
+      np.sqrt(squares['kernel'] + squares['bias']),
+      rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize('chunk', [1, 40, 10_000])
+@pytest.mark.parametrize('kind', KINDS)
+def test_inference_in_chunks_is_exact(kind, chunk):
+  operator, nodes, _ = graph(kind)
+  net = net_of(kind)
+  wanted = np.arange(1, NODES, 3)
+  source = inference.LayerChunks(
+    nodes, operator, wanted, num_layers=2, chunk_edges=chunk, lanes=2
+  )
+  _, shape = batch_of(Uniform(operator, wanted, 3, 2), nodes)
+  _, state = state_of(net, {'train': shape})
+  kept = inference.evaluator(net, source, judgement.judge, lambda sums: sums)
+  devices = mesh.make(devices=jax.devices()[:1])
+  feed = Feed(source, devices, steps=source.num_batches)
+  sums = Evaluation('test', kept, feed, 0).run(state)
+  logits = reference(
+    kind, state.params['net'], nodes.features, dense(operator)
+  )[wanted]
+  labels = nodes.labels[wanted]
+  assert sums['hit'] == (logits.argmax(-1) == labels).sum()
+  assert sums['nodes'] == len(wanted)
+  each = training.node_losses(logits, jnp.asarray(labels))
+  np.testing.assert_allclose(sums['nats'], each.sum(), rtol=1e-4)
+
+
+def test_micro_f1_of_several_labels_counts_all_of_them():
+  logits = jnp.array([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0], [9.0, 9.0, 9.0]])
+  labels = jnp.array([[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+  mask = jnp.array([True, True, False])
+  sums = judgement.judge(logits, labels, mask)
+  # Three hits of four predicted and four true.
+  assert judgement.figures(sums)['f1'] == 0.75
+  nothing = judgement.judge(logits, labels, jnp.zeros(3, bool))
+  assert judgement.figures(nothing) == {'f1': 0.0, 'nats': 0.0}
+
+
+def config_of(**changes):
+  config = configs.get_config('smoke')
+  config.methods.mvs.batch_size = config.methods.sage.batch_size = 16
+  config.model.width = 8
+  config.train.steps = 8
+  config.study.rates = (0.05,)
+  config.train.log_every_steps = 4
+  config.train.eval_every_steps = 4
+  config.refresh.every = 4
+  config.refresh.share = 0.1
+  config.sampler.draws = 4
+  with config.unlocked():
+    for name, value in changes.items():
+      config.update_from_flattened_dict({name: value})
+  return config.to_dict()
+
+
+def space_of(config, folder, devices=1):
+  made = mesh.make(devices=jax.devices()[:devices])
+  folder.mkdir(exist_ok=True)
+  workdir.write_json(folder / 'config.json', config)
+  return stage.Workspace(folder, config, made, 0)
+
+
+def test_a_study_runs_to_its_curves_and_reads_the_test_set_once(tmp_path):
+  config = config_of()
+  stage.run_all(task.program(config), space_of(config, tmp_path))
+  read = lambda name: json.loads((tmp_path / name).read_text())
+  final = read('mvs-s0/report.json')
+  # Chance is .1.
+  assert 0.15 < final['metrics']['test/f1'] <= 1
+  assert final['best_step'] in (4, 8)
+  rows = read('study/study.json')['rows']
+  assert {row['figure'] for row in rows} == {'test/f1', 'test/nats'}
+  assert 'mvs - sage' in rows[0]
+  lines = (tmp_path / 'mvs-s0' / 'metrics.jsonl').read_text().splitlines()
+  evals = [x for x in map(json.loads, lines) if x['kind'] == 'eval']
+  assert [x['step'] for x in evals] == [4, 8]
+  assert all(x['gradient/variance'] > 0 for x in evals)
+  assert all('test/f1' not in x for x in evals)
+  assert (
+    tmp_path / 'curves' / 'figures' / 'gradient_error_by_steps.png'
+  ).exists()
+
+
+@pytest.mark.parametrize('method', ['mvs', 'sage'])
+def test_eight_devices_train_as_one(tmp_path, method):
+  config = config_of()
+  finals = []
+  for devices in (1, 8):
+    space = space_of(config, tmp_path / str(devices), devices)
+    cell = Cell('cell', method, 0.01, 0)
+    task.training_stage(config, cell).run(space)
+    finals.append(jax.device_get(space.artefacts['cell'].params))
+  # Adam divides by gradients' roots, which makes much of roundings.
+  chex.assert_trees_all_close(*finals, atol=2e-3)
+
+
+def test_a_step_kind_is_traced_once():
+  job = task.Job(config_of(), Cell('cell', 'mvs', 0.01, 0), True)
+  made = job.task(0.01)
+  devices = mesh.make(devices=jax.devices()[:1])
+  feed = job.feed(job.batches(), devices)
+  state = made.init(jax.random.key(0))
+  state = mesh.place(jax.tree.map(jnp.copy, state), mesh.replicated(devices))
+  steps = Steps(made, 0, state)
+  for step, kind, batch in feed.batches(0, 1000):
+    state, _ = steps(kind, state, batch, jax.random.key(0))
+    if feed.publishes(step):
+      published = jax.device_get(state.vars['sampler']['published'])
+      feed.publish(jax.tree.map(np.copy, published))
+  assert int(state.step) == 1000
+  assert steps.traces == {'refresh': 1, 'train': 1}
+
+
+def test_batches_follow_from_the_seed_the_step_and_the_snapshot():
+  config = config_of()
+  make = lambda: task.Job(config, Cell('c', 'mvs', 0.01, 3), True).batches()
+  one, other = make(), make()
+  rows = slice(0, 8)
+  one.batch(9, rows)  # in any order
+  chex.assert_trees_all_equal(one.batch(5, rows), other.batch(5, rows))
+  ids = one.sampler.train[:40]
+  norms = np.linspace(0.1, 4, 40).astype(np.float32)
+  for source in (one, other):
+    source.publish({'id': ids, 'norm': norms})
+  after = one.batch(5, rows)
+  chex.assert_trees_all_equal(after, other.batch(5, rows))
+  assert set(after['seed'].ravel()) <= {*ids, len(one.nodes.labels)}
+
+
+def test_what_cannot_be_is_an_input_error():
+  for change, message in [
+    ({'data.protocol': 'both'}, 'protocol = "both" is not one of'),
+    ({'model.kind': 'gin'}, 'kind "gin" is not one of'),
+    ({'refresh.share': 0.0}, r'refresh.share = 0.0 must be in \(0, 1\]'),
+    ({'methods.sage.sampler': 'pinsage'}, '"pinsage" is not one of'),
+    ({'study.baseline': 'gcn'}, 'baseline = "gcn" is not one of'),
+    ({'early_stopping.patience': -1}, 'patience = -1'),
+  ]:
+    with pytest.raises(InputError, match=message):
+      task.program(config_of(**change))
+  config = config_of(**{'model.kind': 'gat', 'methods.sage.sampler': 'vr_gcn'})
+  with pytest.raises(InputError, match='cannot take vr_gcn'):
+    task.program(config)
+  config = config_of(**{'methods.mvs.batch_size': 5000})
+  with pytest.raises(InputError, match='batch_size = 5000 is not in'):
+    task.Job(config, Cell('cell', 'mvs', 0.01, 0), True)
+
+
+def test_training_without_the_edges_of_others_is_inductive():
+  config = config_of(**{'data.protocol': 'inductive'})
+  data = task.Job(config, Cell('c', 'sage', 0.01, 0), True).data
+  train = np.zeros(data.graph.num_nodes, bool)
+  train[data.graph.nodes_of('train')] = True
+  rows = np.repeat(np.arange(len(train)), data.training.degrees)
+  own = rows == data.training.indices
+  assert (train[rows] & train[data.training.indices] | own).all()
+  assert len(data.everything.indices) > len(data.training.indices)
+
+
+def test_an_empty_batch_of_seeds_changes_nothing():
+  operator, nodes, train = graph()
+  sampler = Neighbour(operator, train, 4, 2)
+  drawn = sampler.sample(np.random.default_rng(0))
+  budget = feeds.budget_for([drawn], NODES, 1.0, 4)
+  shape = Shape(budget, False)
+  empty = {
+    name: np.zeros(array.shape, array.dtype)
+    for name, array in feeds.spec_of(shape, nodes, 4).items()
+  }
+  loss = training.loss_of(net_of('gcn'), shape, NODES)
+  _, state = state_of(net_of('gcn'), {'train': shape})
+  found = loss(state.params, state.vars, empty, jax.random.key(0))
+  assert float(found.sum) == 0.0
