@@ -11,10 +11,10 @@ from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import (
   Assembler,
   Budget,
+  all_edges,
   fit_budget,
   make_operator,
 )
-from jaxlab.papers.mvs_gnn.inference import all_edges
 
 NODES = 30
 

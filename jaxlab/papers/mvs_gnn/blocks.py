@@ -105,6 +105,12 @@ class Edges(NamedTuple):
     return self._replace(weight=scaled(self.weight), history=history)
 
 
+def all_edges(operator: Operator, level: int, nodes: np.ndarray) -> Edges:
+  """Every entry of the rows of some nodes, at its own weight."""
+  at, receivers = operator.rows(nodes)
+  return Edges(operator.indices[at], receivers, operator.weight[at])
+
+
 class Layer(NamedTuple):
   """Edges with the sources they lead from; destinations come first."""
 

@@ -150,7 +150,7 @@ def fitted(sampler: Sampler, *, seed: int, draws: int, headroom: float, lanes):
       f'config.sampler.headroom = {headroom} must be >= 1 and '
       f'config.sampler.draws = {draws} at least 1'
     )
-  found = [sampler.sample(generator(seed, _FIT, i)) for i in range(draws)]
+  found = [sampler.trial(generator(seed, _FIT, i)) for i in range(draws)]
   return budget_for(found, sampler.operator.num_nodes, headroom, lanes)
 
 

@@ -8,6 +8,7 @@ device, and one chunk.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +21,11 @@ from jaxlab.papers.mvs_gnn import feeds
 from jaxlab.papers.mvs_gnn.blocks import (
   Assembler,
   Budget,
-  Edges,
   Operator,
   Sample,
+  all_edges,
   pad,
 )
-
-
-def all_edges(operator: Operator, level: int, nodes: np.ndarray) -> Edges:
-  """Every entry of the rows of some nodes, at its own weight."""
-  at, receivers = operator.rows(nodes)
-  return Edges(operator.indices[at], receivers, operator.weight[at])
 
 
 class LayerChunks:
@@ -162,16 +157,14 @@ def evaluator(
     graph = feeds.layer_of(batch, level)
     ids, outputs = graph.nodes['id'], source.outputs(level)
     tables = list(total['tables'])
-    x = tables[level - 1][ids] if level else feeds.whole(batch, 'features')
+    taken = tables[level - 1][ids] if level else feeds.whole(batch, 'features')
     variables = {'params': state.params['net']}
-    x = jnp.asarray(
-      net.apply(variables, level, x, graph, outputs, method='layer')
-    )
+    x: Any = net.apply(variables, level, taken, graph, outputs, method='layer')
     if level < levels - 1:
       rows = feeds.real_ids(batch, level, outputs, nodes)
       tables[level] = tables[level].at[rows].set(x, mode='drop')
       return {**total, 'tables': tables}
-    logits = net.apply(variables, x, method='logits')
+    logits: Any = net.apply(variables, x, method='logits')
     mask = feeds.whole(batch, 'seed') < nodes
     found = judge(logits, feeds.whole(batch, 'label'), mask)
     sums = jax.tree.map(jnp.add, total['sums'], found)

@@ -3,13 +3,14 @@
 Source: Algorithm 1, (7) and (9); see `method` for the probabilities.
 """
 
+import copy
 from typing import Literal
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import method
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample
+from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample, all_edges
 from jaxlab.papers.mvs_gnn.nodewise import Uniform
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 
@@ -98,18 +99,22 @@ class MVS(Sampler):
     fresh[seeds] = True
 
     def draw(level: int, nodes: np.ndarray) -> Edges:
-      found, receivers = operator.rows(nodes)
-      senders, weight = operator.indices[found], operator.weight[found]
-      edges = Edges(senders, receivers, weight)
+      edges = all_edges(operator, level, nodes)
       if level == 0:
         return edges
-      of = fresh[senders]
+      of, weight = fresh[edges.senders], edges.weight
       return edges._replace(
         weight=np.where(of, weight, np.float32(0)),
         history=np.where(of, np.float32(0), weight),
       )
 
     return self.assembler.sample(rng, seeds, seed_weight, self.num_layers, draw)
+
+  def trial(self, rng: np.random.Generator) -> Sample:
+    """As if norms were degrees: fresh norms may favour nodes of many edges."""
+    other = copy.copy(self)
+    other.publish(self.train, self.operator.degrees[self.train])
+    return other.sample(rng)
 
   def _seeds(self, rng):
     p = self.probabilities

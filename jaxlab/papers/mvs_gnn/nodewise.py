@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample
+from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample, all_edges
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 
 
@@ -90,7 +90,7 @@ class Uniform(NodeWise):
   """Uniform seeds and all neighbours in every layer: exact embeddings."""
 
   def edges(self, rng, level, nodes):
-    return _entries(self.operator, *self.operator.rows(nodes))
+    return all_edges(self.operator, level, nodes)
 
 
 class Neighbour(NodeWise):
@@ -159,7 +159,7 @@ class VRGCN(NodeWise):
 
   def edges(self, rng, level, nodes):
     if not level:
-      return _entries(self.operator, *self.operator.rows(nodes))
+      return all_edges(self.operator, level, nodes)
     known, new = self._all(nodes), self._drawn(rng, nodes, self.fan_out, False)
     loops = self._loops(nodes)
     return joined(

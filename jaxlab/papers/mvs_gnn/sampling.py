@@ -53,6 +53,10 @@ class Sampler:
     """One batch."""
     raise NotImplementedError
 
+  def trial(self, rng: np.random.Generator) -> Sample:
+    """A batch to measure buckets by: as large as batches get later."""
+    return self.sample(rng)
+
   def uniform_seeds(
     self, rng: np.random.Generator
   ) -> tuple[np.ndarray, np.ndarray]:

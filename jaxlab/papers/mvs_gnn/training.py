@@ -71,7 +71,7 @@ def loss_of(net: SampledGNN, shape: Shape, num_nodes: int, train: bool = True):
     real = seed < num_nodes
     # A node without a label is never weighted.
     safe = jnp.maximum(label, 0)
-    logits, values = net.apply(
+    found: Any = net.apply(
       {'params': params['net']},
       layers,
       feeds.whole(batch, 'features'),
@@ -80,6 +80,7 @@ def loss_of(net: SampledGNN, shape: Shape, num_nodes: int, train: bool = True):
       train=train,
       rngs={'dropout': key},
     )
+    logits, values = found
     each = node_losses(logits, safe)
     weight = feeds.whole(batch, 'weight')
     total = jnp.where(weight > 0, weight * each, 0.0).sum()

@@ -17,9 +17,8 @@ from jaxlab.data.source import ArraySpec
 from jaxlab.engine.state import Evaluator
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import feeds
-from jaxlab.papers.mvs_gnn.blocks import Assembler, Sample, pad
+from jaxlab.papers.mvs_gnn.blocks import Assembler, Sample, all_edges, pad
 from jaxlab.papers.mvs_gnn.feeds import Shape
-from jaxlab.papers.mvs_gnn.inference import all_edges
 from jaxlab.papers.mvs_gnn.method import decompose
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 from jaxlab.papers.mvs_gnn.training import loss_of
