@@ -1,8 +1,8 @@
 """Sets of graphs by name.
 
 For graph classification: `mutag`, `b3db` (builders) and `tu:FOLDER`. For node
-classification: `digits_graph`, `wordnet_graph`, `debian_graph` (builders) and
-`npz:FILE`. A builder's set is prepared on first use.
+classification: `digits_graph`, `wordnet_graph`, `debian_graph` (builders),
+`npz:FILE` and `saint:FOLDER`. A builder's set is prepared on first use.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.data import graph_npz, graph_tu, tfds
+from jaxlab.data import graph_npz, graph_saint, graph_tu, tfds
 from jaxlab.data import graph_types as graph
 from jaxlab.engine.errors import InputError
 
@@ -82,7 +82,7 @@ def open_node_graph(name: str, *, offline: bool = False) -> graph.NodeGraph:
   - `debian_graph`: what apt knows, features are texts, classes are sections;
     `debian_graph:tags`: the same with [n, tags] labels, 0 or 1, and split -1
     where a node has no tag.
-  - `npz:FILE`: see `graph_npz`.
+  - `npz:FILE`: see `graph_npz`; `saint:FOLDER`: see `graph_saint`.
 
   Args:
     name: one of these.
@@ -93,6 +93,8 @@ def open_node_graph(name: str, *, offline: bool = False) -> graph.NodeGraph:
   """
   if name.startswith('npz:'):
     return graph_npz.read_npz(name.removeprefix('npz:'))
+  if name.startswith('saint:'):
+    return graph_saint.read_saint(name.removeprefix('saint:'))
   if name == 'digits_graph':
     row = _only(name, offline)
     pixels = row['features'].astype(np.float32) / 16
@@ -111,7 +113,7 @@ def open_node_graph(name: str, *, offline: bool = False) -> graph.NodeGraph:
     )
   raise InputError(
     f'there is no graph {name!r}: there are digits_graph, wordnet_graph, '
-    f'debian_graph, debian_graph:tags and npz:FILE'
+    f'debian_graph, debian_graph:tags, npz:FILE and saint:FOLDER'
   )
 
 
