@@ -75,6 +75,28 @@ def test_all_edges_give_the_rows_of_the_operator():
   assert below.destinations == above.computed == len(above.nodes)
 
 
+@pytest.mark.parametrize('nodes', [40, 4000])
+def test_sources_are_found_once_among_few_nodes_and_among_many(nodes):
+  """A layer's sources are searched for differently in a large graph."""
+  edges = np.random.default_rng(0).integers(0, 40, (200, 2))
+  operator = make_operator(adjacency(edges, nodes), 'row')
+  assembler = Assembler(nodes)
+  sample = sampled(assembler, operator, None)
+  for layer in sample.layers:
+    assert len(np.unique(layer.nodes)) == len(layer.nodes)
+    np.testing.assert_array_equal(
+      layer.nodes[layer.senders], layer.edges.senders
+    )
+    known = layer.nodes[: layer.destinations]
+    others = np.setdiff1d(layer.edges.senders, known)
+    np.testing.assert_array_equal(
+      np.sort(layer.nodes[layer.destinations :]), others
+    )
+  assert (assembler._place == -1).all()
+  most = max(len(layer.senders) for layer in sample.layers)
+  assert (8 * most > nodes) == (nodes == 40)
+
+
 def test_what_a_budget_has_no_room_for_is_counted_and_weighted_up():
   operator = make_operator(found(), 'symmetric')
   whole = sampled(Assembler(NODES), operator, None)

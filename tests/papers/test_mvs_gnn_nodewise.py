@@ -1,6 +1,7 @@
 """Node-wise samplers: what they draw, and that its mean is L H."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from jaxlab.data.adjacency import adjacency
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import nodewise
-from jaxlab.papers.mvs_gnn.blocks import make_operator, pad
+from jaxlab.papers.mvs_gnn.blocks import all_edges, make_operator, pad
 from jaxlab.papers.mvs_gnn.feeds import budget_for
 from jaxlab.papers.mvs_gnn.nodewise import VRGCN, Labor, Neighbour, Uniform
 
@@ -120,6 +121,73 @@ def test_short_rows_are_whole_and_long_ones_have_the_fan_out():
   short = found.degrees[edges.receivers] <= 4
   exact = dense(found)[edges.receivers, edges.senders]
   np.testing.assert_allclose(edges.weight[short], exact[short], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_what_is_drawn_is_of_the_graph_and_a_loop_stays_as_it_is(name):
+  matrix = dense(operator())
+  sampler = SAMPLERS[name](operator())
+  nodes = np.array([0, 5, 38, 12], np.int32)
+  for level in (0, 1):
+    edges = sampler.edges(np.random.default_rng(level), level, nodes)
+    own = nodes[edges.receivers]
+    assert (matrix[own, edges.senders] > 0).all()
+    loops = np.flatnonzero(own == edges.senders)
+    if edges.history is not None:
+      assert not edges.history[loops].any()
+    assert sorted(own[loops]) == sorted(nodes)
+    np.testing.assert_allclose(
+      edges.weight[loops], matrix[own[loops], own[loops]], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_a_graph_without_edges_gathers_nothing(name):
+  none = np.zeros((0, 2), int)
+  found = make_operator(adjacency(none, NODES, self_loops='drop'), 'row')
+  sample = SAMPLERS[name](found).sample(np.random.default_rng(0))
+  for layer in sample.layers:
+    assert len(layer.senders) == 0
+    np.testing.assert_array_equal(layer.nodes, sample.seeds)
+
+
+def test_an_edge_given_twice_is_drawn_as_one():
+  edges = np.array([[0, 1], [0, 1], [1, 0], [0, 2]])
+  found = make_operator(adjacency(edges, 3, self_loops='drop'), 'row')
+  sampler = Neighbour(found, np.arange(3), 1, 1, (2,))
+  drawn = sampler.edges(np.random.default_rng(0), 0, np.array([0], np.int32))
+  np.testing.assert_array_equal(np.sort(drawn.senders), [1, 2])
+  np.testing.assert_array_equal(drawn.weight, [0.5, 0.5])
+
+
+def test_histories_within_a_tight_bucket_keep_the_mean():
+  """Nodes that find no room, new or of the history, are weighted for."""
+  found = operator()
+  sampler = VRGCN(found, TRAIN, 4, 2, 2)
+  seeds, weight = np.array([0, 6, 8, 12], np.int32), np.ones(4, np.float32)
+  whole = sampler.assembler.sample(
+    np.random.default_rng(0), seeds, weight, 2, partial(all_edges, found)
+  )
+  below = budget_for([whole], NODES, 1, 1)
+  top = len(whole.layers[1].nodes)
+  sampler.within(
+    below._replace(
+      nodes=(below.nodes[0], top - 3), outputs=(8, below.outputs[1])
+    )
+  )
+  rng, draws, lost = np.random.default_rng(1), [], 0
+  for _ in range(4000):
+    draw = partial(sampler.edges, rng)
+    sample = sampler.assembler.sample(rng, seeds, weight, 2, draw)
+    assert len(sample.layers[1].nodes) < top - 3
+    assert sample.layers[0].destinations < 8
+    lost += sample.overflow
+    draws.append(gathered(sample.layers[1].edges, len(seeds)))
+  assert lost > len(draws)
+  assert (sampler.assembler._place == -1).all()
+  sigma = np.std(draws, 0) / math.sqrt(len(draws))
+  want = (dense(found) @ VALUES)[seeds]
+  assert (np.abs(np.mean(draws, 0) - want) <= 4 * sigma).all()
 
 
 def test_every_subset_is_as_likely():

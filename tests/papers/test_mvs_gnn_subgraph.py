@@ -9,6 +9,7 @@ from jaxlab.data.adjacency import adjacency
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import blocks, method, sampler, subgraph
 from jaxlab.papers.mvs_gnn.minimal_variance import MVS, Refresh
+from jaxlab.papers.mvs_gnn.partition import partition
 from jaxlab.papers.mvs_gnn.subgraph import ClusterGCN, GraphSAINT
 from tests.papers.test_mvs_gnn_layerwise import (
   NODES,
@@ -152,7 +153,7 @@ def test_clusters_left_open_make_batches_of_about_the_size_asked_for():
 
 def test_partition_finds_two_blocks():
   operator = two_blocks()
-  part = subgraph.partition(np.random.default_rng(0), operator, 2)
+  part = partition(np.random.default_rng(0), operator, 2)
   assert len(set(part[:30])) == len(set(part[30:])) == 1
   assert part[0] != part[30]
 
@@ -161,12 +162,12 @@ def test_partition_finds_two_blocks():
 @pytest.mark.parametrize('loops', ['add', 'drop'])
 def test_partition_has_every_part_and_none_too_large(parts, loops):
   for operator in (operator_of(loops=loops), operator_of(symmetric=False)):
-    part = subgraph.partition(np.random.default_rng(1), operator, parts)
+    part = partition(np.random.default_rng(1), operator, parts)
     assert part.dtype == np.int32
     assert part.min() >= 0 and part.max() < parts
     sizes = np.bincount(part, minlength=parts)
     assert sizes.max() <= np.ceil(1.1 * NODES / parts)
-    again = subgraph.partition(np.random.default_rng(1), operator, parts)
+    again = partition(np.random.default_rng(1), operator, parts)
     np.testing.assert_array_equal(part, again)
 
 
@@ -179,7 +180,7 @@ def test_partition_comes_near_a_planted_one():
   order = rng.permutation(800)
   edges = order[np.stack([start, end], 1)]
   operator = blocks.make_operator(adjacency(edges, 800), 'row')
-  part = subgraph.partition(rng, operator, 16)
+  part = partition(rng, operator, 16)
   cut = lambda of: (of[edges[:, 0]] != of[edges[:, 1]]).mean()
   planted = np.empty(800, int)
   planted[order] = block
@@ -197,7 +198,7 @@ def test_parts_of_a_grid_are_nearly_squares():
   operator = blocks.make_operator(adjacency(edges, 400), 'row')
   cuts = []
   for seed in range(5):
-    part = subgraph.partition(np.random.default_rng(seed), operator, 16)
+    part = partition(np.random.default_rng(seed), operator, 16)
     cuts.append((part[edges[:, 0]] != part[edges[:, 1]]).sum())
   # 16 squares cut 2 x 3 lines of 20 edges. Without the cut of one level kept in
   # the next the mean is 1.42 times as many; here it is 1.27 times.

@@ -100,7 +100,7 @@ class Edges(NamedTuple):
     )
 
   def times(self, factor: np.ndarray | float) -> 'Edges':
-    scaled = lambda array: (array * factor).astype(np.float32)
+    scaled = lambda array: (array * factor).astype(np.float32, copy=False)
     history = None if self.history is None else scaled(self.history)
     return self._replace(weight=scaled(self.weight), history=history)
 
@@ -217,15 +217,20 @@ class Assembler:
       lost += gone + more
     found = np.concatenate([nodes, computed, rest]).astype(np.int32)
     place[found] = np.arange(len(found), dtype=np.int32)
-    senders = place[edges.senders]
+    senders = place.take(edges.senders)
     place[found] = -1
     size = known + len(computed)
     return Layer(found, known, size, senders, edges), lost
 
   def _new(self, senders: np.ndarray) -> np.ndarray:
-    """Senders without a place, each once, with a place that is not theirs."""
+    """Senders without a place, each once."""
     place = self._place
-    found = senders[place[senders] < 0]
+    if 8 * len(senders) > self.num_nodes:  # then a pass over all is quicker
+      new = np.zeros(self.num_nodes, bool)
+      new[senders.astype(np.intp)] = True
+      new &= place < 0
+      return np.flatnonzero(new).astype(np.int32)
+    found = senders[place.take(senders) < 0]
     turn = np.arange(len(found), dtype=np.int32)
     place[found] = -2 - turn
     found = found[place[found] == -2 - turn]
