@@ -3,6 +3,11 @@
   python -m jaxlab.main --config=configs/mvs_gnn.py           # digits
   python -m jaxlab.main --config=configs/mvs_gnn.py:cora      # needs cora.npz
   python -m jaxlab.main --config=configs/mvs_gnn.py:wordnet
+  python -m jaxlab.main --config=configs/mvs_gnn.py:wordnet_256
+  python -m jaxlab.main --config=configs/mvs_gnn.py:wordnet_2048
+  python -m jaxlab.main --config=configs/mvs_gnn.py:wordnet_walks
+  python -m jaxlab.main --config=configs/mvs_gnn.py:wordnet_long
+  python -m jaxlab.main --config=configs/mvs_gnn.py:wordnet_gcn
   python -m jaxlab.main --config=configs/mvs_gnn.py:debian
   python -m jaxlab.main --config=configs/mvs_gnn.py:reddit
   python -m jaxlab.main --config=configs/mvs_gnn.py:ppi
@@ -22,6 +27,11 @@ def get_config(arg=''):
     'digits': digits,
     'cora': cora,
     'wordnet': wordnet,
+    'wordnet_256': lambda: wordnet_three(256),
+    'wordnet_2048': lambda: wordnet_three(2048),
+    'wordnet_walks': wordnet_walks,
+    'wordnet_long': wordnet_long,
+    'wordnet_gcn': wordnet_gcn,
     'debian': debian,
     'reddit': reddit,
     'ppi': ppi,
@@ -146,6 +156,55 @@ def wordnet():
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 100
   config.early_stopping.patience = 4
+  return config
+
+
+def wordnet_three(batch_size):
+  """WordNet at another batch size, three methods."""
+  config = wordnet()
+  chosen = methods(batch_size)
+  config.methods = ml_collections.ConfigDict(
+    {name: chosen[name] for name in ('mvs', 'sage', 'ladies')}
+  )
+  return config
+
+
+def wordnet_walks():
+  """GraphSAINT with random walks, whose sets hold neighbours, on WordNet."""
+  config = wordnet()
+  config.methods = ml_collections.ConfigDict(
+    {'saint_walk': method('graphsaint', 512, kind='walk')}
+  )
+  config.study.baseline = 'saint_walk'
+  return config
+
+
+def wordnet_long():
+  """WordNet with four times the steps and lower rates, walks for GraphSAINT."""
+  config = wordnet()
+  config.methods.saint = method('graphsaint', 512, kind='walk')
+  config.study.rates = (3e-4, 1e-3, 3e-3)
+  config.study.reach = 0.8
+  config.train.steps = 6000
+  config.train.log_every_steps = 100
+  config.train.eval_every_steps = 300
+  return config
+
+
+def wordnet_gcn():
+  """What a GCN reaches on WordNet: 1,024 features, dropout .5, 12,000 steps."""
+  config = wordnet()
+  config.title = 'A GCN on WordNet'
+  config.methods = ml_collections.ConfigDict(
+    {'sage': method('neighbour', 512, fan_outs=(5, 5))}
+  )
+  config.study.rates = (5e-4, 1e-3)
+  config.data.text_dimensions = 1024
+  config.model.dropout = 0.5
+  config.variance.seeds = ()
+  config.train.steps = 12_000
+  config.train.eval_every_steps = 500
+  config.early_stopping.patience = 6
   return config
 
 

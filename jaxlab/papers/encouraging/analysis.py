@@ -19,6 +19,8 @@ from jaxlab.engine.state import Evaluator
 from jaxlab.ops.attack_objectives import margins as attack_margins
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+WIDE = 200.0  # values further apart are drawn on an axis linear near 0 alone
+LINEAR = 10.0  # up to here
 
 
 def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -109,6 +111,16 @@ def margin_quantiles(apply: Callable, capacity: int) -> Evaluator:
   return Evaluator(init, update, finish)
 
 
+def _axis(values: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+  """The scale of an axis for these values, and the edges of 60 bins on it."""
+  low, high = float(values.min()), float(values.max()) + 1e-6
+  if high - low <= WIDE:
+    return {'value': 'linear'}, np.linspace(low, high, 61)
+  places = np.linspace(np.arcsinh(low / LINEAR), np.arcsinh(high / LINEAR), 61)
+  scale = {'value': 'asinh', 'linear_width': LINEAR}
+  return scale, LINEAR * np.sinh(places)
+
+
 def representation_figure(
   path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
@@ -120,6 +132,7 @@ def representation_figure(
       full = np.unique(place)
       means = [np.asarray(norms)[place == i].mean() for i in full]
       axes.plot((full + 0.5) / 20, means, 'o-', label=label)
+    axes.set_yscale('log')
     axes.set_xlabel('probability of the label')
     axes.set_ylabel('gradient norm at the representation')
     axes.legend(frameon=False)
@@ -130,15 +143,21 @@ def representation_figure(
 def histogram_figure(
   path: Path, groups: Mapping[str, np.ndarray], what: str
 ) -> None:
-  """A PNG of histograms with common bins: label -> values."""
+  """A PNG of histograms with common bins: label -> values.
+
+  Values more than WIDE apart have bins and an axis that are linear up to about
+  LINEAR and logarithmic from there.
+  """
   values = np.concatenate(list(groups.values()))
-  edges = np.linspace(values.min(), values.max() + 1e-6, 61)
+  scale, edges = _axis(values)
 
   def draw(axes):
     for label, group in groups.items():
-      axes.hist(group, edges, density=True, histtype='step', label=label)
+      share = np.full(len(group), 1 / max(len(group), 1))
+      axes.hist(group, edges, weights=share, histtype='step', label=label)
+    axes.set_xscale(**scale)
     axes.set_xlabel(what)
-    axes.set_ylabel('density')
+    axes.set_ylabel('share of the examples, 60 bins')
     axes.legend(frameon=False)
 
   report.figure(path, draw)
@@ -154,12 +173,15 @@ def margins_figure(
   """
 
   def draw(axes):
+    ends = [0.0]
     for i, (label, lines) in enumerate(runs.items()):
       lines = [x for x in lines if f'{prefix}margin_q50' in x]
       steps = [x['step'] for x in lines]
       at = lambda q, rows=lines: [x[f'{prefix}margin_q{q}'] for x in rows]
       axes.plot(steps, at('50'), 'o-', color=f'C{i}', label=f'{label}, median')
       axes.fill_between(steps, at('05'), at('95'), color=f'C{i}', alpha=0.2)
+      ends += at('05') + at('95')
+    axes.set_yscale(**_axis(np.asarray(ends))[0])
     axes.axhline(0, color='grey', linewidth=1, linestyle=':')
     axes.set_xlabel('step')
     axes.set_ylabel('margin; band: 5 % to 95 % of examples')
