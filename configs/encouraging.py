@@ -12,7 +12,19 @@
   python -m jaxlab.main --config=configs/encouraging.py:smoke      # no download
 
 Paper: Zhao et al., "Well-classified Examples are Underestimated in
-Classification with Deep Neural Networks", AAAI 2022, arXiv:2110.06537.
+Classification with Deep Neural Networks", AAAI 2022, arXiv:2110.06537. Their
+tables, from cross-entropy to the encouraging loss (reported, unverified): MNIST
+99.42 to 99.56, CIFAR-10 92.34 to 92.97, PROTEINS 72.32 to 72.76 per cent;
+De-En 35.09 to 35.50 BLEU.
+
+Measured on two CPU cores; rates tuned alike on validation, then seeds 0 to 4
+(0 to 2 on CIFAR-10, 0 and 1 in translation) on test, 95 % t-intervals, paired
+by seed; not converged; all in docs/encouraging.md:
+
+  mnist, accuracy      .9919 ± .0008   .9931 ± .0011   .00120 ± .00117
+  cifar10, accuracy    .7459 ± .0121   .7560 ± .0092   .0101 ± .0031
+  graphs, accuracy     .7453 ± .0477   .7474 ± .0261   .0021 ± .0287
+  translation, BLEU    14.12 ± .28     14.38 ± 3.06    .26 ± 2.78
 """
 
 import ml_collections
@@ -198,7 +210,7 @@ def cifar10_lt():
   steps = 1760
   late = int(0.8 * steps)
   weighted = {'weights': 'effective_number'}
-  el = {'bonus_scale': 1.0}
+  el = {'bonus_scale': 1.0, 'clamp_eps': 1e-5}  # as published
   config.losses = ml_collections.ConfigDict(
     {
       'ce': loss(),
@@ -211,7 +223,6 @@ def cifar10_lt():
         weights_start=late,
         schedule='deferred',
         schedule_steps=late,
-        bonus_weights='effective_number',
       ),
     }
   )
@@ -253,16 +264,21 @@ def imagenet():
 
 
 def inat2018():
-  """ResNet-50 on iNaturalist 2018 from a folder of images."""
+  """ResNet-50 on iNaturalist 2018, from a folder of images.
+
+  It has the folders train, validation (a part of the training images that you
+  hold out) and test (the set's own validation images), each with a folder for
+  every class.
+  """
   config = imagenet()
   config.title = 'The encouraging loss on iNaturalist 2018'
   config.data.name = 'image_folder:iNaturalist2018'
-  config.data.train_split = 'train[:99%]'
-  config.data.validation_split = 'train[99%:]'
-  config.data.test_split = 'validation'
+  config.data.train_split = 'train'
+  config.data.validation_split = 'validation'
+  config.data.test_split = 'test'
   config.data.num_classes = 8142
   late = 308_196
-  el = {'bonus_scale': 1.0}
+  el = {'bonus_scale': 1.0, 'clamp_eps': 1e-5}  # as published
   config.losses = ml_collections.ConfigDict(
     {
       'ce': loss(),
@@ -274,7 +290,6 @@ def inat2018():
         weights_start=late,
         schedule='deferred',
         schedule_steps=late,
-        bonus_weights='effective_number',
       ),
     }
   )

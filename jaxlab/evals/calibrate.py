@@ -1,5 +1,6 @@
 """Held-out calibration of a classifier, and its temperature."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,12 @@ def temperature_scaled(
     test: another.
 
   Returns:
-    (T, two rows of `calibration.summary` with `temperature`: 1 and T).
+    (T, two rows of `calibration.summary` with `temperature`: 1 and T). T and
+    its row are NaN where no temperature fits, as when every validation example
+    is right.
 
   Raises:
-    InputError: feeds without rows; logits that no temperature fits.
+    InputError: feeds without rows, or logits that are not finite.
   """
   run = jax.jit(apply)
   functions: dict[str, Callable] = {
@@ -109,18 +112,18 @@ def temperature_scaled(
   }
   fitted, held = collect(functions, validation), collect(functions, test)
   try:
-    temperature = calibration.fit_temperature(fitted['logits'], fitted['label'])
-    rows = [
-      {
-        'temperature': t,
-        **calibration.summary(
-          np.asarray(held['logits'], np.float64) / t, held['label']
-        ),
-      }
-      for t in (1.0, temperature)
-    ]
+    logits = np.asarray(held['logits'], np.float64)
+    plain = calibration.summary(logits, held['label'])
+    try:
+      temperature = calibration.fit_temperature(
+        fitted['logits'], fitted['label']
+      )
+      scaled = calibration.summary(logits / temperature, held['label'])
+    except calibration.NoTemperature:
+      temperature, scaled = math.nan, dict.fromkeys(plain, math.nan)
   except ValueError as error:
     raise InputError(f'calibration: {error}') from error
+  rows = [{'temperature': 1.0, **plain}, {'temperature': temperature, **scaled}]
   return temperature, rows
 
 

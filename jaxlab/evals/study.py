@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jaxlab.engine import workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.loop import Options
+from jaxlab.engine.metrics import read
 from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.ops.intervals import student_t
 
@@ -45,7 +46,7 @@ def options_of(
   """The engine's options of a cell's training.
 
   A trial that diverges is a bad trial and no reason to stop the others: it
-  skips what is not finite to its end and is judged with what it has.
+  skips what is not finite to its end and is chosen only if all others do.
 
   Args:
     not_options: keys of `config.train` that are the task's own.
@@ -57,7 +58,10 @@ def options_of(
 
 
 def stages(
-  config: Config, arms: Sequence[str], make: Callable[[Cell], Stage]
+  config: Config,
+  arms: Sequence[str],
+  make: Callable[[Cell], Stage],
+  metrics: Sequence[str],
 ) -> list[Stage]:
   """Trials, then final runs, then their table.
 
@@ -67,6 +71,7 @@ def stages(
     arms: what is compared; differences are to `config.study.baseline`.
     make: the stage that trains a cell. Its figures hold
       `validation/<config.study.metric>`, and for a final cell `test/…`.
+    metrics: what `config.study.metric` may be.
 
   Raises:
     InputError: a study that cannot be.
@@ -80,6 +85,11 @@ def stages(
   if c['better'] not in ('lower', 'higher'):
     raise InputError(
       f'config.study.better = "{c["better"]}" is not "lower" or "higher"'
+    )
+  if c['metric'] not in metrics:
+    raise InputError(
+      f'config.study.metric = "{c["metric"]}" is not one of '
+      f'{", ".join(metrics)}'
     )
   if c['baseline'] not in arms:
     raise InputError(
@@ -114,13 +124,16 @@ def _trials(config: Config, arm: str) -> list[Cell]:
 
 
 def _best(config: Config, space: Workspace, arm: str) -> float:
-  """The rate whose trial was best on validation; a failed one is worst."""
+  """The rate whose trial was best on validation; a diverged one is worst."""
   sign = 1.0 if config['study']['better'] == 'lower' else -1.0
   metric = f'validation/{config["study"]["metric"]}'
 
   def loss(cell: Cell) -> float:
     found = figures_of(space, cell.name)[metric]
-    return math.inf if found is None else sign * found
+    lines = read(space.folder(cell.name) / 'metrics.jsonl')
+    if found is None or any('bad_steps' in line for line in lines):
+      return math.inf
+    return sign * found
 
   tried = _trials(config, arm)
   if not tried:
@@ -167,7 +180,7 @@ def _conclude(
 def interval(values: Sequence[float]) -> str:
   """Mean and 95 % t-interval in a few characters."""
   if any(math.isnan(v) for v in values):
-    return 'diverged'
+    return 'NaN'
   if len(values) < 2:
     return f'{values[0]:.4f}'
   mean, half = student_t(values)

@@ -108,6 +108,10 @@ def brier(logits, labels) -> float:
   return float((errors**2).sum(-1).mean())
 
 
+class NoTemperature(ValueError):
+  """Validation examples that no temperature fits best."""
+
+
 def fit_temperature(logits, labels) -> float:
   """The T > 0 for which logits / T have the smallest `nll`.
 
@@ -115,8 +119,9 @@ def fit_temperature(logits, labels) -> float:
     logits, labels: of validation examples, not of the test set.
 
   Raises:
-    ValueError: beside bad input, where no temperature in [.01, 100] is best,
-      as when every example is right: colder is then always better.
+    ValueError: bad input.
+    NoTemperature: no temperature in [.01, 100] is best, as when every example
+      is right: colder is then always better.
   """
   logits, labels = _checked(logits, labels)
   # nll is convex in 1 / T, so it has one valley in log T.
@@ -129,7 +134,7 @@ def fit_temperature(logits, labels) -> float:
   temperature = float(np.exp(found.x))
   if not 1.01 * _COLDEST < temperature < _HOTTEST / 1.01:
     right = int((logits.argmax(-1) == labels).sum())
-    raise ValueError(
+    raise NoTemperature(
       f'no temperature in [{_COLDEST}, {_HOTTEST}] fits: {right} of '
       f'{len(labels)} validation examples are right, and the likelihood grows '
       'towards the end of the range; give more validation examples, not seen '

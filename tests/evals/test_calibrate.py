@@ -115,6 +115,13 @@ def test_bad_input_is_refused():
 
   with pytest.raises(InputError, match='1 of 16 examples are not finite'):
     scaled(broken)
-  easy = {**batch, 'label': batch['logits'].argmax(-1)}
-  with pytest.raises(InputError, match='16 of 16 validation examples'):
-    scaled(easy)
+
+
+def test_where_no_temperature_fits_it_and_its_figures_are_nan():
+  logits, _ = drawn(16, 1.0)
+  (easy,) = batches(logits, logits.argmax(-1))
+  t, (plain, scaled) = calibrate.temperature_scaled(
+    lambda batch: batch['logits'], (), [easy], [easy]
+  )
+  assert np.isnan([t, *scaled.values()]).all()
+  assert plain['accuracy'] == 1 and plain['nll'] > 0

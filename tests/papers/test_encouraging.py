@@ -565,6 +565,36 @@ def test_clamped_it_is_the_official_code(float64, margin, value, slope):
   np.testing.assert_allclose(found[1][0], slope, rtol=1e-10)
 
 
+# The same logits, by the official code with log_end .75: from there on (m =
+# 1.792) its bonus is log(r) - (p - .75) / r, r = max(1 - .75, 1e-5), and its
+# slope (p - 1)(1 + p / r). NumPy in float64.
+CLAMPED_TANGENT = [
+  (-3.0, 3.6931471805599454, -1.0),
+  (0.0, 0.6931471805599455, -1.0),
+  (1.5, -0.8068528194400547, -1.0),
+  (2.0, -1.2946937635444, -0.8835700042560863),
+  (4.0, -2.2089706852593123, -0.17168944995701646),
+  (8.0, -2.3829417591661577, -0.003350578935433351),
+  (15.0, -2.38629130209837, -3.059019836276966e-06),
+  (30.0, -2.3862943611189547, -9.357622968837022e-13),
+]
+
+
+def test_clamped_the_conservative_bonus_is_the_official_code(float64):
+  margins, values, by_label = np.array(CLAMPED_TANGENT).T
+  logits = margins[:, None] * np.eye(3)[0]
+  loss = partial(
+    encouraging_loss,
+    labels=np.zeros(len(margins), int),
+    bonus='conservative',
+    log_end=0.75,
+    clamp_eps=1e-5,
+  )
+  value, gradient = slopes(loss, logits)
+  np.testing.assert_allclose(value, values, rtol=1e-12)
+  np.testing.assert_allclose(gradient[:, 0], by_label, rtol=1e-10)
+
+
 # --- masks ---
 
 

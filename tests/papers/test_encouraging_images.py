@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxlab.data.image_sets import ImageSets
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.state import State
 from jaxlab.evals import study
 from jaxlab.papers.encouraging import (
   analysis,
@@ -19,7 +22,10 @@ from jaxlab.papers.encouraging import (
   images,
   task,
 )
-from jaxlab.papers.encouraging.method import encouraging_loss
+from jaxlab.papers.encouraging.method import (
+  effective_number_weights,
+  encouraging_loss,
+)
 
 configs = importlib.import_module('configs.encouraging')
 
@@ -54,9 +60,11 @@ def finished(tmp_path_factory):
   return folder
 
 
-def left(folder, name, **figures):
-  """A stage's report, as if it had run."""
+def left(folder, name, lines=(), **figures):
+  """A stage's report and lines of metrics, as if it had run."""
   (folder / name).mkdir()
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (folder / name / 'metrics.jsonl').write_text(text)
   metrics = {k.replace('_', '/', 1): v for k, v in figures.items()}
   workdir.write_json(folder / name / 'report.json', {'metrics': metrics})
 
@@ -78,7 +86,11 @@ def test_a_diverged_trial_is_never_chosen(tmp_path):
   space = stage.Workspace(tmp_path, config, None, 0)
   left(tmp_path, 'trial-ce-r0.02', validation_accuracy=0.4)
   left(tmp_path, 'trial-ce-r0.05', validation_accuracy=None)
-  assert study.finals_of(config, 'ce')[0].rate(space) == 0.02
+  left(tmp_path, 'trial-el-r0.02', validation_accuracy=0.4)
+  skipped = [{'kind': 'train', 'step': 6, 'bad_steps': 2}]
+  left(tmp_path, 'trial-el-r0.05', skipped, validation_accuracy=0.6)
+  for arm in ('ce', 'el'):
+    assert study.finals_of(config, arm)[0].rate(space) == 0.02
 
 
 def test_only_final_runs_read_the_test_set():
@@ -89,7 +101,7 @@ def test_only_final_runs_read_the_test_set():
     cells.append(cell)
     return stage.Stage(cell.name, lambda space: {})
 
-  study.stages(config, list(config['losses']), make)
+  study.stages(config, list(config['losses']), make, ['accuracy'])
   assert [c.name for c in cells if c.test] == ['ce-s0', 'el-s0']
   assert len([c for c in cells if not c.test]) == 4
 
@@ -100,14 +112,14 @@ def test_a_diverging_trial_is_skipped_to_its_end_and_a_final_run_is_not():
   make = lambda cell: limits.setdefault(
     cell.test, study.options_of(config, cell, ['batch_size']).max_bad_steps
   )
-  study.stages(config, ['ce', 'el'], make)
+  study.stages(config, ['ce', 'el'], make, ['accuracy'])
   assert limits == {False: config['train']['steps'], True: 0}
 
 
 def test_a_baseline_that_is_no_arm_is_an_input_error():
   config = tiny(**{'study.baseline': 'mse'})
   with pytest.raises(InputError, match='baseline = "mse" is not one of ce, el'):
-    study.stages(config, ['ce', 'el'], None)
+    study.stages(config, ['ce', 'el'], None, ['accuracy'])
 
 
 def test_the_study_has_means_and_differences_paired_by_seed(tmp_path):
@@ -162,11 +174,35 @@ def test_the_three_views_are_drawn(finished):
 def test_views_equal_those_written_out():
   logits = jnp.array([[1.0, 4.0, 2.0], [0.0, -1.0, 3.0]])
   labels = jnp.array([1, 0])
-  own, others = analysis.energies(logits, labels)
+  own, others = analysis.energies(logits, labels)  # of all others, in order
   close = np.testing.assert_allclose
   close(analysis.margins(logits, labels), [2.0, -3.0])
   close(own, [-4.0, 0.0])
-  close(others, [-1.5, -1.0])
+  close(others, [[-1.0, -2.0], [1.0, -3.0]])
+
+
+def test_margin_quantiles_are_those_of_the_rows_that_count():
+  draw = np.random.default_rng(0)
+  logits = draw.normal(0, 3, (2, 8, 4)).astype(np.float32)
+  labels = draw.integers(0, 4, (2, 8))
+  mask = np.array([[True] * 7 + [False], [True] * 4 + [False] * 4])
+  logits[~mask] = 1e6 * np.arange(4)
+  state = State(jnp.int32(0), {}, {}, {})
+  held = analysis.margin_quantiles(lambda params, vars, b: b['logits'], 20)
+  total, update = held.init(), jax.jit(held.update)
+  for rows in zip(logits, labels, mask):
+    batch = dict(zip(('logits', 'label', 'mask'), rows))
+    total = update(total, state, batch, jax.random.key(0))
+  found = held.finish(total)
+  own = np.take_along_axis(logits, labels[..., None], -1)[..., 0]
+  others = np.where(np.arange(4) == labels[..., None], -np.inf, logits)
+  margins = (own - others.max(-1))[mask]
+  wanted = {
+    f'margin_q{percent}': np.quantile(margins, int(percent) / 100)
+    for percent in ('05', '25', '50', '75', '95')
+  }
+  wanted['label_energy'] = -own[mask].mean()
+  assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_the_representation_gradient_is_that_of_the_last_layers_input():
@@ -209,6 +245,13 @@ def test_deferred_losses_change_at_their_update():
   at = lambda arm, step: of(arm)(logits, labels, mask, jnp.int32(step))
   chex.assert_trees_all_close(at('drw_el', late - 1), at('ce', 0))
   chex.assert_trees_all_close(at('drw', late), at('cb', 0))
+  # The weights are of the bonus too, once, and have the mean 1 over all rows.
+  weights = effective_number_weights(counts)
+  weights = weights * counts.sum() / (weights * counts).sum()
+  el = arms.loss_of(config, 'el', counts)(logits, labels, mask, jnp.int32(0))
+  chex.assert_trees_all_close(
+    at('drw_el', late), el * weights[:4].astype(np.float32), rtol=1e-5
+  )
   assert abs(at('drw_el', late) - at('drw', late)).max() > 0.01
 
 
@@ -230,6 +273,23 @@ def test_every_config_plans_its_step(variant):
   chex.assert_trees_all_equal_shapes_and_dtypes(new.params, state.params)
 
 
+def test_a_folder_of_images_has_the_splits_of_inat2018(tmp_path):
+  config = configs.get_config('inat2018').to_dict()
+  d = {**config['data'], 'name': f'image_folder:{tmp_path}', 'num_classes': 2}
+  splits = [d[f'{name}_split'] for name in ('train', 'validation', 'test')]
+  for split in splits:
+    for name in ('Aves', 'Fungi'):
+      (tmp_path / split / name).mkdir(parents=True)
+      pixels = np.full((9, 7, 3), len(split), np.uint8)
+      Image.fromarray(pixels).save(tmp_path / split / name / 'a.png')
+  sets = ImageSets(d, True)
+  for split in splits:
+    found = sets.inliers(split)
+    assert found['image'].shape == (2, 64, 64, 3)
+    assert (found['image'] == len(split)).all()
+    assert found['label'].tolist() == [0, 1]
+
+
 @pytest.mark.parametrize('variant', ['imagenet', 'inat2018', 'nci1', 'iwslt'])
 def test_the_papers_own_sets_have_configs_that_hold_together(variant):
   config = configs.get_config(variant).to_dict()
@@ -242,6 +302,7 @@ def test_the_papers_own_sets_have_configs_that_hold_together(variant):
     ('job', 'music', 'config.job'),
     ('study.rates', (), 'config.study has rates'),
     ('study.better', 'more', 'config.study.better'),
+    ('study.metric', 'f1', 'config.study.metric = "f1" is not one of accuracy'),
     ('losses.el.bonus', 'huge', 'config.losses.el: bonus="huge"'),
     ('losses.el.bonus_scale', -1.0, 'bonus_scale=-1.0'),
     ('losses.el.log_end', 1.5, 'log_end=1.5'),
@@ -261,3 +322,13 @@ def test_a_value_that_cannot_be_is_named_before_anything_runs(
   config = tiny(**{key: value})
   with pytest.raises(InputError, match=message):
     task.program(config)
+
+
+def test_a_schedule_of_a_log_end_needs_a_bonus_that_has_one():
+  changes = {
+    'losses.el.bonus': 'power',
+    'losses.el.schedule': 'linear',
+    'losses.el.schedule_of': 'log_end',
+  }
+  with pytest.raises(InputError, match='"log_end" has no meaning for bonus'):
+    task.program(tiny(**changes))

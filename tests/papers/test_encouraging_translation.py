@@ -330,6 +330,84 @@ def test_the_loss_is_that_of_the_arm_a_token():
   assert count == (target != 0).sum()
 
 
+def random_net(config, vocab_size):
+  """(params, vars) whose attention is far from uniform; no bias is 0."""
+  task = translation.make_task(config, 'el', 3e-3, vocab_size, {})
+  state = jax.eval_shape(task.init, jax.random.key(0))
+  draw = np.random.default_rng(0)
+
+  def values(path, leaf):
+    centre = 1.0 if path[-1].key == 'scale' else 0.0
+    return np.float32(centre + 0.4 * draw.normal(size=leaf.shape))
+
+  nothing = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.vars)
+  return jax.tree_util.tree_map_with_path(values, state.params), nothing
+
+
+@pytest.mark.parametrize('norm', ['pre', 'post'])
+def test_a_translation_is_the_same_alone_and_padded_in_a_batch(norm):
+  config = config_of(model={'norm': norm})
+  params, vars = random_net(config, 20)
+  search = jax.jit(
+    translation.hypotheses(config, translation.make_model(config, 20))
+  )
+  short, other = [7, 11, 2], [5, 9, 4, 17, 3, 12, 8, 19, 2]
+  alone = search(
+    params,
+    vars,
+    {'source': np.array([short], np.int32), 'mask': np.ones(1, bool)},
+  )
+  rows = np.array([other, short + [0] * 6, [0] * 9], np.int32)
+  mask = np.array([True, True, False])
+  padded = search(params, vars, {'source': rows, 'mask': mask})
+  chex.assert_shape(padded.tokens, (3, 3, 14))
+  assert np.isfinite(alone.score).all()
+  np.testing.assert_array_equal(padded.tokens[1], alone.tokens[0])
+  np.testing.assert_allclose(padded.score[1], alone.score[0], rtol=0, atol=1e-5)
+  # The source is at work, and the row that does not count has no text.
+  assert (padded.tokens[0] != padded.tokens[1]).any()
+  assert np.isneginf(padded.score[2]).all()
+  assert not padded.tokens[2].any()
+
+
+def test_a_translation_has_no_padding_or_beginning_before_its_end():
+  """Width 1 is greedy search in the other tokens."""
+  config = config_of(decode={'width': 1, 'max_length': 6})
+  params, vars = random_net(config, 7)
+  model = translation.make_model(config, 7)
+  source = np.random.default_rng(1).integers(3, 7, (16, 5)).astype(np.int32)
+  known = jax.jit(
+    lambda target: model.apply(
+      {'params': params['net']}, source, target, deterministic=True
+    )
+  )
+
+  def greedy(never):
+    texts = np.zeros((16, 6), np.int32)
+    for i in range(6):
+      logits = np.array(known(translation.shifted(jnp.asarray(texts)))[:, i])
+      logits[:, never] = -np.inf
+      ended = (texts[:, :i] == 2).any(1)
+      last = 2 if i == 5 else logits.argmax(-1)
+      texts[:, i] = np.where(ended, 0, last)
+    return texts
+
+  def early(texts):
+    """Rows with PAD or BOS before EOS."""
+    before = np.cumsum(texts == 2, -1) == 0
+    return (before & (texts < 2)).any(-1)
+
+  batch = {'source': source, 'mask': np.ones(16, bool)}
+  found = jax.jit(translation.searcher(config, model))(params, vars, batch)
+  np.testing.assert_array_equal(found, greedy([0, 1]))
+  assert early(greedy([])).any()  # where nothing is forbidden
+  wide = config_of(decode={'max_length': 6})
+  search = jax.jit(translation.hypotheses(wide, model))
+  every = search(params, vars, batch)
+  assert np.isfinite(every.score).all()
+  assert not early(np.asarray(every.tokens)).any()
+
+
 def test_training_has_dropout_and_evaluation_has_not():
   for rate in (0.0, 0.3):
     config = config_of(model={'dropout': rate})

@@ -31,18 +31,20 @@ def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def energies(
   logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """E(y|x) of the label, and the mean E(k|x) of the other classes.
+  """E(y|x) of the label, and E(k|x) of the other classes in their order.
 
   Args:
     logits: [b, K] floating.
     labels: [b] integer in [0, K).
 
   Returns:
-    [b] and [b] float32.
+    [b] and [b, K - 1] float32.
   """
-  f = logits.astype(jnp.float32)
-  own = jnp.take_along_axis(f, labels[:, None], -1)[:, 0]
-  return -own, -(f.sum(-1) - own) / (f.shape[-1] - 1)
+  f, labels = logits.astype(jnp.float32), labels[:, None]
+  others = jnp.arange(f.shape[-1] - 1)
+  others = others + (others >= labels)
+  at = lambda classes: jnp.take_along_axis(f, classes, -1)
+  return -at(labels)[:, 0], -at(others)
 
 
 def representation_gradients(
@@ -143,21 +145,23 @@ def representation_figure(
 def histogram_figure(
   path: Path, groups: Mapping[str, np.ndarray], what: str
 ) -> None:
-  """A PNG of histograms with common bins: label -> values.
+  """A PNG of histograms with common bins: label -> values of any shape.
 
   Values more than WIDE apart have bins and an axis that are linear up to about
   LINEAR and logarithmic from there.
   """
-  values = np.concatenate(list(groups.values()))
+  values = np.concatenate([group.ravel() for group in groups.values()])
   scale, edges = _axis(values)
 
   def draw(axes):
     for label, group in groups.items():
-      share = np.full(len(group), 1 / max(len(group), 1))
-      axes.hist(group, edges, weights=share, histtype='step', label=label)
+      share = np.full(group.size, 1 / max(group.size, 1))
+      axes.hist(
+        group.ravel(), edges, weights=share, histtype='step', label=label
+      )
     axes.set_xscale(**scale)
     axes.set_xlabel(what)
-    axes.set_ylabel('share of the examples, 60 bins')
+    axes.set_ylabel('share, 60 bins')
     axes.legend(frameon=False)
 
   report.figure(path, draw)

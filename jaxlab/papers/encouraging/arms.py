@@ -55,8 +55,9 @@ def loss_of(
     schedule, schedule_of, schedule_steps  'constant', 'deferred' (0 for so many
       updates, then all) or a shape of `rising`, of 'bonus_scale' or 'log_end'
     bonus_weights   'effective_number': of the bonus of each class
-    weights, weights_start   the same of the whole loss, from an update on:
-      class-balanced from 0, deferred re-weighting later
+    weights, weights_start   of the whole loss, bonus and all, from an update
+      on: class-balanced from 0, deferred re-weighting later. Scaled to a mean
+      of 1 over the training examples, so that the rate means the same
 
   Args:
     counts: [K] training examples of each class, for weights.
@@ -84,16 +85,27 @@ def loss_of(
       f'{what}.schedule_of = "{c["schedule_of"]}" is not "bonus_scale" or '
       '"log_end"'
     )
+  ends = c['schedule'] != 'constant' and c['schedule_of'] == 'log_end'
+  if ends and c['bonus'] not in ('normal', 'conservative'):
+    raise InputError(
+      f'{what}.schedule_of = "log_end" has no meaning for bonus '
+      f'"{c["bonus"]}"; take "bonus_scale"'
+    )
   numbers = {name: c[name] for name in NUMBERS}
   try:
     scheduled = _schedule(c)
-    effective = None
-    if counts is not None:
-      effective = jnp.asarray(effective_number_weights(counts))
+    of_bonus = of_all = None
+    weighs = {c['bonus_weights'], c['weights']} != {'none'}
+    if counts is not None and weighs:
+      weights = effective_number_weights(counts)
+      if c['bonus_weights'] != 'none':
+        of_bonus = jnp.asarray(weights)
+      if c['weights'] != 'none':
+        of_all = jnp.asarray(weights / np.average(weights, weights=counts))
     call = partial(
       encouraging_loss,
       clamp_eps=c['clamp_eps'] or None,
-      class_weights=effective if c['bonus_weights'] != 'none' else None,
+      class_weights=of_bonus,
     )
     # Numbers are checked here, not at the first step.
     call(
@@ -109,10 +121,9 @@ def loss_of(
     if scheduled is not None:
       now[c['schedule_of']] = numbers[c['schedule_of']] * scheduled(step)
     found = call(logits, labels, mask=mask, **now)
-    if c['weights'] == 'none' or effective is None:
+    if of_all is None:
       return found
-    safe = jnp.where(mask, labels, 0)
-    weight = effective[safe]
+    weight = of_all[jnp.where(mask, labels, 0)]
     return found * jnp.where(step >= c['weights_start'], weight, 1.0)
 
   return loss

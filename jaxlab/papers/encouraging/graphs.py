@@ -46,7 +46,10 @@ def program(config: Config) -> list[Stage]:
   """
   check(config)
   return study.stages(
-    config, list(config['losses']), partial(training_stage, config)
+    config,
+    list(config['losses']),
+    partial(training_stage, config),
+    ('accuracy', 'nats'),
   )
 
 

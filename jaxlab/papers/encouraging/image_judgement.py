@@ -37,9 +37,13 @@ def check(config: Config) -> None:
 
 
 def judge(
-  config: Config, cell: study.Cell, net: Network, space, task, state
+  config: Config, cell: study.Cell, net: Network, counts, space, task, state
 ) -> dict[str, float]:
-  """All test figures of one network; what the figures need goes to a file."""
+  """All test figures of one network; what the figures need goes to a file.
+
+  Args:
+    counts: [K] training examples of each class, for losses that weigh them.
+  """
   d = config['data']
   sets = ImageSets(d, space.offline)
   test = sets.inliers(d['test_split'])
@@ -58,7 +62,7 @@ def judge(
   figures['temperature'] = temperature
   figures |= _outliers(config, net, args, sets, space, test)
   figures |= _attacked(config, net, args, sets, space, cell.seed, test)
-  _analyse(config, cell, net, args, sets, space, test)
+  _analyse(config, cell, net, counts, args, sets, space, test)
   return {f'test/{name}': float(value) for name, value in figures.items()}
 
 
@@ -145,9 +149,8 @@ def _withstood(logits, attacks, args, feed, seed: int) -> dict[str, float]:
   return {**shares, 'attacked/worst_accuracy': float(worst.mean())}
 
 
-def _analyse(config, cell, net, args, sets, space, test) -> None:
+def _analyse(config, cell, net, counts, args, sets, space, test) -> None:
   """Margins, energies and gradient norms of test examples, to a file."""
-  counts = np.ones(config['data']['num_classes'], int)
   of_rows = arms.loss_of(config, cell.arm, counts)
   updates = jnp.int32(config['train']['steps'])
   kernel = args[0]['net']['head']['kernel']
@@ -198,7 +201,7 @@ def figures_stage(config: Config) -> Stage:
     analysis.histogram_figure(
       folder / 'energy_of_others.png',
       pick('other_energy'),
-      'mean E(k|x) of the other classes',
+      'E(k|x) of the other classes',
     )
     analysis.histogram_figure(
       folder / 'margin.png', pick('margin'), 'margin at the end'

@@ -40,7 +40,10 @@ def program(config: Config) -> list[Stage]:
   check(config)
   return [
     *study.stages(
-      config, list(config['losses']), lambda cell: _stage(config, cell)
+      config,
+      list(config['losses']),
+      lambda cell: _stage(config, cell),
+      ('accuracy', 'nats'),
     ),
     image_judgement.figures_stage(config),
   ]
@@ -158,13 +161,17 @@ def _stage(config: Config, cell: study.Cell) -> Stage:
   d, rows = config['data'], config['train']['batch_size']
   options = study.options_of(config, cell, ['batch_size'])
 
-  def build(space):
-    sets = ImageSets(d, space.offline)
+  def training_set(sets):
+    """Its arrays, and the examples of each class."""
     arrays = sets.inliers(d['train_split'])
     if d['long_tail'] > 1:
       kept = long_tailed(arrays['label'], d['num_classes'], d['long_tail'])
       arrays = {name: array[kept] for name, array in arrays.items()}
-    counts = np.bincount(arrays['label'], minlength=d['num_classes'])
+    return arrays, np.bincount(arrays['label'], minlength=d['num_classes'])
+
+  def build(space):
+    sets = ImageSets(d, space.offline)
+    arrays, counts = training_set(sets)
     held = sets.once(sets.inliers(d['validation_split']), space.mesh)
     apply = partial(_logits, build_network(config))
     capacity = held.steps * (-(-d['eval_batch_size'] // space.mesh.size))
@@ -185,8 +192,11 @@ def _stage(config: Config, cell: study.Cell) -> Stage:
   def finish(space, task, fitted):
     if not cell.test:
       return {}
+    _, counts = training_set(ImageSets(d, space.offline))
     net = build_network(config)
-    return image_judgement.judge(config, cell, net, space, task, fitted.state)
+    return image_judgement.judge(
+      config, cell, net, counts, space, task, fitted.state
+    )
 
   def plan(space):
     of = jax.ShapeDtypeStruct

@@ -49,7 +49,7 @@ def _label_backward(kept, cotangent):
   # Where all the others are -inf each has no share, not 0 / 0.
   scale = -cotangent / jnp.where(total > 0, total, 1)
   shares = _others(f, labels, shift) * scale[..., None]
-  slope = jnp.where(is_label(labels, f), cotangent[..., None], shares)
+  slope = _with_label(shares, labels, cotangent)
   return slope.astype(logits.dtype), _nothing(labels)
 
 
@@ -59,7 +59,8 @@ of_label.defvjp(_label_forward, _label_backward)
 @jax.custom_jvp
 def _others(f, labels, shift):
   """exp(f_k - shift), 0 for the label; XLA finds it in both passes."""
-  return jnp.where(is_label(labels, f), 0, jnp.exp(f - shift[..., None]))
+  found = jnp.exp(f - shift[..., None])
+  return _with_label(found, labels, jnp.zeros(labels.shape, f.dtype))
 
 
 @_others.defjvp
@@ -69,9 +70,29 @@ def _others_jvp(primals, tangents):
   return found, found * (tangents[0] - tangents[2][..., None])
 
 
+def _with_label(values, labels, value):
+  """[..., K] values with `value` [...] for the label.
+
+  A compare keeps a sharded class axis sharded. On CPUs a loop with one in it
+  has no vectors: there the label is written into what has been computed.
+  """
+  return lax.platform_dependent(
+    values,
+    labels,
+    value,
+    cpu=lambda values, labels, value: jnp.put_along_axis(
+      values, labels[..., None], value[..., None], -1, inplace=False
+    ),
+    default=lambda values, labels, value: jnp.where(
+      is_label(labels, values), value[..., None], values
+    ),
+  )
+
+
 def _highest_other(f, labels):
   """The maximum over k != y, or 0 where that is -inf."""
-  return _finite(_without(is_label(labels, f), f).max(-1))
+  none = jnp.full(labels.shape, -jnp.inf, f.dtype)
+  return _finite(_with_label(f, labels, none).max(-1))
 
 
 def _shift_on_cpu(f, labels):

@@ -45,7 +45,9 @@ def program(config: Config) -> list[Stage]:
     InputError: a value that cannot be; nothing has been computed yet.
   """
   check(config)
-  return study.stages(config, list(config['losses']), partial(_stage, config))
+  return study.stages(
+    config, list(config['losses']), partial(_stage, config), METRICS
+  )
 
 
 def check(config: Config) -> None:
@@ -53,11 +55,6 @@ def check(config: Config) -> None:
   c, train = config['average'], config['train']
   data.check_lengths(config['data']['lengths'])
   _rows(config, 1)
-  if config['study']['metric'] not in METRICS:
-    raise InputError(
-      f'config.study.metric = "{config["study"]["metric"]}" is not one of '
-      f'{", ".join(METRICS)}'
-    )
   if min(c['last'], c['every']) < 1 or c['last'] * c['every'] > train['steps']:
     raise InputError(
       f'config.average = {dict(c)} and config.train.steps = {train["steps"]}: '
@@ -237,8 +234,8 @@ def _apply(model: Transformer, net, *args, **options) -> Any:
   return model.apply({'params': net}, *args, **options)
 
 
-def searcher(config: Config, model: Transformer):
-  """(params, vars, batch) -> the best translations [b, max_length] int32."""
+def hypotheses(config: Config, model: Transformer):
+  """(params, vars, batch) -> Hypotheses, of tokens but PAD and BOS."""
   c = config['decode']
 
   def search(params, vars, batch):
@@ -248,8 +245,14 @@ def searcher(config: Config, model: Transformer):
     memory, cache = call(
       encoded, source, c['width'], c['max_length'], method='begin'
     )
-    found = beam_search(
-      lambda cache, tokens: call(memory, cache, tokens, method='step'),
+
+    def step(cache, tokens):
+      cache, logits = call(memory, cache, tokens, method='step')
+      never = jnp.array([data.PAD, data.BOS])
+      return cache, logits.at[:, never].set(-jnp.inf)
+
+    return beam_search(
+      step,
       cache,
       batch['mask'],
       width=c['width'],
@@ -259,9 +262,14 @@ def searcher(config: Config, model: Transformer):
       eos=data.EOS,
       pad=data.PAD,
     )
-    return found.tokens[:, 0]
 
   return search
+
+
+def searcher(config: Config, model: Transformer):
+  """(params, vars, batch) -> the best translations [b, max_length] int32."""
+  search = hypotheses(config, model)
+  return lambda *args: search(*args).tokens[:, 0]
 
 
 def make_evaluator(
