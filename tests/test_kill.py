@@ -5,24 +5,16 @@ both; every third kill waits for a save to be under way.
 """
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from jaxlab.engine.metrics import TIME_FIELDS
+from tests import runs
 
-ROOT = Path(__file__).parents[1]
-COMMAND = [
-  sys.executable,
-  '-m',
-  'jaxlab.main',
-  f'--config={ROOT}/configs/bert_lamb.py:smoke',
+FLAGS = [
+  f'--config={runs.ROOT}/configs/bert_lamb.py:smoke',
   '--config.data.vocab_size=512',
   '--config.data.sequence_length=32',
   '--config.data.eval_examples=128',
@@ -40,33 +32,15 @@ COMMAND = [
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory):
   """One data folder; one device."""
-  folder = tmp_path_factory.mktemp('shared')
-  return {
-    **{k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
-    'JAXLAB_DATA_DIR': str(folder / 'data'),
-  }
+  return runs.environment_of(tmp_path_factory.mktemp('shared'))
 
 
 def start(folder, environment):
-  return subprocess.Popen(
-    [*COMMAND, f'--workdir={folder}'],
-    env=environment,
-    cwd=ROOT,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  return runs.start(folder, environment, *FLAGS)
 
 
 def outcome(folder):
-  """state_sha256 and the metrics lines without their times."""
-  report = json.loads((folder / 'pretrain' / 'report.json').read_text())
-  lines = (folder / 'pretrain' / 'metrics.jsonl').read_text().splitlines()
-  kept = [
-    {k: v for k, v in json.loads(line).items() if k not in TIME_FIELDS}
-    for line in lines
-  ]
-  metrics = report['metrics']
-  return report['state_sha256'], metrics, kept
+  return runs.outcome(folder / 'pretrain')
 
 
 @pytest.fixture(scope='module')
@@ -75,11 +49,6 @@ def uninterrupted(tmp_path_factory, environment):
   process = start(folder, environment)
   assert process.wait(300) == 0, process.stderr.read()
   return outcome(folder)
-
-
-def until_training(process):
-  """Returns when the process has begun to train; False if it has ended."""
-  return any('compiling the train' in line for line in process.stderr)
 
 
 def saving(folder):
@@ -93,7 +62,7 @@ def killed_at_random(folder, environment, kills, draw):
   done = 0
   while done < kills:
     process = start(folder, environment)
-    assert until_training(process), 'ended before all the kills'
+    assert runs.until_training(process), 'ended before all the kills'
     time.sleep(draw.uniform(0.1, 0.8))
     while done % 3 == 0 and process.poll() is None and not saving(folder):
       pass
@@ -131,21 +100,17 @@ def test_sigterm_exits_75_and_loses_no_finished_step(
 ):
   folder = tmp_path / 'run'
   process = start(folder, environment)
-  assert until_training(process)
+  assert runs.until_training(process)
   time.sleep(1.0)
   process.send_signal(signal.SIGTERM)
   message = process.communicate(timeout=60)[1]
   assert process.returncode == 75, message
-  saved = [
-    int(path.name)
-    for path in (folder / 'pretrain' / 'checkpoints').iterdir()
-    if path.name.isdigit()
-  ]
-  assert f'saved step {max(saved)}' in message
+  saved = runs.saved_steps(folder / 'pretrain')[-1]
+  assert f'saved step {saved}' in message
   lines = (folder / 'pretrain' / 'metrics.jsonl').read_text().splitlines()
-  assert all(json.loads(line)['step'] <= max(saved) for line in lines)
+  assert all(json.loads(line)['step'] <= saved for line in lines)
   process = start(folder, environment)
   message = process.communicate(timeout=300)[1]
   assert process.returncode == 0, message
-  assert f'going on from step {max(saved)}' in message
+  assert f'going on from step {saved}' in message
   assert outcome(folder) == uninterrupted

@@ -11,7 +11,9 @@
 import json
 import os
 import pathlib
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -19,6 +21,11 @@ from jaxlab.data import graph_types as graph
 from jaxlab.engine.errors import InputError
 
 _ROLES = {'tr': 'train', 'va': 'validation', 'te': 'test'}
+# What NumPy says of a file that is not what it should be.
+_DAMAGED = (
+  *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError),
+  *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def read_saint(
@@ -49,47 +56,88 @@ def read_saint(
       f'{folder / "feats.npy"} holds {features.dtype}{list(features.shape)}, '
       'and must hold [n, f] numbers'
     )
-  features = features.astype(np.float32)
+  with np.errstate(over='ignore'):  # infinity is refused below
+    features = features.astype(np.float32)
   found = graph.check_node_graph(
     graph.NodeGraph(features, edges, labels, split, classes, directed=True),
     str(folder),
   )
-  train = features[found.nodes_of('train')]
+  labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int32)
+  found = found._replace(labels=labels)
+  train = found.nodes_of('train')
   if not standardise or not len(train):
     return found
-  spread = train.std(0)
-  scaled = (features - train.mean(0)) / np.where(spread > 0, spread, 1)
-  return found._replace(features=scaled.astype(np.float32))
+  return found._replace(features=_standardised(features, train))
+
+
+def _standardised(features: np.ndarray, train: np.ndarray) -> np.ndarray:
+  """[n, f] float32 features with mean 0 and deviation 1 of the rows `train`.
+
+  The rounded deviation of a constant is not 0, so its range is asked.
+  """
+  rows = features[train]
+  varies = np.ptp(rows, 0) > 0
+  mean = np.where(varies, rows.mean(0, dtype=np.float64), rows[0])
+  scaled = features - mean
+  scaled /= np.where(varies, rows.std(0, dtype=np.float64), 1)
+  return scaled.astype(np.float32)
 
 
 def _read_edges(path: pathlib.Path) -> tuple[np.ndarray, int]:
+  names = ('indices', 'indptr', 'shape')
   try:
     with np.load(path, allow_pickle=False) as held:
-      indices, indptr, shape = (held[k] for k in ('indices', 'indptr', 'shape'))
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+      arrays = [held[name] for name in names]
+  except _DAMAGED as error:
     raise _unreadable(path, error) from error
-  nodes = int(shape[0])
-  if len(indptr) != nodes + 1 or indptr[-1] != len(indices):
+  for name, array in zip(names, arrays):
+    if array.ndim != 1 or array.dtype.kind not in 'iu':
+      raise InputError(
+        f'{path}: {name} is {array.dtype}{list(array.shape)}, and must be a '
+        'row of integers'
+      )
+  indices, indptr, shape = arrays
+  if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 0:
     raise InputError(
-      f'{path} is no CSR matrix of {nodes} rows: indptr has {len(indptr)} '
-      f'entries and ends at {indptr[-1]}, of {len(indices)} indices'
+      f'{path}: the shape is {shape.tolist()}, and must be [n, n] for n nodes'
     )
-  start = np.repeat(np.arange(nodes), np.diff(indptr))
+  nodes, count = int(shape[0]), len(indices)
+  # Not np.diff: a difference of unsigned numbers is never below 0.
+  rising = len(indptr) == nodes + 1 and (indptr[1:] >= indptr[:-1]).all()
+  if not rising or indptr[0] or indptr[-1] != count:
+    raise InputError(
+      f'{path}: indptr must rise from 0 to {count}, the length of indices, in '
+      f'{nodes + 1} steps, one more than there are nodes'
+    )
+  start = np.repeat(np.arange(nodes), np.diff(indptr.astype(np.int64)))
+  wrong = (indices < 0) | (indices >= nodes)
+  if wrong.any():
+    at = int(np.argmax(wrong))
+    raise InputError(
+      f'{path}: an edge joins the nodes {start[at]} and {indices[at]}, and '
+      f'there are {nodes} nodes, counted from 0'
+    )
   return np.stack([start, indices], 1).astype(np.int32), nodes
 
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
   try:
-    return np.load(path, allow_pickle=False)
-  except (OSError, ValueError) as error:
+    found = np.load(path, allow_pickle=False)
+  except _DAMAGED as error:
     raise _unreadable(path, error) from error
+  if not isinstance(found, np.ndarray):
+    raise _unreadable(path, 'it holds several arrays')
+  return found
 
 
 def _read_json(path: pathlib.Path):
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise _unreadable(path, error) from error
+  if not isinstance(found, dict):
+    raise _unreadable(path, 'it holds no names with values')
+  return found
 
 
 def _read_labels(path: pathlib.Path, nodes: int):
@@ -110,8 +158,14 @@ def _read_labels(path: pathlib.Path, nodes: int):
   if labels.ndim == 2:
     if not ((labels == 0) | (labels == 1)).all():
       raise _unreadable(path, 'lists are to hold 0 and 1')
-    return labels.astype(np.uint8), tuple(map(str, range(labels.shape[1])))
-  return labels.astype(np.int32), tuple(map(str, range(labels.max() + 1)))
+    return labels, tuple(map(str, range(labels.shape[1])))
+  count = int(labels.max()) + 1
+  if count > max(1000, nodes):
+    raise InputError(
+      f'{path}: classes reach {count - 1}, and there are {nodes} nodes: number '
+      'the classes from 0'
+    )
+  return labels, tuple(map(str, range(count)))
 
 
 def _read_roles(path: pathlib.Path, nodes: int) -> np.ndarray:
@@ -120,7 +174,7 @@ def _read_roles(path: pathlib.Path, nodes: int) -> np.ndarray:
   for role, name in _ROLES.items():
     if role not in found:
       raise InputError(f'{path} has no "{role}"; it has {sorted(found)}')
-    rows = np.asarray(found[role], np.int64)
+    rows = _read_rows(path, role, found[role])
     wrong = (rows < 0) | (rows >= nodes)
     if wrong.any():
       raise InputError(
@@ -132,6 +186,18 @@ def _read_roles(path: pathlib.Path, nodes: int) -> np.ndarray:
       raise InputError(f'{path}: node {which} of "{role}" has two roles')
     split[rows] = graph.SPLITS[name]
   return split
+
+
+def _read_rows(path: pathlib.Path, role: str, values) -> np.ndarray:
+  try:
+    rows = np.array(values)
+  except ValueError as error:
+    raise _unreadable(path, f'"{role}": {error}') from error
+  if rows.shape == (0,):
+    return rows.astype(np.int64)
+  if rows.ndim != 1 or rows.dtype.kind not in 'iu':
+    raise _unreadable(path, f'"{role}" is to be a list of nodes')
+  return rows
 
 
 def _unreadable(path: pathlib.Path, reason) -> InputError:

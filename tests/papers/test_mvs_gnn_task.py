@@ -255,6 +255,7 @@ def config_of(**changes):
   config.train.log_every_steps = 4
   config.train.eval_every_steps = 4
   config.refresh.every = 4
+  config.refresh.publish_every = 2
   config.refresh.share = 0.1
   config.sampler.draws = 4
   with config.unlocked():
@@ -294,12 +295,23 @@ def test_a_study_runs_to_its_curves_and_reads_the_test_set_once(tmp_path):
 @pytest.mark.parametrize('method', ['mvs', 'sage'])
 def test_eight_devices_train_as_one(tmp_path, method):
   config = config_of()
-  finals = []
+  finals, figures = [], []
   for devices in (1, 8):
     space = space_of(config, tmp_path / str(devices), devices)
     cell = Cell('cell', method, 0.01, 0)
     task.training_stage(config, cell).run(space)
     finals.append(jax.device_get(space.artefacts['cell'].params))
+    text = (space.folder('cell') / 'metrics.jsonl').read_text()
+    figures.append(
+      [
+        value
+        for line in map(json.loads, text.splitlines())
+        for name, value in line.items()
+        if name == 'loss' or name.endswith('/nats')
+      ]
+    )
+  assert len(figures[0]) >= 4  # two logged losses, two evaluations
+  np.testing.assert_allclose(*figures, rtol=2e-5)
   # Adam divides by gradients' roots, which makes much of roundings.
   chex.assert_trees_all_close(*finals, atol=2e-3)
 
@@ -318,7 +330,7 @@ def test_a_step_kind_is_traced_once():
       published = jax.device_get(state.vars['sampler']['published'])
       feed.publish(jax.tree.map(np.copy, published))
   assert int(state.step) == 1000
-  assert steps.traces == {'refresh': 1, 'train': 1}
+  assert steps.traces == {'refresh': 1, 'publish': 1, 'train': 1}
 
 
 def test_batches_follow_from_the_seed_the_step_and_the_snapshot():

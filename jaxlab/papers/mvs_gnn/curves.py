@@ -16,7 +16,8 @@ def stage(config: Config) -> Stage:
 
   Its figures are, for each method, the median over the seeds of the steps and
   of the seconds of training (evaluations not counted) to the first evaluation
-  with a validation F1 of `config.study.reach`; NaN where a seed has none.
+  with a validation F1 of each of `config.study.reach`; absent where a seed has
+  none.
   """
 
   def run(space):
@@ -35,23 +36,29 @@ def stage(config: Config) -> Stage:
     if any(
       'gradient/error' in line for runs in found.values() for line in runs[0]
     ):
-      for what in ('error', 'bias', 'variance'):
+      for what in ('error', 'bias', 'variance', 'uniform'):
         _draw(figures, found, f'gradient/{what}', 'steps', log=True)
     reach = config['study']['reach']
-    rows = {arm: reached(runs, reach) for arm, runs in found.items()}
-    workdir.write_json(folder / 'reached.json', {'f1': reach, 'rows': rows})
+    rows = {
+      arm: [reached(runs, f1) for f1 in reach] for arm, runs in found.items()
+    }
+    workdir.write_json(
+      folder / 'reached.json', {'f1': list(reach), 'rows': rows}
+    )
+    titles = [f'steps to {f1:g} | seconds' for f1 in reach]
     table = [
-      f'| method | steps to {reach:g} | seconds |',
-      '|---|---|---|',
+      f'| method | {" | ".join(titles)} |',
+      '|---' * (1 + 2 * len(reach)) + '|',
       *(
-        f'| {arm} | {_text(at[0])} | {_text(at[1])} |'
+        f'| {arm} | {" | ".join(_text(x) for pair in at for x in pair)} |'
         for arm, at in rows.items()
       ),
     ]
     (folder / 'reached.md').write_text('\n'.join(table) + '\n')
     return {
-      f'{arm}/{what}': value
-      for arm, pair in rows.items()
+      f'{arm}/{what}_to_{f1:g}': value
+      for arm, at in rows.items()
+      for f1, pair in zip(reach, at)
       for what, value in zip(('steps', 'seconds'), pair)
       if value is not None
     }

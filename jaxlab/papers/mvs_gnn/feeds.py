@@ -33,6 +33,7 @@ from jaxlab.papers.mvs_gnn.blocks import (
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 
 _FIT = 1  # streams of random numbers
+PUBLISHING = ('refresh', 'publish')  # kinds of steps
 
 
 class Nodes(NamedTuple):
@@ -208,26 +209,50 @@ class SampledBatches:
 class RefreshedBatches(SampledBatches):
   """The same with a large batch every K steps, whose norms are published.
 
+  Between two of these the norms of its nodes are published again every M steps,
+  by steps of the kind 'publish', so that later batches follow them.
+
   Args:
     refresh: draws the large batches.
     large: their shape.
     every: K.
+    publish_every: M; 0: never.
 
   Attributes:
     followers: further samplers that get the snapshot.
+
+  Raises:
+    InputError: K below 1 or M below 0.
   """
 
-  def __init__(self, *args, refresh: Sampler, large: Shape, every: int, **more):
+  def __init__(
+    self,
+    *args,
+    refresh: Sampler,
+    large: Shape,
+    every: int,
+    publish_every: int,
+    **more,
+  ):
     super().__init__(*args, **more)
-    if every < 1:
-      raise InputError(f'config.refresh.every = {every}; take at least 1')
+    if every < 1 or publish_every < 0:
+      raise InputError(
+        f'config.refresh.every = {every} must be at least 1 and '
+        f'config.refresh.publish_every = {publish_every} at least 0'
+      )
     self.refresh, self.large, self.every = refresh, large, every
+    self.publish_every = publish_every
     self.followers: list = []
     refresh.within(large.budget)
-    self.spec['refresh'] = spec_of(large, self.nodes, self.lanes)
+    specs = {'refresh': spec_of(large, self.nodes, self.lanes)}
+    kinds = {self.kind(step) for step in range(every)}
+    self.spec = {k: specs.get(k, self.spec['train']) for k in sorted(kinds)}
 
   def kind(self, step: int) -> str:
-    return 'train' if step % self.every else 'refresh'
+    if not step % self.every:
+      return 'refresh'
+    m = self.publish_every
+    return 'publish' if m and not step % self.every % m else 'train'
 
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
     if step % self.every:
@@ -236,11 +261,11 @@ class RefreshedBatches(SampledBatches):
     return self._cut(sample, self.large.budget, rows)
 
   def publishes(self, step: int) -> bool:
-    """Refreshes do."""
-    return self.kind(step) == 'refresh'
+    """Whether the step's State has a new snapshot."""
+    return self.kind(step) in PUBLISHING
 
   def publish(self, snapshot: Mapping[str, np.ndarray]) -> None:
-    """Takes {'id', 'norm'} of the last refresh; id n is padding."""
+    """Takes {'id', 'norm'} of the last such step; id n is padding."""
     real = snapshot['id'] < len(self.nodes.labels)
     if real.any():
       found = snapshot['id'][real], snapshot['norm'][real]

@@ -45,7 +45,7 @@ def load(config: Config, offline: bool) -> GraphData:
   """The graph of `config.data` for a network of `config.model.kind`.
 
   Raises:
-    InputError: an unknown protocol, no training nodes, or as
+    InputError: an unknown protocol, a split without nodes, or as
       `open_node_graph`.
   """
   d, kind = config['data'], config['model']['kind']
@@ -75,9 +75,13 @@ def check(config: Config) -> None:
 @lru_cache(maxsize=1)  # a study opens one graph again and again
 def _load(name, protocol, dimensions, normalisation, loops, offline):
   graph = open_node_graph(name, offline=offline)
+  for split in ('train', 'validation', 'test'):
+    if not len(graph.nodes_of(split)):
+      raise InputError(
+        f'config.data.name = "{name}" has no nodes in the split "{split}"; '
+        'give it some'
+      )
   train = graph.nodes_of('train')
-  if not len(train):
-    raise InputError(f'"{name}" has no training nodes; see its split')
   features = graph.features
   if isinstance(features, tuple):
     features = text_features(features, train, dimensions)

@@ -16,6 +16,7 @@ Source: Chen, Ma and Xiao, FastGCN, ICLR 2018, algorithm 2; Zou et al., LADIES,
 NeurIPS 2019, algorithm 1.
 """
 
+import abc
 from typing import Literal
 
 import numpy as np
@@ -74,9 +75,9 @@ class _Layerwise(Sampler):
       lambda level, nodes: self.edges(rng, nodes),
     )
 
+  @abc.abstractmethod
   def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
     """What a layer gathers for [d] destinations."""
-    raise NotImplementedError
 
 
 class FastGCN(_Layerwise):

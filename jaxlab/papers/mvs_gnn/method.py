@@ -423,19 +423,22 @@ def decompose(estimate: Any, given_exact: Any, full: Any) -> Decomposition:
   Source: 3.
   """
   return Decomposition(
-    error=_squared_distance(estimate, full),
-    bias=_squared_distance(estimate, given_exact),
-    variance=_squared_distance(given_exact, full),
+    error=squared_distance(estimate, full),
+    bias=squared_distance(estimate, given_exact),
+    variance=squared_distance(given_exact, full),
   )
 
 
-def _squared_distance(one, other):
+def squared_distance(one: Any, other: Any) -> jax.Array:
+  """() float32: the sum of squared differences of two trees."""
+
   def of_leaf(x, y):
     if jnp.shape(x) != jnp.shape(y):
       raise ValueError(f'gradients of {jnp.shape(x)} and {jnp.shape(y)}')
     return jnp.sum(jnp.square(_wide(x) - _wide(y)))
 
-  return sum(jax.tree.leaves(jax.tree.map(of_leaf, one, other)))
+  leaves = jax.tree.leaves(jax.tree.map(of_leaf, one, other))
+  return sum(leaves, start=jnp.zeros(()))
 
 
 def _wide(x) -> jax.Array:

@@ -8,6 +8,7 @@ Chen, J. Zhu, L. Song, arXiv 1710.10568, eq. (5); M. Balin, U. Catalyurek, arXiv
 2210.13339, section 3.2 (LABOR-0).
 """
 
+import abc
 from collections.abc import Sequence
 from functools import partial
 
@@ -60,11 +61,11 @@ class NodeWise(Sampler):
       partial(self.edges, rng),
     )
 
+  @abc.abstractmethod
   def edges(
     self, rng: np.random.Generator, level: int, nodes: np.ndarray
   ) -> Edges:
     """What layer `level` gathers for [d] destinations."""
-    raise NotImplementedError
 
   def _loops(self, nodes: np.ndarray) -> Edges:
     kept = np.flatnonzero(self._loop[nodes])

@@ -48,6 +48,21 @@ def options_of(name: str) -> dict[str, bool]:
   }
 
 
+def check(name: str, options: Mapping[str, Any]) -> None:
+  """Raises InputError: no such sampler, no such option or one is missing."""
+  known = options_of(name)
+  listed = ', '.join(known) or 'none'
+  if unknown := [option for option in options if option not in known]:
+    raise InputError(
+      f'the sampler {name} has no option "{unknown[0]}"; it has {listed}'
+    )
+  needed = [option for option, must in known.items() if must]
+  if missing := [option for option in needed if option not in options]:
+    raise InputError(
+      f'the sampler {name} needs the option "{missing[0]}"; it has {listed}'
+    )
+
+
 def make(
   name: str,
   operator: Operator,
@@ -67,18 +82,7 @@ def make(
     options: of the sampler's class, by name.
 
   Raises:
-    InputError: no such sampler, no such option or one that is missing, or a
-      value that cannot be.
+    InputError: as `check`, or a value that cannot be.
   """
-  known = options_of(name)
-  listed = ', '.join(known) or 'none'
-  if unknown := [option for option in options if option not in known]:
-    raise InputError(
-      f'the sampler {name} has no option "{unknown[0]}"; it has {listed}'
-    )
-  needed = [option for option, must in known.items() if must]
-  if missing := [option for option in needed if option not in options]:
-    raise InputError(
-      f'the sampler {name} needs the option "{missing[0]}"; it has {listed}'
-    )
+  check(name, options)
   return _SAMPLERS[name](operator, train, batch_size, num_layers, **options)

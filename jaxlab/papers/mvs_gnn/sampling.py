@@ -1,12 +1,14 @@
 """What every sampler of the package is."""
 
+import abc
+
 import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import Assembler, Budget, Operator, Sample
 
 
-class Sampler:
+class Sampler(abc.ABC):
   """Draws the layers of a batch; what is drawn depends on the generator alone.
 
   Args:
@@ -19,9 +21,9 @@ class Sampler:
     InputError: there are no training nodes, or fewer than a batch takes.
   """
 
-  # Whether the expected value of every layer, for given values below it (and
-  # in the history), is the row of L H, and the seeds' weighted loss the mean
-  # training loss.
+  # Whether the expected value of every layer, for given values below it that a
+  # history holds as well, is the row of L H, and the seeds' weighted loss the
+  # mean training loss.
   unbiased: bool
   history: bool = False  # whether edges have a historical weight
 
@@ -36,7 +38,7 @@ class Sampler:
       raise InputError('the graph has no training nodes; see its split')
     if not 1 <= batch_size <= len(train):
       raise InputError(
-        f'config.data.batch_size = {batch_size} is not in [1, {len(train)}], '
+        f'batch_size = {batch_size} is not in [1, {len(train)}], '
         'the number of training nodes'
       )
     self.operator = operator
@@ -49,9 +51,9 @@ class Sampler:
     """From now on samples fit the budget; see `Assembler`."""
     self.assembler = Assembler(self.operator.num_nodes, budget)
 
+  @abc.abstractmethod
   def sample(self, rng: np.random.Generator) -> Sample:
     """One batch."""
-    raise NotImplementedError
 
   def trial(self, rng: np.random.Generator) -> Sample:
     """A batch to measure buckets by: as large as batches get later."""

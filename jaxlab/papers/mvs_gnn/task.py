@@ -49,7 +49,9 @@ def program(config: Config) -> list[Stage]:
   check(config)
   arms = list(config['methods'])
   return [
-    *study.stages(config, arms, partial(training_stage, config)),
+    *study.stages(
+      config, arms, partial(training_stage, config), ('f1', 'nats')
+    ),
     curves.stage(config),
   ]
 
@@ -70,9 +72,46 @@ def check(config: Config) -> None:
         'config.model.kind = "gat" cannot take vr_gcn: its edges are computed '
         'and historical at once, and attention has no difference of the two'
       )
+    try:
+      sampler.check(method['sampler'], method['options'])
+    except InputError as error:
+      raise InputError(f'config.methods.{name}.options: {error}') from error
+    if method['batch_size'] < 1:
+      raise InputError(
+        f'config.methods.{name}.batch_size = {method["batch_size"]} must be at '
+        'least 1'
+      )
   if not 0 < config['refresh']['share'] <= 1:
     raise InputError(
       f'config.refresh.share = {config["refresh"]["share"]} must be in (0, 1]'
+    )
+  least = {
+    'refresh': {'every': 1, 'publish_every': 0},
+    'sampler': {'draws': 1, 'headroom': 1},
+    'variance': {'draws': 0},
+    'data': {'lanes': 1, 'eval_edges': 1, 'text_dimensions': 1},
+    'train': {'log_every_steps': 1},
+  }
+  for part, limits in least.items():
+    for name, low in limits.items():
+      if not config[part][name] >= low:
+        raise InputError(
+          f'config.{part}.{name} = {config[part][name]} must be at least {low}'
+        )
+  every, log = (
+    config['train'][f'{name}_every_steps'] for name in ('eval', 'log')
+  )
+  if every > 0 and every % log:
+    whole = max(log, every - every % log)
+    raise InputError(
+      f'config.train.eval_every_steps = {every} must be a multiple of '
+      f'config.train.log_every_steps = {log}, say {whole}: the seconds between '
+      'the last log line and the evaluation would not be counted'
+    )
+  if wrong := [f1 for f1 in config['study']['reach'] if not 0 < f1 <= 1]:
+    raise InputError(
+      f'config.study.reach has {wrong[0]}; a validation F1 to reach must be in '
+      '(0, 1]'
     )
 
 
@@ -115,6 +154,7 @@ class Job:
         self.data.training, self.train, size, config['model']['layers']
       )
       self.shapes['refresh'] = self._shape(self.refresh)
+      self.shapes['publish'] = self.shape
 
   def _sampler(self):
     method = self.config['methods'][self.cell.arm]
@@ -152,6 +192,7 @@ class Job:
       refresh=self.refresh,
       large=self.shapes['refresh'],
       every=self.config['refresh']['every'],
+      publish_every=self.config['refresh']['publish_every'],
       **common,
     )
 

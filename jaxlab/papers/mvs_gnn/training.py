@@ -4,11 +4,14 @@
   history  {level: [n', hidden]}  what each hidden layer last gave for a node,
            0 before; n' is n rounded up, so that devices can share the rows
   sampler  {published: {id, norm} [s], live: {norm} [n']}
-Every step writes what it computed to `history` and to `live`; a refresh alone
-writes `published`, from the nodes of its own large batch.
+Every step writes what it computed to `history` and to `live`. A refresh alone
+says which nodes `published` has, those of its own large batch; it and the steps
+of the kind 'publish' write their norms. What a refresh writes is of a forward
+pass of its own, without dropout.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,8 +54,18 @@ def node_norms(
   return last_layer_gradient_norms(inputs, grads)
 
 
-def loss_of(net: SampledGNN, shape: Shape, num_nodes: int, train: bool = True):
+def loss_of(
+  net: SampledGNN,
+  shape: Shape,
+  num_nodes: int,
+  train: bool = True,
+  exact: bool = False,
+):
   """The loss of a batch of that shape: an estimate of the mean training loss.
+
+  Args:
+    train: with dropout.
+    exact: what is written is of a second forward pass, without dropout.
 
   Returns:
     A `Loss`; its `vars` are the history and the live norms after the batch,
@@ -71,27 +84,32 @@ def loss_of(net: SampledGNN, shape: Shape, num_nodes: int, train: bool = True):
     real = seed < num_nodes
     # A node without a label is never weighted.
     safe = jnp.maximum(label, 0)
-    found: Any = net.apply(
-      {'params': params['net']},
+    weights = {'params': params['net']}
+    forward: Any = partial(
+      net.apply,
+      weights,
       layers,
       feeds.whole(batch, 'features'),
       shape.budget.outputs,
       known,
-      train=train,
-      rngs={'dropout': key},
     )
-    logits, values = found
+    logits, values = forward(train=train, rngs={'dropout': key})
     each = node_losses(logits, safe)
     weight = feeds.whole(batch, 'weight')
     total = jnp.where(weight > 0, weight * each, 0.0).sum()
     change: dict[str, Any] = {}
+    if exact:
+      _, values = forward(train=False)
+    values = jax.lax.stop_gradient(values)
     if 'history' in vars:
       change['history'] = {
         str(level): _written(table, batch, level, values, shape, num_nodes)
         for level, table in enumerate(_by_level(vars['history']))
       }
     if 'sampler' in vars:
-      norms = jax.lax.stop_gradient(node_norms(values[-1], logits, safe))
+      # Without the head's dropout.
+      sure: Any = net.apply(weights, values[-1], method='logits')
+      norms = jax.lax.stop_gradient(node_norms(values[-1], sure, safe))
       live = vars['sampler']['live']['norm']
       at = jnp.where(real, seed, len(live))
       live = live.at[at].set(norms, mode='drop')
@@ -107,19 +125,23 @@ def loss_of(net: SampledGNN, shape: Shape, num_nodes: int, train: bool = True):
   return loss
 
 
-def publishing(loss, size: int):
-  """The loss of a refresh: its seeds and their norms become `published`."""
+def publishing(loss, refresh: bool):
+  """The loss of a step that publishes the live norms of some nodes.
 
-  def refresh(params, vars, batch, key):
+  Args:
+    refresh: of its own seeds, which become those published; else of those that
+      are published.
+  """
+
+  def published(params, vars, batch, key):
     found = loss(params, vars, batch, key)
-    seed = feeds.whole(batch, 'seed')
     sampler = found.vars['sampler']
-    live = sampler['live']['norm']
-    published = {'id': seed[:size], 'norm': _rows(live, seed[:size])}
-    changed = {**sampler, 'published': published}
+    of = feeds.whole(batch, 'seed') if refresh else sampler['published']['id']
+    norms = _rows(sampler['live']['norm'], of)
+    changed = {**sampler, 'published': {'id': of, 'norm': norms}}
     return found.replace(vars={**found.vars, 'sampler': changed})
 
-  return refresh
+  return published
 
 
 def make_task(
@@ -132,16 +154,16 @@ def make_task(
   history_dtype: str = 'float32',
   evals: Mapping[str, Any] | None = None,
 ) -> Task:
-  """A step kind for each shape; 'refresh' publishes.
+  """A step kind for each shape; 'refresh' and 'publish' publish.
 
   Args:
     history_dtype: of the stored embeddings: float32 or bfloat16.
   """
   updates = {}
   for kind, shape in shapes.items():
-    loss = loss_of(net, shape, num_nodes)
-    if kind == 'refresh':
-      loss = publishing(loss, shape.budget.outputs[-1])
+    loss = loss_of(net, shape, num_nodes, exact=kind == 'refresh')
+    if kind in feeds.PUBLISHING:
+      loss = publishing(loss, kind == 'refresh')
     updates[kind] = minimise(loss, 'net', tx)
   rows = -(-num_nodes // 1024) * 1024
   uses = any(shape.history for shape in shapes.values())
@@ -187,5 +209,4 @@ def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
 def _written(table, batch, level: int, values, shape: Shape, num_nodes: int):
   ids = feeds.real_ids(batch, level, shape.budget.outputs[level], num_nodes)
   ids = jnp.where(ids < num_nodes, ids, len(table))
-  new = jax.lax.stop_gradient(values[level]).astype(table.dtype)
-  return table.at[ids].set(new, mode='drop')
+  return table.at[ids].set(values[level].astype(table.dtype), mode='drop')

@@ -4,7 +4,8 @@
 
 g' is a batch's gradient, g that of the same nodes and weights with all their
 neighbours, full that of all training nodes; no dropout. Means over some
-batches; see `method.decompose`.
+batches; see `method.decompose`. Beside them G of as many uniform nodes, at the
+same State.
 """
 
 from functools import partial
@@ -19,16 +20,19 @@ from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import feeds
 from jaxlab.papers.mvs_gnn.blocks import Assembler, Sample, all_edges, pad
 from jaxlab.papers.mvs_gnn.feeds import Shape
-from jaxlab.papers.mvs_gnn.method import decompose
+from jaxlab.papers.mvs_gnn.method import decompose, squared_distance
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 from jaxlab.papers.mvs_gnn.training import loss_of
 
 _STREAM = 2  # of random numbers
-KINDS = ('full', 'drawn', 'exact')
+MEANS = ('error', 'bias', 'variance', 'uniform')
+KINDS = ('full', 'drawn', 'exact', 'uniform')
 
 
 class VarianceBatches:
-  """All training nodes, then batches in pairs: as drawn, with all neighbours.
+  """All training nodes, then batches in threes.
+
+  As drawn; the same with all neighbours; uniform nodes with all neighbours.
 
   The draws are the same in every evaluation but for what was published.
 
@@ -57,11 +61,14 @@ class VarianceBatches:
       'full': self._shape([self._everything()], 1.0),
       # The nodes drawn change with what is published.
       'exact': self._shape(first, headroom),
+      'uniform': self._shape(
+        [self._exact(self._uniform(i)) for i in range(min(draws, 4))], headroom
+      ),
     }
-    self._exactly = Assembler(
-      sampler.operator.num_nodes, self.shapes['exact'].budget
-    )
-
+    self._within = {
+      kind: Assembler(sampler.operator.num_nodes, self.shapes[kind].budget)
+      for kind in ('exact', 'uniform')
+    }
     self.spec = {
       kind: {
         **feeds.spec_of(shape, nodes, lanes),
@@ -72,19 +79,21 @@ class VarianceBatches:
 
   @property
   def num_batches(self) -> int:
-    return 1 + 2 * self.draws
+    return 1 + 3 * self.draws
 
   def kind(self, step: int) -> str:
-    return KINDS[(step > 0) + (step > 0 and step % 2 == 0)]
+    return KINDS[1 + (step - 1) % 3] if step else KINDS[0]
 
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
-    kind = self.kind(step)
+    kind, number = self.kind(step), (step - 1) // 3
     if kind == 'full':
       sample = self._everything()
+    elif kind == 'uniform':
+      sample = self._uniform(number)
     else:
-      sample = self._draw((step - 1) // 2)
-      if kind == 'exact':
-        sample = self._exact(sample, self._exactly)
+      sample = self._draw(number)
+    if kind in self._within:
+      sample = self._exact(sample, self._within[kind])
     budget = self.shapes[kind].budget
     padded = pad(sample, budget, len(self.nodes.labels))
     batch = feeds.arrays_of(padded, self.nodes, self.lanes)
@@ -94,6 +103,10 @@ class VarianceBatches:
   def _draw(self, number: int) -> Sample:
     rng = feeds.generator(self.seed, _STREAM, number)
     return self.sampler.sample(rng)
+
+  def _uniform(self, number: int) -> Sample:
+    rng = feeds.generator(self.seed, _STREAM, number, 1)
+    return Sample((), *self.sampler.uniform_seeds(rng), 0)
 
   def _exact(self, drawn: Sample, assembler: Assembler | None = None) -> Sample:
     return (assembler or self._all).sample(
@@ -116,8 +129,11 @@ class VarianceBatches:
 
 
 def evaluator(net: SampledGNN, source: VarianceBatches) -> Evaluator:
-  """`error`, `bias`, `variance`: mean squared distances; `full`: |full|^2;
-  `overflow`: entries that had to be left out of the exact batches."""
+  """The figures `error`, `bias`, `variance`, `uniform`, `full`, `overflow`.
+
+  Mean squared distances, `uniform` that of uniform nodes; |full|^2; entries
+  that had to be left out of the exact batches.
+  """
   nodes = len(source.nodes.labels)
 
   def value(params, vars, batch, loss):
@@ -143,7 +159,7 @@ def evaluator(net: SampledGNN, source: VarianceBatches) -> Evaluator:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
 
   def init():
-    names = ('error', 'bias', 'variance', 'overflow')
+    names = (*MEANS, 'overflow')
     return {
       'full': zeros(),
       'drawn': zeros(),
@@ -154,9 +170,12 @@ def evaluator(net: SampledGNN, source: VarianceBatches) -> Evaluator:
     (kind,) = [kind for kind in KINDS if f'is_{kind}' in batch]
     gradient = jax.grad(value)(state.params, state.vars, batch, losses[kind])
     found = gradient['net']
-    if kind != 'exact':
+    if kind in ('full', 'drawn'):
       return {**total, kind: found}
-    parts = decompose(total['drawn'], found, total['full'])._asdict()
+    if kind == 'exact':
+      parts = decompose(total['drawn'], found, total['full'])._asdict()
+    else:
+      parts = {'uniform': squared_distance(found, total['full'])}
     more = {name: total[name] + part for name, part in parts.items()}
     overflow = total['overflow'] + batch['overflow'].max()
     return {**total, **more, 'overflow': overflow}
@@ -165,10 +184,7 @@ def evaluator(net: SampledGNN, source: VarianceBatches) -> Evaluator:
     norm = sum(
       float(np.square(x).sum()) for x in jax.tree.leaves(total['full'])
     )
-    means = {
-      name: float(total[name]) / source.draws
-      for name in ('error', 'bias', 'variance')
-    }
+    means = {name: float(total[name]) / source.draws for name in MEANS}
     return {**means, 'full': norm, 'overflow': float(total['overflow'])}
 
   return Evaluator(init, update, finish)

@@ -1,0 +1,54 @@
+"""The program in a process of its own, to be stopped and started again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from jaxlab.engine.metrics import TIME_FIELDS
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+  """A data folder of its own; one device."""
+  return {
+    **{k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
+    'JAXLAB_DATA_DIR': str(folder / 'data'),
+  }
+
+
+def start(folder: Path, environment, *flags: str) -> subprocess.Popen:
+  """The program with some flags and `folder` as its workdir."""
+  return subprocess.Popen(
+    [sys.executable, '-m', 'jaxlab.main', *flags, f'--workdir={folder}'],
+    env=environment,
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def until_training(process) -> bool:
+  """Returns when the process has begun to train; False if it has ended."""
+  return any('compiling the train' in line for line in process.stderr)
+
+
+def outcome(stage: Path):
+  """state_sha256, the figures and the metrics lines without their times."""
+  report = json.loads((stage / 'report.json').read_text())
+  lines = (stage / 'metrics.jsonl').read_text().splitlines()
+  kept = [
+    {k: v for k, v in json.loads(line).items() if k not in TIME_FIELDS}
+    for line in lines
+  ]
+  return report['state_sha256'], report['metrics'], kept
+
+
+def saved_steps(stage: Path) -> list[int]:
+  """The steps of whole checkpoints, ascending."""
+  folder = stage / 'checkpoints'
+  if not folder.exists():
+    return []
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
