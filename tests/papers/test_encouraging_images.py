@@ -256,7 +256,8 @@ def test_deferred_losses_change_at_their_update():
 
 
 @pytest.mark.parametrize(
-  'variant', ['', 'cifar10', 'cifar10_lt', 'smoke', 'graphs', 'translation']
+  'variant',
+  ['', 'cifar10', 'cifar10_lt', 'smoke', 'graphs', 'translation', 'imagenet'],
 )
 def test_every_config_plans_its_step(variant):
   config = configs.get_config(variant).to_dict()

@@ -81,8 +81,8 @@ def reference(kind, params, x, matrix):
   return x @ params['head']['kernel'] + params['head']['bias']
 
 
-def net_of(kind, classes=CLASSES):
-  return SampledGNN(kind, classes, width=8, dropout_rate=0.0, heads=2)
+def net_of(kind, classes=CLASSES, dropout=0.0):
+  return SampledGNN(kind, classes, width=8, dropout_rate=dropout, heads=2)
 
 
 def batch_of(sampler, nodes, seed=0, lanes=4):
@@ -182,6 +182,45 @@ def test_a_step_writes_the_history_of_its_nodes_and_no_other():
   real = published['id'] < NODES
   np.testing.assert_array_equal(np.sort(published['id'][real]), train)
   assert (published['norm'][real] > 0).all()
+
+
+def test_steps_between_refreshes_publish_fresh_norms_of_the_same_nodes():
+  operator, nodes, train = graph()
+  batch, shape = batch_of(MVS(operator, train, 7, 2), nodes)
+  large, large_shape = batch_of(Refresh(operator, train, 30, 2), nodes)
+  shapes = {'train': shape, 'publish': shape, 'refresh': large_shape}
+  made, state = state_of(net_of('gcn'), shapes)
+  batch['mask'] = large['mask'] = np.ones(4, bool)
+  run = lambda kind, state, batch: jax.device_get(
+    jax.jit(made.steps[kind])(state, batch, jax.random.key(0))[0]
+  )
+  first = run('refresh', state, large)
+  kept = run('train', first, batch).vars['sampler']['published']
+  chex.assert_trees_all_equal(kept, first.vars['sampler']['published'])
+  found = run('publish', first, batch).vars['sampler']
+  ids = found['published']['id']
+  np.testing.assert_array_equal(ids, first.vars['sampler']['published']['id'])
+  real = ids < NODES
+  norms = found['published']['norm'][real]
+  np.testing.assert_array_equal(norms, found['live']['norm'][ids[real]])
+  changed = norms != first.vars['sampler']['published']['norm'][real]
+  seeds = np.unique(batch['seed'])[:-1]
+  np.testing.assert_array_equal(np.sort(ids[real][changed]), seeds)
+
+
+def test_what_a_refresh_writes_has_no_dropout():
+  operator, nodes, train = graph()
+  large, shape = batch_of(Refresh(operator, train, 30, 2), nodes)
+  large['mask'] = np.ones(4, bool)
+  # The refresh itself has no history; its shape says nothing of the others'.
+  shapes = {'train': Shape(shape.budget, True), 'refresh': shape}
+  made, state = state_of(net_of('gcn', dropout=0.5), shapes)
+  step = jax.jit(made.steps['refresh'])
+  one, other = (step(state, large, jax.random.key(i))[0] for i in (0, 1))
+  for name in ('history', 'sampler'):
+    chex.assert_trees_all_equal(one.vars[name], other.vars[name])
+  kernels = [x.params['net']['head']['kernel'] for x in (one, other)]
+  assert (kernels[0] != kernels[1]).any()  # dropout was there in training
 
 
 def test_norms_are_those_of_the_heads_gradients():
