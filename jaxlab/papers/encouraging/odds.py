@@ -76,13 +76,18 @@ def _with_label(values, labels, value):
   A compare keeps a sharded class axis sharded. On CPUs a loop with one in it
   has no vectors: there the label is written into what has been computed.
   """
+
+  def write(values, labels, value):
+    write_row = lambda row, label, x: row.at[label].set(x)
+    for _ in labels.shape:  # by vmap, so that sharded rows stay so
+      write_row = jax.vmap(write_row)
+    return write_row(values, labels, value)
+
   return lax.platform_dependent(
     values,
     labels,
     value,
-    cpu=lambda values, labels, value: jnp.put_along_axis(
-      values, labels[..., None], value[..., None], -1, inplace=False
-    ),
+    cpu=write,
     default=lambda values, labels, value: jnp.where(
       is_label(labels, values), value[..., None], values
     ),
