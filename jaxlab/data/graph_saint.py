@@ -1,6 +1,6 @@
 """Node classification in the folder format of GraphSAINT.
 
-  adj_full.npz    the edges, a SciPy CSR matrix: data, indices, indptr, shape
+  adj_full.npz    the edges, a SciPy CSR matrix: format, indices, indptr, shape
   feats.npy       [n, f] numbers
   class_map.json  {"node": class} or {"node": [0, 1, …]}
   role.json       {"tr": [nodes], "va": [nodes], "te": [nodes]}
@@ -88,8 +88,14 @@ def _read_edges(path: pathlib.Path) -> tuple[np.ndarray, int]:
   try:
     with np.load(path, allow_pickle=False) as held:
       arrays = [held[name] for name in names]
+      layout = held['format'].item() if 'format' in held else b'csr'
   except _DAMAGED as error:
     raise _unreadable(path, error) from error
+  if layout not in (b'csr', 'csr'):
+    raise InputError(
+      f'{path} has the format {layout!r}, and must be a CSR matrix; '
+      'scipy.sparse.save_npz writes matrix.tocsr() so'
+    )
   for name, array in zip(names, arrays):
     if array.ndim != 1 or array.dtype.kind not in 'iu':
       raise InputError(

@@ -129,13 +129,14 @@ def test_without_training_nodes_features_stay_as_they_are(tmp_path):
     ({'indptr': [1, 1, 3, 4, 5, 6]}, 'indptr must rise'),
     ({'indptr': [0, 1, 3, 4, 5, 7]}, 'indptr must rise'),
     ({'indptr': [0, 1, 3, 4, 6]}, 'indptr must rise'),
+    ({'format': b'csc'}, 'format b.csc., and must be a CSR matrix'),
     ({'shape': [5, 4]}, r'shape is \[5, 4\], and must be \[n, n\]'),
     ({'shape': [5]}, r'shape is \[5\], and must be'),
     ({'shape': [-1, -1], 'indptr': np.zeros(0, int)}, r'must be \[n, n\]'),
   ],
 )
 def test_a_matrix_that_is_none_is_an_input_error(tmp_path, array, message):
-  with pytest.raises(InputError, match=f'adj_full.npz: .*{message}'):
+  with pytest.raises(InputError, match=f'adj_full.npz.* {message}'):
     read_saint(write(tmp_path, **array))
 
 

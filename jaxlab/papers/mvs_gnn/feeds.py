@@ -215,14 +215,11 @@ class RefreshedBatches(SampledBatches):
   Args:
     refresh: draws the large batches.
     large: their shape.
-    every: K.
+    every: K, at least 1.
     publish_every: M; 0: never.
 
   Attributes:
     followers: further samplers that get the snapshot.
-
-  Raises:
-    InputError: K below 1 or M below 0.
   """
 
   def __init__(
@@ -235,11 +232,6 @@ class RefreshedBatches(SampledBatches):
     **more,
   ):
     super().__init__(*args, **more)
-    if every < 1 or publish_every < 0:
-      raise InputError(
-        f'config.refresh.every = {every} must be at least 1 and '
-        f'config.refresh.publish_every = {publish_every} at least 0'
-      )
     self.refresh, self.large, self.every = refresh, large, every
     self.publish_every = publish_every
     self.followers: list = []
