@@ -24,6 +24,8 @@ converged; all in docs/mvs_gnn.md:
   digits, batch 128    .9684 ± .0040   .9703 ± .0040   -.002 ± .004
   wordnet, batch 512   .7875 ± .0049   .8171 ± .0091   -.030 ± .012
   wordnet, batch 256   .7793 ± .0075   .8000 ± .0072   -.021 ± .011
+  wordnet, batch 2048  .7685 ± .0063   .8158 ± .0051   -.047 ± .010
+  debian, batch 512    .7051 ± .0023   .7120 ± .0012   -.007 ± .004
   wordnet_gcn          -               .8600 ± .0031
 """
 
