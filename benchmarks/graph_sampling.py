@@ -1,7 +1,10 @@
 """Neighbour sampling beside DGL, PyG and a loop; the probabilities of MVS.
 
   pip install --no-deps dgl==1.1.3                # optional, DGL
-  pip install torch-geometric torch-sparse        # optional, PyG; or pyg-lib
+  pip install torch-geometric setuptools wheel    # optional, PyG, and one of
+  FORCE_ONLY_CPU=1 pip install --no-build-isolation torch-scatter torch-sparse
+                                                  # (compiles for 30 minutes)
+  pip install pyg-lib                             # (where there is a wheel)
   python benchmarks/graph_sampling.py [--rounds 9]
 
 One graph of 200,000 nodes and about 10 M directed edges, in-degrees by a power

@@ -22,7 +22,7 @@ FLAGS = [
   '--config.model.intermediate_size=64',
   '--config.model.dropout_rate=0.1',
   '--config.train.batch_size=32',
-  '--config.train.steps=400',
+  '--config.train.steps=240',
   '--config.train.log_every_steps=7',
   '--config.train.eval_every_steps=4',
   '--config.train.checkpoint_every_seconds=0.1',
@@ -95,6 +95,7 @@ def test_killed_ten_times_ends_as_uninterrupted(
   assert outcome(tmp_path / 'run') == uninterrupted
 
 
+@pytest.mark.slow
 def test_sigterm_exits_75_and_loses_no_finished_step(
   tmp_path, environment, uninterrupted
 ):

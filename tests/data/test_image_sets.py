@@ -94,6 +94,7 @@ def test_features_are_those_of_the_set_of_tfds(own, theirs, tmp_path):
   assert ours.supervised_keys == known.supervised_keys
 
 
+@pytest.mark.slow
 def test_mnist_is_the_known_set(real, monkeypatch):
   real.use('mnist', monkeypatch)
   small_packages.check_figures('mnist')

@@ -424,15 +424,20 @@ def test_images_are_drawn_alike_in_every_run_and_noise_differs_by_split():
 def tiny_config():
   config = config_of('smoke')
   config.family.methods = ('oe', 'aloe')
-  config.train.steps = 60
-  config.train.log_every_steps = 60
+  config.train.steps = 20
+  config.train.log_every_steps = 20
+  config.train.batch_size = 32
   config.data.eval_batch_size = 60
   config.detection.detectors = ('odin', 'mahalanobis')
   config.detection.odin_etas = (0.0, 0.01)
   config.detection.mahalanobis_etas = (0.0,)
   config.detection.layers = ('embedding',)
-  config.detection.fit_examples = 500
+  config.detection.fit_examples = 100
   config.ood.sets = (('gaussian_noise', 'test'),)
+  config.ood.examples = 60
+  config.ood.examples_each = 30
+  config.ood.attacked = 20
+  config.ood.attacked_each = 10
   config.ood.steps = 2
   config.ood.adaptive.methods = ()
   return config
@@ -467,7 +472,7 @@ def test_a_run_judges_every_network_and_puts_them_side_by_side(finished):
   assert (finished / 'table' / 'figures' / 'budgets.png').exists()
   assert (finished / 'oe-s0-ood' / 'figures' / 'roc.png').exists()
   figures = json.loads((finished / 'oe-s0' / 'report.json').read_text())
-  assert figures['metrics']['validation/accuracy'] > 0.5
+  assert figures['metrics']['validation/accuracy'] > 0.3  # chance is .1
 
 
 def test_an_attack_never_helps_the_detector_that_it_is_on(finished):

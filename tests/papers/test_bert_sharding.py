@@ -1,5 +1,7 @@
 """BERT under LAMB on every layout: the same losses and the same gradients."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -86,6 +88,12 @@ class Job:
     return {k: np.asarray(v) for k, v in paths(state.opt) if '/mu/' in k}
 
 
+@functools.cache
+def job(name):
+  """That of a layout; it takes some seconds to compile."""
+  return Job(*LAYOUTS[name])
+
+
 @pytest.fixture(scope='module')
 def expected():
   one = Job({'data': 1}, 'replicated')
@@ -94,7 +102,7 @@ def expected():
 
 @pytest.mark.parametrize('name', LAYOUTS)
 def test_losses_and_gradients_are_those_of_one_device(name, expected):
-  here = Job(*LAYOUTS[name])
+  here = job(name)
   state, losses = here.run(here.begin(), 0, STEPS)
   np.testing.assert_allclose(losses, expected[0], rtol=1e-5)
   gradients = here.gradients()
@@ -125,7 +133,7 @@ def test_losses_and_gradients_are_those_of_one_device(name, expected):
 @pytest.mark.parametrize('update', ['replicated', 'zero1'])
 def test_restored_on_another_mesh_training_goes_on_alike(update, tmp_path):
   """8 -> 4 devices, replicated -> cut or not."""
-  eight = Job({'data': 8}, 'replicated')
+  eight = job('data-parallel')
   state, _ = eight.run(eight.begin(), 0, 2)
   kept = Checkpoints(tmp_path, Policy())
   kept.save(state, 2, {})

@@ -168,6 +168,7 @@ def test_final_runs_learn_the_classes_on_two_devices_and_alone_see_the_test_set(
   config['study']['baseline'] = 'el'
   space = space_of(config, tmp_path, devices=2)
   stage.run_all(graphs.program(config), space)
+  config['train']['steps'] = 1
   trial = graphs.training_stage(config, study.Cell('trial', 'el', 0.02, 0))
   assert not [name for name in trial.run(space) if 'test' in name]
   read = lambda name: json.loads((tmp_path / name).read_text())

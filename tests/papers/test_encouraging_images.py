@@ -51,7 +51,8 @@ def finished(tmp_path_factory):
   patch = pytest.MonkeyPatch()
   folder = tmp_path_factory.mktemp('el')
   patch.setenv('JAXLAB_DATA_DIR', str(folder / 'data'))
-  config = tiny()
+  config = tiny(**{'study.baseline': 'el'})
+  del config['losses']['ce']
   workdir.write_json(folder / 'config.json', config)
   devices = mesh.make(devices=jax.devices()[:1])
   space = stage.Workspace(folder, config, devices, 0)
