@@ -94,7 +94,7 @@ def mnist():
   )
   config.study = ml_collections.ConfigDict()
   config.study.baseline = 'ce'  # what the others are compared with
-  config.study.rates = (0.001, 0.003, 0.01, 0.03, 0.1)
+  config.study.rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
   config.study.seeds = (0, 1, 2, 3, 4)
   config.study.metric = 'accuracy'  # of the trials, on validation
   config.study.better = 'higher'
@@ -466,7 +466,7 @@ def iwslt():
 
 
 def smoke():
-  """scikit-learn's digits: no download, under a minute."""
+  """scikit-learn's digits: no download, one to three minutes."""
   config = mnist()
   config.title = 'The encouraging loss on digits'
   del config.losses.el_exact, config.losses.el_75
