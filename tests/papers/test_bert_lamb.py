@@ -76,6 +76,7 @@ def losses_on(devices, config, folder):
 def test_one_and_eight_devices_see_the_same_batches_and_losses(tiny, tmp_path):
   """Dropout on: its masks are those of the global batch, too."""
   tiny['train']['steps'] = 6
+  tiny['optimizer']['warmup_steps'] = 2
   one, losses = losses_on(1, tiny, tmp_path / '1')
   eight, losses8 = losses_on(8, tiny, tmp_path / '8')
   assert one == eight
