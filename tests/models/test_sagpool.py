@@ -280,7 +280,7 @@ def test_other_graphs_of_the_batch_do_not_matter(params):
   np.testing.assert_allclose(beside[3:8], alone, **CLOSE)
 
 
-@pytest.mark.parametrize('rows', [1, 6])
+@pytest.mark.parametrize('rows', [1, 2, 6])
 def test_the_number_of_rows_does_not_matter_nor_their_length(params, rows):
   graphs = random_graphs(6, (4, 0, 7, 1, 2, 5))
   batch = in_rows(graphs, rows, nodes=21 + rows, edges=70 + rows)

@@ -178,10 +178,10 @@ def test_the_second_stage_starts_from_the_first_ones_parameters(tiny, tmp_path):
     'max_predictions': 9,
     'warmup_steps': 1,
   }
-  space = space_on(1, tiny, tmp_path)
+  space = space_on(8, tiny, tmp_path)
   stage.workdir.write_json(tmp_path / 'config.json', tiny)
   stage.run_all(task.program(tiny), space)
-  again = space_on(1, tiny, tmp_path)
+  again = space_on(8, tiny, tmp_path)
   stages = task.program(tiny)
   stage.run_all(stages, again)  # both are skipped
   before = again.artefact('pretrain')
