@@ -51,8 +51,7 @@ def finished(tmp_path_factory):
   patch = pytest.MonkeyPatch()
   folder = tmp_path_factory.mktemp('el')
   patch.setenv('JAXLAB_DATA_DIR', str(folder / 'data'))
-  config = tiny(**{'study.baseline': 'el'})
-  del config['losses']['ce']
+  config = tiny()
   workdir.write_json(folder / 'config.json', config)
   devices = mesh.make(devices=jax.devices()[:1])
   space = stage.Workspace(folder, config, devices, 0)
