@@ -178,7 +178,7 @@ def cifar10():
       'el': loss(bonus='conservative', bonus_scale=1.0, log_end=0.75),
     }
   )
-  config.study.rates = (0.05, 0.1, 0.2)
+  config.study.rates = (0.2, 0.4)
   config.study.seeds = (0, 1, 2)
   config.data.name = 'cifar10'
   config.data.train_split = 'train[:45000]'
@@ -373,8 +373,8 @@ def translation():
       'el': loss(bonus='conservative', bonus_scale=1.0, log_end=0.5, **smooth),
     }
   )
-  config.study.rates = (1e-3, 2e-3)
-  config.study.seeds = (0, 1)
+  config.study.rates = (4e-3, 8e-3, 16e-3)
+  config.study.seeds = (0, 1, 2)
   config.study.metric = 'bleu'
   config.data = ml_collections.ConfigDict()
   # bible_pairs, libreoffice_help_pairs, aligned:FOLDER/x.de,FOLDER/x.en

@@ -11,12 +11,16 @@ from jaxlab.engine.metrics import TIME_FIELDS
 ROOT = Path(__file__).parents[1]
 
 
+def one_device() -> dict[str, str]:
+  """The tests' environment, but for their eight devices."""
+  flags = os.environ['XLA_FLAGS'].split()
+  kept = [flag for flag in flags if 'device_count' not in flag]
+  return {**os.environ, 'XLA_FLAGS': ' '.join(kept)}
+
+
 def environment_of(folder: Path) -> dict[str, str]:
   """A data folder of its own; one device."""
-  return {
-    **{k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
-    'JAXLAB_DATA_DIR': str(folder / 'data'),
-  }
+  return {**one_device(), 'JAXLAB_DATA_DIR': str(folder / 'data')}
 
 
 def start(folder: Path, environment, *flags: str) -> subprocess.Popen:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import runs
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / 'launch').glob('*.sh'))
 PLACE = ['--name', 'pod', '--project', 'P', '--zone', 'Z']
@@ -432,10 +434,7 @@ def test_a_local_pod_pretrains_bert_as_one_process_does(tmp_path):
     '--config.train.steps=12',
     '--config.train.log_every_steps=1',
   ]
-  environment = {
-    'JAXLAB_DATA_DIR': str(tmp_path / 'data'),
-    'XLA_FLAGS': '',
-  }
+  environment = runs.environment_of(tmp_path)
   losses = []
   for count, devices in ((1, 8), (2, 4)):
     folder = tmp_path / str(count)

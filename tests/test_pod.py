@@ -5,7 +5,6 @@ then process 0, then process 1 is asked to stop; the fourth attempt ends it.
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -25,7 +24,7 @@ from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.metrics import TIME_FIELDS
 from jaxlab.engine.state import state_sha256
-from tests import pod_program, pod_tour
+from tests import pod_program, pod_tour, runs
 from tests.engine.test_channel import free_address
 from tests.papers import test_bert_sharding
 
@@ -33,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 HOST = socket.gethostname()
 STEPS = 24
 # The processes bring their own number of devices.
-ENVIRONMENT = {**os.environ, 'XLA_FLAGS': ''}
+ENVIRONMENT = runs.one_device()
 
 
 @dataclass
@@ -298,8 +297,8 @@ def test_rows_are_right_where_devices_of_two_hosts_take_turns(tour):
     'model': (twice((0, 16)), twice((0, 16))),
     'model within hosts': (twice((0, 8)), twice((8, 16))),
   }
-  for name, runs in wanted.items():
-    for seen, asked in zip(tour[1], runs):
+  for name, parts in wanted.items():
+    for seen, asked in zip(tour[1], parts):
       assert seen['feeds'][name] == {'asked': asked, 'wrong': []}, name
 
 

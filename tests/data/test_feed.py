@@ -20,6 +20,7 @@ from jaxlab.data.feed import Feed
 from jaxlab.data.source import ArraySpec, Source
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from tests import runs
 from tests.engine import toys
 
 
@@ -215,7 +216,7 @@ def test_workers_outlive_ctrl_c_but_not_their_parent():
   process = subprocess.Popen(
     [sys.executable, '-c', code],
     cwd=Path(__file__).parents[2],
-    env={**os.environ, 'XLA_FLAGS': ''},
+    env=runs.one_device(),
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,

@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from tests import runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,14 +84,13 @@ def test_without_an_accelerator_the_cpu_is_named_unless_the_user_chose(
 
 
 def test_cpu_devices_can_be_pretended_quietly():
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
   code = (
     'from jaxlab.engine import mesh; mesh.start(3); import jax; '
     'print(jax.device_count())'
   )
   done = subprocess.run(
     [sys.executable, '-c', code],
-    env=environment,
+    env=runs.one_device(),
     capture_output=True,
     text=True,
     timeout=120,

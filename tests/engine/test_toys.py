@@ -2,7 +2,6 @@
 
 import collections
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import chex
 import pytest
 
 from jaxlab.engine import metrics
+from tests import runs
 from tests.engine import toys
 
 _ROOT = Path(__file__).parents[2]
@@ -47,12 +47,10 @@ def _lines(folder):
 
 def _process(name, folder, option):
   """Exit code of a toy in a process of its own, on one device."""
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-  environment.pop('XLA_FLAGS')
   done = subprocess.run(
     [sys.executable, '-m', 'tests.engine.toys', name, str(folder), option],
     cwd=_ROOT,
-    env=environment,
+    env=runs.one_device(),
     capture_output=True,
     timeout=120,
   )

@@ -288,7 +288,7 @@ def test_padding_does_not_influence_real_positions():
   assert (changed != tokens).any()
   model = Bert(**SIZES)
   chex.assert_trees_all_equal(
-    forward(model, PARAMS),
+    forward(model, PARAMS, INPUTS),  # the same program
     forward(model, PARAMS, (changed, segments, attention, positions)),
   )
   unmasked = np.ones_like(attention)
@@ -345,7 +345,7 @@ def test_rates_of_zero_need_no_key():
   out = jit(partial(model.apply, deterministic=False))(
     {'params': PARAMS}, *INPUTS
   )
-  chex.assert_trees_all_equal(out, forward(model, PARAMS))
+  chex.assert_trees_all_equal(out, forward(model, PARAMS, INPUTS))
 
 
 def test_stack_and_unstack_are_inverse():

@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from jaxlab.papers.lamb import (
   span,
 )
 from jaxlab.papers.lamb import finetuning as task
+from tests import runs
 
 ROOT = Path(__file__).parents[2]
 SIZES = {
@@ -559,7 +559,7 @@ def test_a_checkpoint_that_is_not_of_its_config_is_refused(
 @pytest.mark.slow
 def test_the_programs_pretrain_and_then_finetune(tmp_path):
   """Both smoke commands, one after the other; a minute or two."""
-  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  environment = runs.one_device()
 
   def command(config, folder, *flags):
     subprocess.run(

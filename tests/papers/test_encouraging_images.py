@@ -274,7 +274,8 @@ def test_every_config_plans_its_step(variant):
   chex.assert_trees_all_equal_shapes_and_dtypes(new.params, state.params)
 
 
-def test_a_folder_of_images_has_the_splits_of_inat2018(tmp_path):
+def test_a_folder_of_images_has_the_splits_of_inat2018(tmp_path, monkeypatch):
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'data'))
   config = configs.get_config('inat2018').to_dict()
   d = {**config['data'], 'name': f'image_folder:{tmp_path}', 'num_classes': 2}
   splits = [d[f'{name}_split'] for name in ('train', 'validation', 'test')]
