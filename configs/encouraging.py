@@ -19,7 +19,8 @@ De-En 35.09 to 35.50 BLEU.
 
 Measured on two CPU cores; rates tuned alike on validation, then seeds 0 to 4
 (0 to 2 on CIFAR-10, 0 and 1 in translation) on test, 95 % t-intervals, paired
-by seed; not converged; all in docs/encouraging.md:
+by seed; not converged; all in docs/encouraging.md. CIFAR-10 and translation
+are of lower rates than those below, which are not finished:
 
   mnist, accuracy      .9917 ± .0007   .9927 ± .0007   .0009 ± .0013
   cifar10, accuracy    .7459 ± .0121   .7560 ± .0092   .0101 ± .0031

@@ -14,10 +14,10 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 # JAX_DISABLE_MOST_OPTIMIZATIONS=false compiles them as users do.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has all this already
-  flags = ['--xla_force_host_platform_device_count=8']
+  flags = [os.environ.get('XLA_FLAGS', '')]
   if os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == 'true':
     flags.append('--xla_cpu_use_fusion_emitters=false')  # half the time
-  flags.append(os.environ.get('XLA_FLAGS', ''))  # the caller's own win
+  flags.append('--xla_force_host_platform_device_count=8')
   os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   cache = tempfile.mkdtemp(prefix='jaxlab-compiled-')
   atexit.register(shutil.rmtree, cache, ignore_errors=True)
