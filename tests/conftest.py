@@ -24,3 +24,15 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has all this already
   os.environ['JAX_COMPILATION_CACHE_DIR'] = cache
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+# Files that take minutes come first, or a worker would end alone with one.
+_LONG = ('test_kill.py', 'test_mvs_gnn_task.py', 'test_aloe.py')
+
+
+def pytest_configure(config):
+  if hasattr(config.option, 'loadscopereorder'):  # pytest-xdist
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.name not in _LONG)

@@ -34,9 +34,9 @@ def start(folder: Path, environment, *flags: str) -> subprocess.Popen:
   )
 
 
-def until_training(process) -> bool:
-  """Returns when the process has begun to train; False if it has ended."""
-  return any('compiling the train' in line for line in process.stderr)
+def until(process, says: str) -> bool:
+  """Returns when a line has `says`; False if the process ended without."""
+  return any(says in line for line in process.stderr)
 
 
 def outcome(stage: Path):

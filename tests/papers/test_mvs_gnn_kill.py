@@ -55,7 +55,7 @@ def test_killed_between_refreshes_ends_as_uninterrupted(tmp_path):
   assert whole.returncode == 0, message
   stage = tmp_path / 'killed' / 'mvs-s0'
   process = runs.start(tmp_path / 'killed', environment, *flags)
-  assert runs.until_training(process)
+  assert runs.until(process, 'compiling the train')
   saved = kill_after_a_save(process, stage)
   assert between_refreshes(saved)
   last = runs.start(tmp_path / 'killed', environment, *flags)
