@@ -89,8 +89,8 @@ def test_killed_three_times_ends_as_uninterrupted(
   tmp_path, environment, uninterrupted
 ):
   draw = random.Random(0)
-  killed_at_random(tmp_path / 'run', environment, 120, 3, draw)
-  assert outcome(tmp_path / 'run') == uninterrupted(120)
+  killed_at_random(tmp_path / 'run', environment, 90, 3, draw)
+  assert outcome(tmp_path / 'run') == uninterrupted(90)
 
 
 @pytest.mark.slow

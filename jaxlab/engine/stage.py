@@ -153,8 +153,9 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
       say(f'{stage.name}: finished before, skipped')
     else:
       done = _run(stage, space)
-      # Or a study of many trainings would hold the programs of all of them.
-      jax.clear_caches()
+      if stage is not stages[-1]:
+        # Or a study of many trainings would hold the programs of all of them.
+        jax.clear_caches()
     space.after = {**space.after, stage.name: _fingerprint(done)}
     if any(hosts.gather(f'{stage.name}: stop?', preemption.asked())):
       raise Preempted(f'{stage.name} is finished')
