@@ -135,7 +135,7 @@ def test_a_cipher_is_learnt_from_end_to_end(tmp_path, name):
   config = config_of(
     name,
     study={'rates': [1e-2]},
-    train={'steps': 200},
+    train={'steps': 140},
     average={'last': 3, 'every': 5},
   )
   config['losses'] = {'el': LOSS}
