@@ -158,6 +158,7 @@ def test_scanned_and_unscanned_bert_get_the_same_update():
   chex.assert_trees_all_close(
     bert.unstack_layers(stacked), separate, rtol=1e-5, atol=1e-7
   )
+
   # The test could fail: one norm over all layers is another update.
   @jax.jit
   def moved(params):
