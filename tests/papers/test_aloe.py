@@ -424,8 +424,8 @@ def test_images_are_drawn_alike_in_every_run_and_noise_differs_by_split():
 def tiny_config():
   config = config_of('smoke')
   config.family.methods = ('oe', 'aloe')
-  config.train.steps = 20
-  config.train.log_every_steps = 20
+  config.train.steps = 40
+  config.train.log_every_steps = 40
   config.train.batch_size = 32
   config.data.eval_batch_size = 60
   config.detection.detectors = ('odin', 'mahalanobis')
@@ -472,7 +472,7 @@ def test_a_run_judges_every_network_and_puts_them_side_by_side(finished):
   assert (finished / 'table' / 'figures' / 'budgets.png').exists()
   assert (finished / 'oe-s0-ood' / 'figures' / 'roc.png').exists()
   figures = json.loads((finished / 'oe-s0' / 'report.json').read_text())
-  assert figures['metrics']['validation/accuracy'] > 0.3  # chance is .1
+  assert figures['metrics']['validation/accuracy'] > 0.5
 
 
 def test_an_attack_never_helps_the_detector_that_it_is_on(finished):
