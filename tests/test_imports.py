@@ -178,7 +178,7 @@ def test_every_module_belongs_to_a_layer():
     ('jaxlab/data/text.py', 'from jaxlab.models import bert'),
     ('jaxlab/data/text.py', 'from jaxlab import models'),
     ('jaxlab/models/bert.py', 'from jaxlab.data import text'),
-    ('jaxlab/evals/classify.py', 'from jaxlab.data.feed import Feed'),
+    ('jaxlab/evals/classify.py', 'from jaxlab.engine.feed import Feed'),
     ('jaxlab/evals/classify.py', 'from jaxlab.papers.lamb import method'),
     ('jaxlab/main.py', 'from jaxlab.papers.lamb import task'),
     ('jaxlab/new.py', 'import jaxlab.engine'),

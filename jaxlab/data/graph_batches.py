@@ -24,8 +24,8 @@ import numpy as np
 
 from jaxlab.data.graph_types import Graphs
 from jaxlab.data.in_memory import Order
-from jaxlab.data.source import ArraySpec
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 FEATURES = ('label', 'attribute', 'degree')
 
@@ -92,7 +92,7 @@ def _degree(graphs: Graphs) -> np.ndarray:
 
 
 class GraphSource:
-  """Rows of graphs as a `jaxlab.data.source.Source`.
+  """Rows of graphs as a `jaxlab.engine.source.Source`.
 
   Args:
     graphs: the set.

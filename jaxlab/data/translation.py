@@ -29,9 +29,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxlab.data import atomic, tfds
 from jaxlab.data.in_memory import Order, permutation
-from jaxlab.data.source import ArraySpec
 from jaxlab.data.text import SPLITS, read_aligned
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 PAD, BOS, EOS = range(3)
 FIRST = 3  # the first token of a text: none of it is taken for one of these
@@ -323,7 +323,7 @@ def rows_of_tokens(
 
 
 class TranslationSource:
-  """Batches of pairs of similar length, as a `jaxlab.data.source.Source`.
+  """Batches of pairs of similar length, as a `jaxlab.engine.source.Source`.
 
   A pair is in the first of `lengths` that holds both of its texts with their
   EOS; each length has a step kind and a shape of its own:

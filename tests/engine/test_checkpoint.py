@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from jaxlab.engine import loop, mesh, partition
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import state_sha256
+from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.update import create_state, minimise
 from tests.engine import toys
 

@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import loop, mesh, metrics
 from jaxlab.engine.errors import NonFiniteError
-from jaxlab.engine.state import Objective, state_sha256
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.fingerprint import state_sha256
+from jaxlab.engine.state import Objective
 from jaxlab.engine.update import chain, create_state, guarded, minimise
 from tests.engine import toys
 
@@ -54,7 +55,7 @@ def _fit(folder, source, steps=10, devices=1, task=None, **options):
   return loop.fit(
     'train',
     task or _task(),
-    Feed(source, devices),
+    loop.Inputs(Feed(source, devices)),
     loop.Options(**given),
     folder,
     devices,

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import mesh, partition
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.state import Objective
 from jaxlab.engine.update import (
   accumulate,

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.data.feed import Feed
 from jaxlab.data.graph import Graphs, open_graphs
 from jaxlab.data.graph_batches import GraphSource, node_features
 from jaxlab.data.in_memory import permutation
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import create_state, minimise

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.data.feed import Feed
 from jaxlab.data.image_sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.stage import Planned, Stage, training
 from jaxlab.engine.state import Objective, Task
 from jaxlab.engine.update import create_state, minimise

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxlab.data import translation as data
-from jaxlab.data.feed import Feed
 from jaxlab.data.translation import Pairs, TranslationSource
 from jaxlab.engine import hosts, mesh, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task, Update
 from jaxlab.engine.update import accumulate, chain, create_state, minimise

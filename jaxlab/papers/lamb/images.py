@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.data import image, in_memory, streaming
-from jaxlab.data.feed import Feed
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Options
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Objective, Task
