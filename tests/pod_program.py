@@ -83,7 +83,7 @@ def program(given, space):
     stage.training(
       'train',
       options,
-      spec=lambda devices: toy.source.spec,
+      spec=lambda space: toy.source.spec,
       task=lambda space, inputs: toy.task,
       inputs=inputs,
     )

@@ -102,7 +102,7 @@ def training(
   name: str,
   options: Options,
   *,
-  spec: Callable[[Mesh], Specs],
+  spec: Callable[[Workspace], Specs],
   task: Callable[[Workspace, Inputs | None], Task],
   inputs: Callable[[Workspace], Inputs],
   finish: Callable[[Workspace, Inputs, FitResult], Figures] | None = None,
@@ -115,8 +115,9 @@ def training(
 
   Args:
     options: of the engine, `Options(**config['train'])`.
-    spec: mesh -> the arrays of a batch, from the config alone. `--plan`
-      compiles them; the feed must give the same.
+    spec: the arrays of a batch, from the config and `space.mesh` alone where
+      that can be: `--plan` compiles them, and no data need be there. The feed
+      must give the same.
     task: init and steps; gets None for inputs under `--plan`, where no data is
       opened.
     inputs: opens the data: the training feed, and the evaluations.
@@ -133,7 +134,7 @@ def training(
 
   def open(space):
     found = inputs(space)
-    _check_spec(name, spec(space.mesh), found.feed.source.spec)
+    _check_spec(name, spec(space), found.feed.source.spec)
     return task(space, found), found
 
   def run(space):
@@ -172,7 +173,7 @@ def training(
     space = replace(space, planning=True)
     return Planned(
       task(space, None),
-      spec(space.mesh),
+      spec(space),
       options.steps,
       lay(space),
       options.max_bad_steps,

@@ -229,7 +229,7 @@ def classifier_stage(
   return training(
     name,
     options or Options(**config['train']),
-    spec=lambda devices: arrays,
+    spec=lambda space: arrays,
     task=task,
     inputs=inputs,
     finish=finish or test_figures,

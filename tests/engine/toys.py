@@ -261,7 +261,7 @@ def fit_stage(name, make, steps, signals, spec=None):
   return stage.training(
     name,
     options(steps),
-    spec=lambda devices: spec or Rows().spec,
+    spec=lambda space: spec or Rows().spec,
     task=lambda space, inputs: inputs.data.task,
     inputs=inputs,
   )
