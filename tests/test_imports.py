@@ -51,8 +51,10 @@ _WRONG = """
 configs/a.py ~ import numpy
 jaxlab/engine/a.py ~ import jaxlab.ops, orbax; from . import b; jax.make_mesh()
 jaxlab/engine/peer.py ~ import jax.numpy, jaxlab.planning, jaxlab.data.feed
-jaxlab/ops/utils.py ~ import jaxlab.engine, dill, tensorflow; m.exec_module()
-jaxlab/new.py ~ exec(allow_pickle=True); eval()
+jaxlab/ops/a.py ~ import jaxlab.engine, dill, tensorflow; m.exec_module();
+  exec(allow_pickle=True); eval()
+jaxlab/ops/utils.py ~ 0
+jaxlab/new.py ~ 0
 jaxlab/data/a.py ~ import jaxlab.models, pickle, jaxlab.evals; jax.distributed
 jaxlab/models/a.py ~ from jaxlab import data; import tests.runs, jaxlab.main
 jaxlab/evals/a.py ~ import tensorflow_datasets.core, jaxlab.recipes; flax.linen
@@ -60,7 +62,8 @@ jaxlab/planning/a.py ~ from jaxlab.evals import ood; jax.sharding.Mesh()
 jaxlab/recipes/a.py ~ from jaxlab.papers.b import method; import flax.linen
 jaxlab/main.py ~ import jaxlab.papers.b.images, jaxlab.data
 jaxlab/papers/a/a.py ~ import jaxlab.papers.b.method, jaxlab.papers.a.task
-jaxlab/papers/a/task.py ~ from jaxlab.papers.b import images, plots;
+jaxlab/papers/a/task.py ~ def program(): import jaxlab.papers.b.plots;
+  from jaxlab.papers.b.images import program;
   from jax.experimental import multihost_utils
 jaxlab/papers/a/method.py ~ import json, ml_collections, jaxlab.papers.b.method,
   jaxlab.data, jaxlab.models, jaxlab.recipes.a, jaxlab.evals, jaxlab.engine.loop
