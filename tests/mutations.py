@@ -7,6 +7,7 @@ Write a dozen for each new method, in the lines that carry its maths, each under
 the narrowest test that should see it.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -49,7 +50,7 @@ jaxlab/engine/update.py: tests/engine/test_update.py
     (int, float)) or added != 0 => (int, float))
     (value * objective.weight, objective.weight) => (value, objective.weight)
   the_penalty_is_that_of_the_first_micro_batch
-    vars, part, jax.random.fold_in(key, 0 => new_vars, part, jax.random.fold_in(key, 0
+    \n        loss(trained, vars, => \n        loss(trained, new_vars,
     map(lambda x: x[0], parts) => map(lambda x: x[-1], parts)
     part, jax.random.fold_in(key, 0)) => part, key)
   keeps_the_dtype_of_the_gradients
@@ -241,29 +242,55 @@ def _read(text):
 _MUTATIONS = _read(_LIST)
 
 
+# Runs pytest in forks of a process that has imported what takes long.
+_SERVER = """
+import json, os, sys
+import chex, flax.linen, jax, optax, orbax.checkpoint, pytest
+for line in sys.stdin:
+  if not (child := os.fork()):
+    os.dup2(os.open('log.txt', os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    code = pytest.main(json.loads(line))
+    sys.stdout.flush()
+    os._exit(code)
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class _Copy:
+  """A copy of the repository, which alone is spoiled."""
+
+  def __init__(self, folder):
+    self.folder = folder
+    for name in ('jaxlab', 'tests', 'configs'):
+      shutil.copytree(_ROOT / name, folder / name)
+    shutil.copy2(_ROOT / 'setup.cfg', folder)
+    # Named like a worker, so that conftest.py leaves the environment, and in
+    # it the folder of compiled programs, as this session has it.
+    more = {'PYTEST_XDIST_WORKER': 'mutations', 'PYTHONDONTWRITEBYTECODE': '1'}
+    self.server = subprocess.Popen(
+      [sys.executable, '-c', _SERVER],
+      cwd=folder,
+      env={**os.environ, **more},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def pytest(self, words, *files):
+    """The exit code and the output of pytest -k words."""
+    flags = ['-x', '-p', 'no:cacheprovider', '-m', '', '-k', words]
+    self.server.stdin.write(json.dumps([*flags, *files]) + '\n')
+    self.server.stdin.flush()
+    code = int(self.server.stdout.readline())
+    return code, (self.folder / 'log.txt').read_text()
+
+
 @pytest.fixture(scope='session')
 def copy(tmp_path_factory):
-  """A copy of the repository, which alone is spoiled."""
-  folder = tmp_path_factory.mktemp('mutations')
-  for name in ('jaxlab', 'tests', 'configs'):
-    shutil.copytree(_ROOT / name, folder / name)
-  shutil.copy2(_ROOT / 'setup.cfg', folder)
-  return folder
-
-
-def _run(folder, words, *files):
-  """pytest in `folder`, with the programs that this session has compiled."""
-  # Named like a worker, so that conftest.py leaves the environment as it is.
-  more = {'PYTEST_XDIST_WORKER': 'mutations', 'PYTHONDONTWRITEBYTECODE': '1'}
-  command = [sys.executable, '-m', 'pytest', '-x', '-p', 'no:cacheprovider']
-  return subprocess.run(
-    [*command, '-m', '', '-k', words, *files],
-    cwd=folder,
-    env={**os.environ, **more},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  copy = _Copy(tmp_path_factory.mktemp('mutations'))
+  yield copy
+  copy.server.communicate()
 
 
 def test_the_list_fits_the_code():
@@ -276,8 +303,8 @@ def test_the_list_fits_the_code():
 @pytest.mark.slow
 def test_the_copy_passes_as_it_is(copy):
   words = ' or '.join({f'({words})' for *_, words in _MUTATIONS})
-  done = _run(copy, words, *{tests for *_, tests, _ in _MUTATIONS})
-  assert done.returncode == 0, done.stdout
+  code, said = copy.pytest(words, *{tests for *_, tests, _ in _MUTATIONS})
+  assert code == 0, said
 
 
 @pytest.mark.slow
@@ -289,11 +316,11 @@ def test_the_copy_passes_as_it_is(copy):
 def test_a_mutation_is_noticed(copy, file, old, new, tests, words):
   text = (_ROOT / file).read_text()
   assert text.count(old) == 1, 'the list is stale'
-  (copy / file).write_text(text.replace(old, new))
-  done = _run(copy, words, tests)
-  shutil.copy2(_ROOT / file, copy / file)
+  (copy.folder / file).write_text(text.replace(old, new))
+  code, said = copy.pytest(words, tests)
+  shutil.copy2(_ROOT / file, copy.folder / file)
   # 0: nothing failed; more than 1: no test ran.
-  assert done.returncode == 1, done.stdout
+  assert code == 1, said
 
 
 if __name__ == '__main__':
