@@ -291,12 +291,12 @@ def training_stage(config: Config, cell: Cell) -> Stage:
   """The stage that trains all folds of a cell."""
   d = config['data']
 
-  def spec(devices):
-    ways = mesh.row_ways(devices)
+  def spec(space):
+    ways = mesh.row_ways(space.mesh)
     share = 'rows of a batch, shared by as many devices'
     require(config, {'data.batch_size': multiple_of(ways, share)})
     lead, graphs = (ways, d['folds']), d['batch_size'] // ways
-    room = row_room(config, devices)
+    room = row_room(config, space.mesh)
     return {'train': batch_spec(lead, graphs, room, d['num_features'])}
 
   def inputs(space):

@@ -316,8 +316,8 @@ def training_stage(config: Config, cell: Cell) -> Stage:
   """The stage that trains a cell, and translates with it."""
   c = config['data']
 
-  def spec(devices):
-    rows = _rows(config, mesh.row_ways(devices))
+  def spec(space):
+    rows = _rows(config, mesh.row_ways(space.mesh))
     return {
       data.kind_of(length): data.batch_spec(count, length)
       for length, count in zip(c['lengths'], rows)
