@@ -106,24 +106,26 @@ def test_a_position_sees_no_later_target_and_all_of_the_source(norm):
   assert changed[1:].max() == 0
 
 
-@pytest.mark.parametrize('norm', ['pre', 'post'])
-def test_padding_changes_nothing(norm):
-  model = make(norm)
+def test_padding_changes_nothing():
+  model = make()
   params = make_params(model)
   wide = [np.pad(x, ((0, 0), (0, 3))) for x in (SOURCE, TARGET)]
   logits = forward(model, params, *wide)
-  for row in range(3):
-    source, target = (x[row][x[row] > 0][None] for x in (SOURCE, TARGET))
-    alone = forward(model, params, source, target)
-    np.testing.assert_allclose(
-      logits[row : row + 1, : target.shape[1]], alone, rtol=1e-5, atol=1e-5
-    )
+  known = forward(model, params, SOURCE, TARGET)
+  real = TARGET > 0
+  np.testing.assert_allclose(
+    logits[:, :4][real], known[real], rtol=1e-5, atol=1e-5
+  )
+  alone = forward(model, params, SOURCE[1:2, :3], TARGET[1:2, :3])
+  np.testing.assert_allclose(logits[1, :3], alone[0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_row_of_padding_alone_stays_finite():
   model = make()
-  empty = np.zeros((1, 5), np.int32)
-  assert np.isfinite(forward(model, make_params(model), empty, empty)).all()
+  source, target = SOURCE.copy(), TARGET.copy()
+  source[1] = target[1] = 0
+  params = make_params(model)
+  assert np.isfinite(forward(model, params, source, target)).all()
 
 
 def test_one_embedding_serves_source_target_and_output():
@@ -132,11 +134,13 @@ def test_one_embedding_serves_source_target_and_output():
   sizes = [x.shape for x in jax.tree.leaves(params) if 13 in x.shape]
   assert sizes == [(13, 16)]
 
-  def of(token):
-    def score(params):
-      return forward(model, params, SOURCE, TARGET)[..., token].sum()
+  @jax.jit
+  @jax.grad
+  def slope(params, chosen):
+    return (forward(model, params, SOURCE, TARGET) @ chosen).sum()
 
-    return jax.grad(score)(params)['embedding']
+  def of(token):
+    return slope(params, jnp.eye(13)[token])['embedding']
 
   # Token 12 is in no text: its row has the gradient of its own logit alone.
   assert np.abs(of(12)[12]).max() > 0
@@ -172,7 +176,8 @@ def test_bfloat16_is_near_float32_with_float32_parameters_and_logits():
   low = make(dtype=jnp.bfloat16)
   logits = forward(low, params, SOURCE, TARGET)
   assert logits.dtype == jnp.float32
-  grads = jax.grad(lambda p: forward(low, p, SOURCE, TARGET).mean())(params)
+  mean = lambda params: forward(low, params, SOURCE, TARGET).mean()
+  grads = jax.eval_shape(jax.grad(mean), params)
   chex.assert_trees_all_equal_dtypes(grads, params)
   exact = forward(model, params, SOURCE, TARGET)
   # bfloat16 keeps 8 bits; the logits are of size 10.

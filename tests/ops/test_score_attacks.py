@@ -11,7 +11,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab.engine import mesh
 from jaxlab.ops import detection, mahalanobis, score_attacks
-from jaxlab.ops.apgd import apgd
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection_metrics import auroc
 
@@ -113,9 +112,8 @@ def test_id_attacks_lower_and_ood_attacks_raise_the_score(attacked, name):
   assert (moved[1] > clean[1]).all()
 
 
-@pytest.mark.parametrize('name', ['msp', 'layers'])
-def test_auroc_falls_with_the_budget_and_is_0_without_one(attacked, name):
-  found = [auroc(*attacked(name, e)) for e in (0.0, 0.1, 1.0)]
+def test_auroc_falls_with_the_budget_and_is_0_without_one(attacked):
+  found = [auroc(*attacked('layers', e)) for e in (0.0, 0.1, 1.0)]
   assert found[0] > found[1] > found[2]
   assert found[2] < 0.01  # any image may become any other
 
@@ -137,17 +135,6 @@ def test_the_attack_on_a_linear_score_is_the_closed_form():
     change = score(moved, slope) - score(images, slope)
     best = sign * 0.25 * float(abs(slope).sum())
     np.testing.assert_allclose(change, best, rtol=1e-5)
-
-
-def test_apgd_takes_the_same_objectives(toy, attacked):
-  one = toy.detectors['odin']
-  attack = apgd(
-    score_attacks.minimise_score(one), epsilon=0.1, steps=8, unroll=False
-  )
-  moved = attack(KEY, toy.inside, IDS, *one.args)
-  assert float(abs(moved - toy.inside).max()) <= np.float32(0.1)
-  found = jax.jit(one.score)(moved, *one.args)
-  assert (found < attacked('odin', 0.0)[0]).all()
 
 
 def test_an_attack_is_the_same_in_batches_of_1_and_32_and_on_8_devices(toy):
@@ -199,21 +186,6 @@ def test_mahalanobis_moves_images_whose_sigmoid_is_flat_and_aloes_does_not(
   np.testing.assert_array_equal(
     theirs(KEY, toy.outside, IDS, *args), toy.outside
   )
-
-
-def test_very_confident_id_images_are_moved_too(toy):
-  score, args = steep(toy, 1000.0)
-  clean = np.asarray(jax.jit(score)(toy.inside, *args))
-  confident = clean > 110
-  assert confident.sum() > 8
-  ours = straight(score_attacks.minimise_score(score), 0.1)
-  moved = ours(KEY, toy.inside, IDS, *args)
-  assert (jax.jit(score)(moved, *args) < clean).all()
-  # Of such a logit, the sigmoid and its slope are 0 in float32.
-  objective = score_attacks.aloe_mahalanobis_objective(score, inlier=True)
-  theirs = score_attacks.aloe_attack(objective, epsilon=0.1)
-  still = theirs(KEY, toy.inside, IDS, *args) == toy.inside
-  assert still.all((1, 2, 3))[confident].all()
 
 
 @pytest.mark.parametrize('name', ['msp', 'entropy'])

@@ -43,8 +43,9 @@ def test_the_accuracy_of_an_easily_fooled_net_falls(norm, epsilon):
   assert accuracy(conv_net, adv, y, params) < 0.7
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
-@pytest.mark.parametrize('epsilon', [1 / 255, 0.5])
+@pytest.mark.parametrize(
+  'norm, epsilon', [('linf', 8 / 255), ('l2', 1 / 255), ('l2', 0.5)]
+)
 def test_no_query_is_outside_of_the_ball(norm, epsilon):
   draw = np.random.default_rng(0)
   x = draw.uniform(-0.5, 1.5, (3, 9, 7, 2)).clip(0, 1).astype(np.float32)
@@ -135,16 +136,17 @@ def test_restarts_keep_the_best_of_all_runs():
   assert (values[1] >= values[0]).all() and (values[1] > values[0]).any()
 
 
-@pytest.mark.parametrize('bad', [jnp.nan, jnp.inf])
-def test_an_objective_that_is_not_finite_is_never_adopted(bad):
-  def objective(images):
+def test_an_objective_that_is_not_finite_is_never_adopted():
+  def objective(images, bad):
     rise = images.sum((1, 2, 3))
     return jnp.where(rise > 18.5, bad, rise)
 
   x = jnp.stack([jnp.full([6, 6, 1], 0.5), jnp.full([6, 6, 1], 0.95)])
-  adv = square(objective, epsilon=0.1, steps=40)(KEY, x, jnp.arange(2))
-  assert jnp.isfinite(objective(adv[:1])).all()
-  chex.assert_trees_all_equal(adv[1], x[1])
+  attack = square(objective, epsilon=0.1, steps=40)
+  for bad in map(jnp.float32, (jnp.nan, jnp.inf)):
+    adv = attack(KEY, x, jnp.arange(2), bad)
+    assert jnp.isfinite(objective(adv[:1], bad)).all()
+    chex.assert_trees_all_equal(adv[1], x[1])
 
 
 def test_the_share_of_pixels_halves_as_in_the_paper():
