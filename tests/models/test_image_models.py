@@ -35,7 +35,9 @@ RUN = [
 ]
 
 # Those of deep models take long to compile, and follow from the forward passes.
-DEEP = ('vgg16', 'resnet_v2', 'resnet50', 'efficientnet_lite')
+DEEP = (
+  *('densenet_bc', 'vgg16', 'resnet_v2', 'resnet50', 'efficientnet_lite'),
+)
 GRADIENTS = [
   pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
   for name in RUN

@@ -165,11 +165,11 @@ FAN_OUT = lambda shape: math.prod(shape) / shape[-2]
 STARTS = [
   (LeNet5(), (32, 32, 3), 1, FAN_IN, 1, FAN_IN),
   (ResNet(8, 10, shortcut='B'), (8, 8, 3), 2, FAN_IN, 2, FAN_IN),
-  (WideResNet(10, 2), (8, 8, 3), 2, FAN_IN, 2, FAN_IN),
   (DenseNetBC(10, 12), (8, 8, 3), 2, FAN_OUT, 1, FAN_IN),
 ]
 ONE = lambda _: 1
 SLOW_STARTS = [
+  (WideResNet(10, 2), (8, 8, 3), 2, FAN_IN, 2, FAN_IN),
   (VGG16(10, (64,)), (32, 32, 3), 2, FAN_OUT, 1e-4, ONE),
   (ResNetV2(50, 10, width=8), (32, 32, 3), 2, FAN_IN, 2, FAN_IN),
   (InceptionV3(10), (299, 299, 3), 0.01, ONE, 0.01, ONE),

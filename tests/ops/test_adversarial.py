@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import flax.linen as nn
 import jax
@@ -56,6 +58,7 @@ def loss(params, vars, batch, key):
   return Objective(total, weight, vars={'statistics': new['batch_stats']})
 
 
+@functools.cache
 def start():
   batch = make_batch()
   variables = Net().init(KEY, batch['image'], train=False)

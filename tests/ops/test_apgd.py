@@ -22,7 +22,6 @@ from tests.ops.attacked import (
   linear_net,
   optimised,
   quick_compiles,
-  sharded,
   trained,
 )
 
@@ -175,7 +174,7 @@ def test_targeted_apgd_is_as_strong_as_the_untargeted_one():
   assert found[1] <= found[0] < 1
 
 
-def test_rows_do_not_depend_on_batch_size_place_or_devices():
+def test_rows_do_not_depend_on_batch_size_or_place():
   x, ids, y, params = trained()
   attack = apgd_ce(conv_net, epsilon=0.1, steps=6)
   whole = attack(KEY, x, ids, y, params)
@@ -185,9 +184,6 @@ def test_rows_do_not_depend_on_batch_size_place_or_devices():
   order = np.random.default_rng(0).permutation(32)
   turned = attack(KEY, x[order], ids[order], y[order], params)
   assert_rows_agree(turned, whole[order], 0.1)
-  spread = attack(KEY, *sharded(x, ids, y), params)
-  assert len(spread.sharding.device_set) == 8
-  assert_rows_agree(spread, whole, 0.1)
 
 
 def test_looped_and_unrolled_runs_agree():
@@ -246,7 +242,6 @@ def test_logits_that_are_not_finite_are_no_success():
     ({'epsilon': 0.1, 'steps': 0}, 'steps'),
     ({'epsilon': 0.1, 'restarts': 0}, 'restarts'),
     ({'epsilon': 0.1, 'rho': 1.0}, 'rho'),
-    ({'epsilon': 0.1, 'rho': 0.0}, 'rho'),
   ],
 )
 def test_bad_options_are_refused(options, message):

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlab.engine import mesh
 from jaxlab.ops import detection, mahalanobis, score_attacks
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection_metrics import auroc
 
 ROWS = 32
-NAMES = ('msp', 'odin', 'energy', 'max_logit', 'entropy', 'oe_score', 'layers')
+NAMES = ('msp', 'odin', 'entropy', 'layers')
 KEY = jax.random.key(0)
 IDS = jnp.arange(ROWS)
 
@@ -95,8 +93,9 @@ def attacked(toy):
         (toy.inside, score_attacks.minimise_score(one)),
         (toy.outside, score_attacks.maximise_score(one)),
       ):
-        attack = straight(objective, epsilon)
-        moved = attack(KEY, images, IDS, *one.args)
+        moved = images
+        if epsilon:
+          moved = straight(objective, epsilon)(KEY, images, IDS, *one.args)
         pair.append(np.asarray(score(moved, *one.args)))
       known[name, epsilon] = pair
     return known[name, epsilon]
@@ -137,8 +136,8 @@ def test_the_attack_on_a_linear_score_is_the_closed_form():
     np.testing.assert_allclose(change, best, rtol=1e-5)
 
 
-def test_an_attack_is_the_same_in_batches_of_1_and_32_and_on_8_devices(toy):
-  one = toy.detectors['layers']
+def test_an_attack_is_the_same_in_batches_of_1_and_32(toy):
+  one = toy.detectors['msp']
   objective = score_attacks.minimise_score(one)
   attack = pgd(objective, epsilon=0.1, steps=4, restarts=2, unroll=False)
   whole = attack(KEY, toy.inside, IDS, *one.args)
@@ -150,14 +149,6 @@ def test_an_attack_is_the_same_in_batches_of_1_and_32_and_on_8_devices(toy):
   np.testing.assert_allclose(
     whole[np.array(rows)], jnp.concatenate(alone), atol=1e-6
   )
-  devices = mesh.make({'data': 8})
-  spread = NamedSharding(devices, PartitionSpec('data'))
-  images, ids = jax.device_put((toy.inside, IDS), spread)
-  same = mesh.replicated(devices)
-  key, args = jax.device_put((KEY, one.args), same)
-  moved = attack(key, images, ids, *args)
-  assert len(moved.sharding.device_set) == 8
-  np.testing.assert_allclose(whole, moved, atol=1e-6)
 
 
 def steep(toy, factor):
@@ -188,12 +179,11 @@ def test_mahalanobis_moves_images_whose_sigmoid_is_flat_and_aloes_does_not(
   )
 
 
-@pytest.mark.parametrize('name', ['msp', 'entropy'])
-def test_surrogates_move_images_whose_scores_are_flat(toy, name):
+def test_surrogates_move_images_whose_scores_are_flat(toy):
   *rest, last = toy.weights
   weights = (*rest, last * 1000)
   found = detection.detectors(net, weights, temperature=1.0, eta=0.0)
-  one = found[name]
+  one = found['msp']
   clean = jax.jit(one.surrogate)(toy.inside, weights)
   flat = np.asarray(clean > 110)
   assert flat.sum() > 8
