@@ -17,7 +17,7 @@ from jaxlab.data.graph import NodeGraph, open_node_graph
 from jaxlab.data.text_features import text_features
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import Operator, make_operator
-from jaxlab.papers.mvs_gnn.feeds import Nodes
+from jaxlab.papers.mvs_gnn.feeds import NodeData
 
 Config = Mapping[str, Any]
 PROTOCOLS = ('transductive', 'inductive')
@@ -27,7 +27,7 @@ class GraphData(NamedTuple):
   """What the stages of a config share."""
 
   graph: NodeGraph
-  nodes: Nodes
+  nodes: NodeData
   training: Operator
   everything: Operator
   about: Mapping[str, int]  # what was found in making the operator
@@ -36,20 +36,14 @@ class GraphData(NamedTuple):
   def classes(self) -> int:
     return len(self.graph.classes)
 
-  @property
-  def multi_label(self) -> bool:
-    return self.graph.labels.ndim == 2
-
 
 def load(config: Config, offline: bool) -> GraphData:
   """The graph of `config.data` for a network of `config.model.kind`.
 
   Raises:
-    InputError: an unknown protocol, a split without nodes, or as
-      `open_node_graph`.
+    InputError: a split without nodes, or as `open_node_graph`.
   """
   d, kind = config['data'], config['model']['kind']
-  check(config)
   normalisation = {'gat': 'none', 'sage': 'row'}.get(kind, 'symmetric')
   loops = 'drop' if kind == 'sage' else 'add'
   return _load(
@@ -60,16 +54,6 @@ def load(config: Config, offline: bool) -> GraphData:
     loops,
     offline,
   )
-
-
-def check(config: Config) -> None:
-  """Raises InputError where a value cannot be."""
-  protocol = config['data']['protocol']
-  if protocol not in PROTOCOLS:
-    raise InputError(
-      f'config.data.protocol = "{protocol}" is not one of '
-      f'{", ".join(PROTOCOLS)}'
-    )
 
 
 @lru_cache(maxsize=1)  # a study opens one graph again and again
@@ -100,7 +84,7 @@ def _load(name, protocol, dimensions, normalisation, loops, offline):
     inside[train] = True
     edges = graph.edges[inside[graph.edges].all(1)]
     training = make_operator(make(edges), normalisation)
-  nodes = Nodes(np.ascontiguousarray(features, np.float32), graph.labels)
+  nodes = NodeData(np.ascontiguousarray(features, np.float32), graph.labels)
   about = {
     'self_loops': found.self_loops,
     'duplicates': found.duplicates,

@@ -17,6 +17,7 @@ NeurIPS 2019, algorithm 1.
 """
 
 import abc
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -50,21 +51,16 @@ def row_sums(operator: Operator) -> np.ndarray:
   return np.bincount(receivers, operator.weight, operator.num_nodes)
 
 
+@dataclass(eq=False)
 class _Layerwise(Sampler):
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    layer_size: int,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    if layer_size < 1:
+  layer_size: int  # m
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.layer_size < 1:
       raise InputError(
-        f'layer_size = {layer_size} draws no nodes; give at least 1'
+        f'layer_size = {self.layer_size} draws no nodes; give at least 1'
       )
-    self.layer_size = layer_size
 
   def sample(self, rng: np.random.Generator) -> Sample:
     """Uniform seeds, and drawn senders in every layer."""
@@ -80,6 +76,7 @@ class _Layerwise(Sampler):
     """What a layer gathers for [d] destinations."""
 
 
+@dataclass(eq=False)
 class FastGCN(_Layerwise):
   """Every layer draws from all nodes, with chances that no layer changes.
 
@@ -90,16 +87,9 @@ class FastGCN(_Layerwise):
 
   unbiased = True
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    layer_size: int,
-  ):
-    super().__init__(operator, train, batch_size, num_layers, layer_size)
-    self._norms = column_norms(operator)
+  def __post_init__(self):
+    super().__post_init__()
+    self._norms = column_norms(self.operator)
     self._ends = np.cumsum(self._norms)
 
   def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
@@ -110,6 +100,7 @@ class FastGCN(_Layerwise):
     return entries(self.operator, nodes, scale)
 
 
+@dataclass(eq=False)
 class LADIES(_Layerwise):
   """Every layer draws from the neighbours of its destinations.
 
@@ -130,23 +121,17 @@ class LADIES(_Layerwise):
 
   unbiased = True
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    layer_size: int,
-    draw: Draw = 'systematic',
-    normalise: bool = False,
-  ):
-    super().__init__(operator, train, batch_size, num_layers, layer_size)
-    if draw not in ('systematic', 'replacement'):
-      raise InputError(f'draw "{draw}" is not one of systematic, replacement')
-    self.draw = draw
-    self.normalise = normalise
-    self.unbiased = not normalise
-    self._row_sums = row_sums(operator) if normalise else None
+  draw: Draw = 'systematic'
+  normalise: bool = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.draw not in ('systematic', 'replacement'):
+      raise InputError(
+        f'draw "{self.draw}" is not one of systematic, replacement'
+      )
+    self.unbiased = not self.normalise
+    self._row_sums = row_sums(self.operator) if self.normalise else None
 
   def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
     operator = self.operator
