@@ -30,9 +30,15 @@ class ImageSets:
 
   def __init__(self, data: Config, offline: bool):
     self.data, self.offline = data, offline
+    self._open: dict[str, dict[str, np.ndarray]] = {}
 
   def inliers(self, split: str) -> dict[str, np.ndarray]:
     """image [n, h, w, c] uint8, label [n] int32 of a split of the ID set."""
+    if split not in self._open:
+      self._open[split] = self._opened(split)
+    return self._open[split]
+
+  def _opened(self, split: str) -> dict[str, np.ndarray]:
     c = self.data
     found = image.open_images(
       c['name'],

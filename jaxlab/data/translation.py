@@ -96,6 +96,14 @@ class Pairs:
     ids = (tokens[tokens >= FIRST].astype(int) - FIRST).tolist()
     return self.tokenizer.decode(ids).removeprefix(' ')
 
+  def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
+    """[n, length] int32 source tokens of texts, cut, with EOS, then PAD."""
+    found = np.full((len(texts), length), PAD, np.int32)
+    for row, encoded in zip(found, self.tokenizer.encode_batch(list(texts))):
+      ids = np.asarray(encoded.ids[: length - 1]) + FIRST
+      row[: len(ids)], row[len(ids)] = ids, EOS
+    return found
+
   def texts(self, split: str, side: str, index: np.ndarray) -> list[str]:
     """Whole texts of one language."""
     tokens, offsets = self.side(split, side)

@@ -37,6 +37,7 @@ class Workspace:
   mesh: Mesh
   seed: int
   offline: bool = False  # open no socket
+  planning: bool = False  # shapes alone: there is no data and no earlier stage
   profile: tuple[int, int] | None = None  # [start, stop) steps to trace
   artefacts: dict[str, Any] = field(default_factory=dict)  # of stages run
   loaders: dict[str, Callable] = field(default_factory=dict)
@@ -169,6 +170,7 @@ def training(
     return last_state(made, folder, space.mesh, lay(space), of_best)
 
   def plan(space):
+    space = replace(space, planning=True)
     return Planned(
       task(space, None),
       spec(space),

@@ -41,7 +41,7 @@ class ImageTask(NamedTuple):
   """A classifier with its data, made of a config's `data` and `model`."""
 
   network: Network
-  sets: ImageSets  # opened when asked
+  sets: Any  # ImageSets, opened when asked; None under --plan
   # (key, batch) -> [b, h, w, c] float32 in [0, 1], augmented for training
   prepare: Callable[[jax.Array, Mapping], jax.Array]
   # (params, vars, batch) -> logits [b, k], with running statistics
@@ -190,7 +190,7 @@ def classifier_stage(
   otherwise. `inputs.data` of `finish` is the ImageTask.
 
   Args:
-    make_update: the training step; also called under `--plan`, without data.
+    make_update: the training step. Under `--plan` its task has `sets` None.
     options: default: those of `config.train`.
     vars: further entries of `State.vars`.
     source: (sets, rows) -> training batches; default: `train_split`.
@@ -210,7 +210,7 @@ def classifier_stage(
     return params, {**own, **(vars or {})}
 
   def task(space, inputs):
-    built = inputs.data if inputs else image_task(config)
+    built = inputs.data if inputs else image_task(config)._replace(sets=None)
     return Task(init, {'train': make_update(built, space)})
 
   def inputs(space):

@@ -41,8 +41,10 @@ class Cell(NamedTuple):
     return self.choose is not None
 
   def rate(self, space: Workspace) -> float:
-    """The learning rate."""
-    return self.choose(space) if self.choose else self.learning_rate
+    """The learning rate; under --plan the first of those to be tried."""
+    if self.choose is None or space.planning:
+      return self.learning_rate
+    return self.choose(space)
 
   def options(self, train: Mapping[str, Any]) -> Options:
     """The engine's options, of a config's section `train`.

@@ -125,11 +125,6 @@ def test_a_policy_of_zeros_is_never_due():
   assert not any(policy.due(step) for step in range(1000))
 
 
-def test_a_policy_that_keeps_nothing_is_an_input_error():
-  with pytest.raises(InputError, match='checkpoint_keep = 0 keeps nothing'):
-    Policy(keep=0)
-
-
 def test_a_step_comes_back_bit_by_bit_with_what_is_said_of_it(opened):
   kept = opened()
   state = _state(seed=6)

@@ -341,13 +341,13 @@ def test_lines_are_means_of_the_interval_though_it_was_interrupted(tmp_path):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'steps': 0}, 'train.steps = 0; take at least 1'),
-    ({'log_every_steps': 0}, 'train.log_every_steps = 0; take at least 1'),
-    ({'eval_every_steps': -1}, 'train.eval_every_steps = -1 is negative'),
-    ({'checkpoint_every_steps': -2}, 'checkpoint_every_steps = -2 is neg'),
-    ({'checkpoint_every_seconds': -0.5}, 'every_seconds = -0.5 is negative'),
-    ({'max_bad_steps': -1}, 'train.max_bad_steps = -1 is negative; 0 swi'),
-    ({'checkpoint_keep': 0}, 'checkpoint_keep = 0 keeps nothing'),
+    ({'steps': 0}, 'train.steps = 0 must be at least 1'),
+    ({'log_every_steps': 0}, 'train.log_every_steps = 0 must be at least 1'),
+    ({'eval_every_steps': -1}, 'eval_every_steps = -1 must be at least 0'),
+    ({'checkpoint_every_steps': -2}, 'every_steps = -2 must be at least 0'),
+    ({'checkpoint_every_seconds': -0.5}, 'every_seconds = -0.5 must be at'),
+    ({'max_bad_steps': -1}, 'bad_steps = -1 must be at least 0; 0 switches'),
+    ({'checkpoint_keep': 0}, 'checkpoint_keep = 0 must be at least 1'),
   ],
 )
 def test_options_that_make_no_sense_are_input_errors(

@@ -176,7 +176,7 @@ def test_nan_in_the_gradient_alone_is_a_bad_step():
   state = create_state({'net': {'p': jnp.ones(2)}}, update)
   batch = {'x': jnp.array([[1.0, 2.0], [0.0, 0.0]])}
   assert jnp.isfinite(loss(state.params, {}, batch, _KEY).sum)
-  new, values = guarded(update, 0)(state, batch, _KEY)
+  new, values = jax.jit(guarded(update, 0))(state, batch, _KEY)
   assert values['bad'] == (1, 1)
   chex.assert_trees_all_equal(new.params, state.params)
 
@@ -191,7 +191,7 @@ def test_a_bad_update_anywhere_in_a_chain_undoes_the_whole_step():
   )
   state = create_state({'net': toys.net(_KEY)}, update)
   batch = {**toys.Rows().batch(0, slice(0, 8)), 'mask': np.ones(8, bool)}
-  new, values = guarded(update, 0)(state, batch, _KEY)
+  new, values = jax.jit(guarded(update, 0))(state, batch, _KEY)
   assert values['bad'] == (1, 1)
   chex.assert_trees_all_equal((new.params, new.opt), (state.params, state.opt))
 
@@ -220,7 +220,7 @@ def test_an_update_written_by_hand_is_judged_by_params_and_metrics(spoiled):
     return state.replace(params={'net': new}), values
 
   state = create_state({'net': {'p': jnp.zeros(2)}})
-  new, values = guarded(update, 0)(state, {}, _KEY)
+  new, values = jax.jit(guarded(update, 0))(state, {}, _KEY)
   bad = spoiled != 'nothing'
   assert values['bad'] == (bad, 1)
   assert new.vars['health']['bad_steps'] == bad
@@ -267,4 +267,4 @@ def test_a_loss_that_adds_an_entry_to_vars_is_named():
   state = create_state({'net': toys.net(jax.random.key(0))}, update)
   batch = {**toys.Rows().batch(0, slice(0, 8)), 'mask': np.ones(8, bool)}
   with pytest.raises(ValueError, match=r"vars \['new'\]"):
-    guarded(update, 0)(state, batch, jax.random.key(0))
+    jax.eval_shape(guarded(update, 0), state, batch, jax.random.key(0))
