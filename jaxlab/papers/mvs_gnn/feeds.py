@@ -137,7 +137,7 @@ def shape_for(
 
 
 def fitted(
-  sampler: Sampler, *, seed: int, draws: int, headroom: float, lanes: int
+  sampler: Sampler, seed: int, draws: int, headroom: float, lanes: int
 ) -> Shape:
   """The shape of a sampler: what `draws` samples need, times a headroom."""
   found = [sampler.trial(generator(seed, _FIT, i)) for i in range(draws)]
@@ -188,7 +188,6 @@ class SampledBatches(PaddedSource):
     nodes: NodeData,
     sampler: Sampler,
     shapes: Mapping[str, Shape],
-    *,
     lanes: int,
     seed: int,
   ):

@@ -16,11 +16,12 @@ from jaxlab.data.adjacency import adjacency
 from jaxlab.data.graph import NodeGraph, open_node_graph
 from jaxlab.data.text_features import text_features
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn.blocks import Operator, make_operator
+from jaxlab.papers.mvs_gnn.blocks import Normalisation, Operator, make_operator
 from jaxlab.papers.mvs_gnn.feeds import NodeData
 
 Config = Mapping[str, Any]
 PROTOCOLS = ('transductive', 'inductive')
+_NORMALISATIONS: Mapping[str, Normalisation] = {'gat': 'none', 'sage': 'row'}
 
 
 class GraphData(NamedTuple):
@@ -43,21 +44,13 @@ def load(config: Config, offline: bool) -> GraphData:
   Raises:
     InputError: a split without nodes, or as `open_node_graph`.
   """
-  d, kind = config['data'], config['model']['kind']
-  normalisation = {'gat': 'none', 'sage': 'row'}.get(kind, 'symmetric')
-  loops = 'drop' if kind == 'sage' else 'add'
-  return _load(
-    d['name'],
-    d['protocol'],
-    d['text_dimensions'],
-    normalisation,
-    loops,
-    offline,
-  )
+  d = config['data']
+  name, kind = d['name'], config['model']['kind']
+  return _load(name, d['protocol'], d['text_dimensions'], kind, offline)
 
 
 @lru_cache(maxsize=1)  # a study opens one graph again and again
-def _load(name, protocol, dimensions, normalisation, loops, offline):
+def _load(name, protocol, dimensions, kind, offline):
   graph = open_node_graph(name, offline=offline)
   for split in ('train', 'validation', 'test'):
     if not len(graph.nodes_of(split)):
@@ -71,11 +64,12 @@ def _load(name, protocol, dimensions, normalisation, loops, offline):
     features = text_features(features, train, dimensions)
   elif isinstance(features, scipy.sparse.csr_array):
     features = features.toarray()
+  normalisation = _NORMALISATIONS.get(kind, 'symmetric')
   make = lambda edges: adjacency(
     edges,
     graph.num_nodes,
     symmetric=not graph.directed,
-    self_loops=loops,
+    self_loops='drop' if kind == 'sage' else 'add',
   )
   found = make(graph.edges)
   everything = training = make_operator(found, normalisation)

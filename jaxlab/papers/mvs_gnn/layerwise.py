@@ -16,7 +16,6 @@ Source: Chen, Ma and Xiao, FastGCN, ICLR 2018, algorithm 2; Zou et al., LADIES,
 NeurIPS 2019, algorithm 1.
 """
 
-import abc
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +23,8 @@ import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import method
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample
-from jaxlab.papers.mvs_gnn.sampling import Sampler
+from jaxlab.papers.mvs_gnn.blocks import Edges, Operator
+from jaxlab.papers.mvs_gnn.sampling import LayerSampler
 
 Draw = Literal['systematic', 'replacement']
 
@@ -52,7 +51,7 @@ def row_sums(operator: Operator) -> np.ndarray:
 
 
 @dataclass(eq=False)
-class _Layerwise(Sampler):
+class _Layerwise(LayerSampler):
   layer_size: int  # m
 
   def __post_init__(self):
@@ -61,19 +60,6 @@ class _Layerwise(Sampler):
       raise InputError(
         f'layer_size = {self.layer_size} draws no nodes; give at least 1'
       )
-
-  def sample(self, rng: np.random.Generator) -> Sample:
-    """Uniform seeds, and drawn senders in every layer."""
-    return self.assembler.sample(
-      rng,
-      *self.uniform_seeds(rng),
-      self.num_layers,
-      lambda level, nodes: self.edges(rng, nodes),
-    )
-
-  @abc.abstractmethod
-  def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
-    """What a layer gathers for [d] destinations."""
 
 
 @dataclass(eq=False)
@@ -85,14 +71,12 @@ class FastGCN(_Layerwise):
   layer; a destination none of whose neighbours is drawn has an empty row.
   """
 
-  unbiased = True
-
   def __post_init__(self):
     super().__post_init__()
     self._norms = column_norms(self.operator)
     self._ends = np.cumsum(self._norms)
 
-  def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
+  def edges(self, rng, level, nodes):
     scale = np.zeros(self.operator.num_nodes)
     if self._ends[-1] > 0:
       at = draw_with_replacement(rng, self._ends, self.layer_size)
@@ -119,8 +103,6 @@ class LADIES(_Layerwise):
   Departs from the paper: without normalise it is unbiased, layer by layer.
   """
 
-  unbiased = True
-
   draw: Draw = 'systematic'
   normalise: bool = False
 
@@ -133,7 +115,7 @@ class LADIES(_Layerwise):
     self.unbiased = not self.normalise
     self._row_sums = row_sums(self.operator) if self.normalise else None
 
-  def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
+  def edges(self, rng, level, nodes):
     operator = self.operator
     found, _ = operator.rows(nodes)
     squares = np.square(operator.weight[found], dtype=np.float64)

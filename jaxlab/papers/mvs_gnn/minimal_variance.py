@@ -41,7 +41,6 @@ class MVS(Sampler):
       0: as they are. Clipped weights are biased.
   """
 
-  unbiased = True
   history = True
 
   draw: Draw = 'systematic'

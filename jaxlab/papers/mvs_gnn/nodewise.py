@@ -8,25 +8,21 @@ Chen, J. Zhu, L. Song, arXiv 1710.10568, eq. (5); M. Balin, U. Catalyurek, arXiv
 2210.13339, section 3.2 (LABOR-0).
 """
 
-import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample, all_edges
-from jaxlab.papers.mvs_gnn.sampling import Sampler
+from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, all_edges
+from jaxlab.papers.mvs_gnn.sampling import LayerSampler
 
 _ENTRY = np.dtype([('sender', np.int32), ('weight', np.float32)])
 
 
 @dataclass(eq=False)
-class NodeWise(Sampler):
-  """Uniform seeds; what a layer gathers is for `edges` to say."""
-
-  unbiased = True
+class NodeWise(LayerSampler):
+  """Loops apart from the entries of others."""
 
   def __post_init__(self):
     super().__post_init__()
@@ -48,21 +44,6 @@ class NodeWise(Sampler):
       self._entries['sender'],
       self._entries['weight'],
     )
-
-  def sample(self, rng: np.random.Generator) -> Sample:
-    """Seeds, and the neighbours of all layers."""
-    return self.assembler.sample(
-      rng,
-      *self.uniform_seeds(rng),
-      self.num_layers,
-      partial(self.edges, rng),
-    )
-
-  @abc.abstractmethod
-  def edges(
-    self, rng: np.random.Generator, level: int, nodes: np.ndarray
-  ) -> Edges:
-    """What layer `level` gathers for [d] destinations."""
 
   def _loops(self, nodes: np.ndarray) -> Edges:
     kept = np.flatnonzero(self._loop[nodes])

@@ -2,11 +2,18 @@
 
 import abc
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn.blocks import Assembler, Budget, Operator, Sample
+from jaxlab.papers.mvs_gnn.blocks import (
+  Assembler,
+  Budget,
+  Edges,
+  Operator,
+  Sample,
+)
 
 
 @dataclass(eq=False)
@@ -57,3 +64,20 @@ class Sampler(abc.ABC):
     """[b] training nodes, each subset as likely, and weights 1 / b."""
     seeds = rng.choice(self.train, self.batch_size, replace=False)
     return seeds, np.full(self.batch_size, 1 / self.batch_size, np.float32)
+
+
+@dataclass(eq=False)
+class LayerSampler(Sampler):
+  """Uniform seeds; `edges` says what a layer gathers."""
+
+  def sample(self, rng: np.random.Generator) -> Sample:
+    """Seeds, and the senders of all layers."""
+    edges = partial(self.edges, rng)
+    seeds = self.uniform_seeds(rng)
+    return self.assembler.sample(rng, *seeds, self.num_layers, edges)
+
+  @abc.abstractmethod
+  def edges(
+    self, rng: np.random.Generator, level: int, nodes: np.ndarray
+  ) -> Edges:
+    """What layer `level` gathers for [d] destinations."""

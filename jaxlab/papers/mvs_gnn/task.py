@@ -30,7 +30,7 @@ from jaxlab.engine.require import (
   require,
 )
 from jaxlab.engine.stage import Stage, training
-from jaxlab.engine.state import State
+from jaxlab.engine.state import Evaluator, State, Task
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import (
   curves,
@@ -42,6 +42,7 @@ from jaxlab.papers.mvs_gnn import (
   variance,
 )
 from jaxlab.papers.mvs_gnn.minimal_variance import Refresh
+from jaxlab.papers.mvs_gnn.sampling import Sampler
 from jaxlab.papers.mvs_gnn.training import make_task
 from jaxlab.recipes import optimizers
 from jaxlab.recipes.study import Cell, study_of
@@ -123,59 +124,53 @@ class Job:
     self.data = graph_data.load(config, offline)
     self.net = make_net(config, self.data.classes)
     c, layers = config['methods'][cell.arm], config['model']['layers']
-    train = self.data.graph.nodes_of('train')
+    graph, train = self.data.training, self.data.graph.nodes_of('train')
     self.sampler = sampler.make(
-      c['sampler'],
-      self.data.training,
-      train,
-      c['batch_size'],
-      layers,
-      dict(c['options']),
+      c['sampler'], graph, train, c['batch_size'], layers, dict(c['options'])
     )
-    fitted = partial(
-      feeds.fitted,
-      seed=cell.seed,
-      **config['sampler'],
-      lanes=config['data']['lanes'],
-    )
-    self.shapes = {'train': fitted(self.sampler)}
-    self.refresh = None
+    self.shapes = {'train': self._fitted(self.sampler)}
+    self.refresh: Refresh | None = None
     if c['sampler'] == 'mvs':
       size = max(1, round(config['refresh']['share'] * len(train)))
-      self.refresh = Refresh(self.data.training, train, size, layers)
-      self.shapes['refresh'] = fitted(self.refresh)
+      self.refresh = Refresh(graph, train, size, layers)
+      self.shapes['refresh'] = self._fitted(self.refresh)
       self.shapes['publish'] = self.shapes['train']
+
+  def _fitted(self, drawn: Sampler) -> feeds.Shape:
+    c, lanes = self.config['sampler'], self.config['data']['lanes']
+    return feeds.fitted(drawn, self.cell.seed, c['draws'], c['headroom'], lanes)
 
   def batches(self) -> feeds.SampledBatches:
     """The source of training batches."""
-    make: Any = feeds.SampledBatches
-    if self.refresh:
-      c = self.config['refresh']
-      more = {'every': c['every'], 'publish_every': c['publish_every']}
-      make = partial(feeds.RefreshedBatches, refresh=self.refresh, **more)
-    return make(
+    common = (
       self.data.nodes,
       self.sampler,
       self.shapes,
-      lanes=self.config['data']['lanes'],
-      seed=self.cell.seed,
+      self.config['data']['lanes'],
+      self.cell.seed,
+    )
+    if self.refresh is None:
+      return feeds.SampledBatches(*common)
+    c = self.config['refresh']
+    return feeds.RefreshedBatches(
+      *common,
+      refresh=self.refresh,
+      every=c['every'],
+      publish_every=c['publish_every'],
     )
 
-  def task(self, rate: float):
+  def task(self, rate: float) -> Task:
     """Init, and a step for each kind of batch that occurs."""
+    c = self.config
+    nodes, features = self.data.nodes.features.shape
+    tx = optimizers.make(c['optimizer'], c['train']['steps'], rate)
     made = make_task(
-      self.net,
-      self.shapes,
-      *self.data.nodes.features.shape,
-      optimizers.make(
-        self.config['optimizer'], self.config['train']['steps'], rate
-      ),
-      history_dtype=self.config['model']['history_dtype'],
+      self.net, self.shapes, nodes, features, tx, c['model']['history_dtype']
     )
     kinds = self.batches().spec
     return made._replace(steps={kind: made.steps[kind] for kind in kinds})
 
-  def judged(self, devices, split: str):
+  def judged(self, devices, split: str) -> tuple[Evaluator, Feed]:
     """The evaluator of a split, and its feed."""
     wanted = self.data.graph.nodes_of(split)
     source = exact(self.config, self.data, self.data.nodes, wanted)
@@ -184,7 +179,7 @@ class Job:
     )
     return made, Feed(source, devices, steps=source.num_batches)
 
-  def gradients(self, devices, source: feeds.SampledBatches):
+  def gradients(self, devices, source) -> tuple[Evaluator, Feed]:
     """The evaluator of the sampler's gradients, and its feed."""
     drawn = variance.VarianceBatches(
       self.data.nodes,
@@ -195,7 +190,7 @@ class Job:
       lanes=source.lanes,
       seed=self.cell.seed,
     )
-    if isinstance(source, feeds.RefreshedBatches):
+    if self.refresh:
       source.followers.append(drawn.sampler)
     made = variance.evaluator(self.net, drawn)
     return made, Feed(drawn, devices, steps=drawn.num_batches)
@@ -233,10 +228,6 @@ def training_stage(config: Config, cell: Cell) -> Stage:
     config['early_stopping']['patience'],
   )
 
-  def task(space, inputs):  # of a plan: no trial has been run
-    rate = cell.rate(space) if inputs else cell.learning_rate
-    return job(space).task(rate)
-
   def inputs(space):
     opened = job(space)
     source = opened.batches()
@@ -250,15 +241,15 @@ def training_stage(config: Config, cell: Cell) -> Stage:
   def finish(space, inputs, result):
     figures = {'best_step': result.step, 'steps': result.steps}
     if cell.final:
-      judged = inputs.data.judged(space.mesh, 'test')
-      figures |= measure('test', *judged, result.state, cell.seed)
+      judge, feed = inputs.data.judged(space.mesh, 'test')
+      figures |= measure('test', judge, feed, result.state, cell.seed)
     return figures
 
   return training(
     cell.name,
     replace(cell.options(config['train']), best=best),
     spec=lambda space: job(space).batches().spec,
-    task=task,
+    task=lambda space, inputs: job(space).task(cell.rate(space)),
     inputs=inputs,
     finish=finish,
     rules=partial(_rules, config, cell),

@@ -150,7 +150,6 @@ def make_task(
   num_nodes: int,
   num_features: int,
   tx: optax.GradientTransformation,
-  *,
   history_dtype: str = 'float32',
 ) -> Task:
   """A step kind for each shape; 'refresh' and 'publish' publish.
