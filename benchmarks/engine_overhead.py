@@ -19,9 +19,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import keys, loop, mesh, metrics, stage
-from jaxlab.papers.lamb import pretraining as lamb
+from jaxlab.engine.compiled import first_state
+from jaxlab.engine.feed import Feed
+from jaxlab.papers.lamb import pretraining
 
 
 class Constant:
@@ -49,7 +50,7 @@ def bare(task, feed, steps):
     return state.replace(step=state.step + 1)
 
   run = jax.jit(step, donate_argnums=0)
-  state = run(jax.tree.map(jax.numpy.copy, task.init(root)), batch)
+  state = run(jax.tree.map(jax.numpy.copy, first_state(task, root)), batch)
   jax.block_until_ready(state)
   began = time.perf_counter()
   for _ in range(steps):
@@ -62,8 +63,8 @@ def fitted(task, feed, devices, steps):
   """Steps a second of `fit`, from its own metrics lines."""
   with tempfile.TemporaryDirectory() as folder:
     options = loop.Options(steps=steps, log_every_steps=max(1, steps // 4))
-    task = task._replace(evals={})
-    loop.fit('fit', task, feed, options, Path(folder), devices, 0)
+    inputs = loop.Inputs(feed)
+    loop.fit('fit', task, inputs, options, Path(folder), devices, 0)
     lines = metrics.read(Path(folder) / 'metrics.jsonl')
     # The first line's time begins when the first step has been dispatched.
     return (steps - 1) / sum(line['seconds'] for line in lines)
@@ -87,7 +88,8 @@ def main():
   ):
     jax.config.update('jax_compilation_cache_dir', cache)
     space = stage.Workspace(Path(d), config, devices, seed=0)
-    task, real = lamb.build(config, lamb.phases(config)[0], space)
+    task, inputs = pretraining.program(config)[0].open(space)
+    real = inputs.feed
     constant = Feed(Constant(real.source), devices)
     rows = {
       'bare jitted step': [],

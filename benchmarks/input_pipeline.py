@@ -47,10 +47,10 @@ from absl import flags
 from PIL import Image
 
 from jaxlab.data import atomic, image, streaming, tfds
-from jaxlab.data.feed import Feed
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
 
 # Name -> side, format, examples (CIFAR-10's in training), noise. The noise
 # makes the JPEGs 0.57 bytes a pixel, as photographs are.

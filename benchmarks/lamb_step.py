@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlab.engine import mesh, topology
+from jaxlab.engine import mesh
 from jaxlab.models.bert import Bert
 from jaxlab.papers.lamb import method
+from jaxlab.planning import topology
 
 RATE, DECAY = 1e-3, 0.01
 

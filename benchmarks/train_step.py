@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import main as door
-from jaxlab.engine import flops, keys, mesh, plan, stage
+from jaxlab.engine import keys, mesh, stage
 from jaxlab.engine.compiled import Steps
 from jaxlab.engine.update import guarded
+from jaxlab.planning import flops, plan
 
 PEAK_TERAFLOPS = {'H100': 989, 'H200': 989, 'A100': 312, 'v3': 61.5, 'v4': 275}
 SECONDS = 5.0  # measured in each of the rounds

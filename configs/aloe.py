@@ -53,9 +53,13 @@ def mnist():
   config.seed = 0
 
   # Every method with every seed: original, adv, oe, aoe, aloe, acet.
-  config.family = ml_collections.ConfigDict()
-  config.family.methods = ('original', 'adv', 'oe', 'aoe', 'aloe')
-  config.family.seeds = (0, 1, 2)
+  config.study = ml_collections.ConfigDict()
+  config.study.methods = ('original', 'adv', 'oe', 'aoe', 'aloe')
+  config.study.baseline = 'oe'  # what the others are compared with
+  config.study.rates = (0.02,)  # of several, the best on validation is taken
+  config.study.seeds = (0, 1, 2)
+  config.study.metric = 'accuracy'
+  config.study.better = 'higher'
 
   config.data = ml_collections.ConfigDict()
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
@@ -68,11 +72,14 @@ def mnist():
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
+  config.data.crop = 0  # side that the network sees; 0: all
+  config.data.stream = False  # decode on the way instead of once
   config.data.mean = (0.1307,)  # taken off inside the network
   config.data.std = (0.3081,)
   config.data.augment = 'none'  # 'none', 'crop_flip'
   config.data.pad = 4
   config.data.balance_to = 0  # training images a class; 0: as they are
+  config.data.batch_size = 64
   config.data.eval_batch_size = 250
   config.data.workers = 0
   config.data.ahead = 4
@@ -108,7 +115,9 @@ def mnist():
   config.attack.batch_norm = 'running'  # 'batch' as in the official code
 
   config.optimizer = ml_collections.ConfigDict()
-  config.optimizer.learning_rate = 0.02
+  config.optimizer.name = 'sgd'
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.clip_norm = 0.0  # 0: none
   config.optimizer.momentum = 0.9
   config.optimizer.nesterov = True
   config.optimizer.weight_decay = 1e-4
@@ -116,7 +125,6 @@ def mnist():
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 859  # an epoch
-  config.train.batch_size = 64
   config.train.log_every_steps = 100
   config.train.eval_every_steps = 0
   config.train.checkpoint_every_steps = 0
@@ -169,8 +177,8 @@ def mnist():
 def cifar10():
   """ResNet-8 of width 8 on CIFAR-10: OE against ALOE, one seed."""
   config = mnist()
-  config.family.methods = ('oe', 'aloe')
-  config.family.seeds = (0,)
+  config.study.methods = ('oe', 'aloe')
+  config.study.seeds = (0,)
   config.data.name = 'cifar10'
   config.data.train_split = 'train[:45000]'
   config.data.validation_split = 'train[45000:]'
@@ -184,7 +192,7 @@ def cifar10():
   config.attack.epsilon = 1 / 255
   config.attack.steps = 0
   config.attack.step_size = 1 / 255
-  config.optimizer.learning_rate = 0.1
+  config.study.rates = (0.1,)
   config.train.steps = 3515  # five epochs
   config.detection.detectors = ('msp', 'odin', 'energy')
   config.detection.odin_etas = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.004)
@@ -214,7 +222,7 @@ def paper():
   config.outliers.file. Places365, LSUN and iSUN are folders of images.
   """
   config = cifar10()
-  config.family.methods = ('original', 'adv', 'oe', 'aoe', 'aloe')
+  config.study.methods = ('original', 'adv', 'oe', 'aoe', 'aloe')
   config.data.train_split = 'train'
   config.data.validation_split = 'test[:1000]'
   config.data.test_split = 'test[1000:]'
@@ -284,8 +292,9 @@ def gtsrb():
 def smoke():
   """ALOE alone, scikit-learn's digits, noise for outliers: no download."""
   config = mnist()
-  config.family.methods = ('aloe',)
-  config.family.seeds = (0,)
+  config.study.methods = ('aloe',)
+  config.study.baseline = 'aloe'
+  config.study.seeds = (0,)
   config.data.name = 'digits'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
@@ -300,7 +309,7 @@ def smoke():
   config.attack.steps = 1
   config.attack.step_size = 10 / 255
   config.train.steps = 48
-  config.train.batch_size = 32
+  config.data.batch_size = 32
   config.train.log_every_steps = 12
   config.train.eval_every_steps = 24
   config.detection.detectors = ('msp',)

@@ -54,6 +54,7 @@ def imdb():
   config.data = ml_collections.ConfigDict()
   config.data.name = 'imdb'  # 'imdb', 'pydoc', or a TFDS name
   config.data.train_examples = 0  # of nine tenths of train; 0: all
+  config.data.batch_size = 32
   config.data.sequence_length = 128
   config.data.keep = 'start'  # of longer texts: 'start', 'end', 'both'
   config.data.eval_batch_size = 64
@@ -95,11 +96,10 @@ def imdb():
   config.optimizer.bias_correction = True
   # From decay and adaptation: 'bias_and_norm', 'norm' or 'none'.
   config.optimizer.exclude = 'bias_and_norm'
+  config.optimizer.micro_batches = 1  # an update
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 1406
-  config.train.batch_size = 32
-  config.train.accumulate = 1  # micro-batches an update
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 703
   config.train.checkpoint_every_steps = 0
@@ -150,6 +150,7 @@ def squad():
   config.data.squad_dev = ''  # dev-v1.1.json: read once, at the end
   config.data.hold_out = True  # a tenth of the training articles
   config.data.strict = False  # refuse any answer that is not in its place
+  config.data.batch_size = 32
   config.data.sequence_length = 384
   config.data.doc_stride = 128  # tokens
   config.data.max_query = 64  # tokens

@@ -64,6 +64,7 @@ def bible():
   config.data.name = 'bible'  # 'bible', 'pydoc', or a TFDS name
   config.data.text_files = ''  # glob of your own UTF-8 text; wins over `name`
   config.data.vocab_size = 2048
+  config.data.batch_size = 64
   config.data.sequence_length = 64
   config.data.max_predictions = 10  # a sequence
   config.data.masked_fraction = 0.15
@@ -101,11 +102,10 @@ def bible():
   config.optimizer.bias_correction = True
   # From decay and adaptation: 'bias_and_norm', 'norm' or 'none'.
   config.optimizer.exclude = 'bias_and_norm'
+  config.optimizer.micro_batches = 1  # an update
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 3000
-  config.train.batch_size = 64
-  config.train.accumulate = 1  # micro-batches an update
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 250
   config.train.checkpoint_every_steps = 0
@@ -117,7 +117,7 @@ def bible():
   config.second = ml_collections.ConfigDict()
   config.second.steps = 0
   config.second.batch_size = 64
-  config.second.accumulate = 1
+  config.second.micro_batches = 1
   config.second.sequence_length = 128
   config.second.max_predictions = 20
   config.second.learning_rate = 5e-3
@@ -135,6 +135,7 @@ def bible():
   config.study.metric = 'mlm_nats'
   config.study.better = 'lower'
   config.study.optimizers = {}
+  config.study.baseline = 'adamw'  # what the others are compared with
 
   config.mesh = ml_collections.ConfigDict({'data': -1})
   config.sharding = ml_collections.ConfigDict()
@@ -204,7 +205,7 @@ def paper_at(batch_size):
   steps = 512_000_000 // batch_size
   second = steps // 10
   config.train.steps = steps - second
-  config.train.batch_size = batch_size
+  config.data.batch_size = batch_size
   config.optimizer.learning_rate = 5e-3 * (batch_size / 32768) ** 0.5
   config.optimizer.warmup_steps = 3125
   config.second.steps = second
@@ -229,7 +230,7 @@ def smoke():
   config.optimizer.learning_rate = 2e-2
   config.optimizer.warmup_steps = 10
   config.train.steps = 60
-  config.train.batch_size = 32
+  config.data.batch_size = 32
   config.train.log_every_steps = 10
   config.train.eval_every_steps = 30
   config.train.checkpoint_every_seconds = 5.0
@@ -267,7 +268,7 @@ def paper():
   config.optimizer.b2 = 0.999
   config.optimizer.jump = True
   config.train.steps = 7037
-  config.train.batch_size = 65536
+  config.data.batch_size = 65536
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 500
   config.train.checkpoint_every_steps = 1000

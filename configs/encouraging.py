@@ -109,11 +109,14 @@ def mnist():
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
+  config.data.crop = 0  # side that the network sees; 0: all
+  config.data.stream = False  # decode on the way instead of once
   config.data.mean = (0.1307,)  # taken off inside the network
   config.data.std = (0.3081,)
   config.data.augment = 'none'  # 'none', 'crop_flip'
   config.data.pad = 4
   config.data.long_tail = 1.0  # most frequent class to the rarest
+  config.data.batch_size = 256
   config.data.eval_batch_size = 250
   config.data.workers = 0
   config.data.ahead = 4
@@ -128,6 +131,9 @@ def mnist():
   config.model.dtype = 'float32'
 
   config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = 'sgd'
+  config.optimizer.schedule = 'drops'
+  config.optimizer.clip_norm = 0.0  # 0: none
   config.optimizer.momentum = 0.9
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 5e-4
@@ -136,7 +142,6 @@ def mnist():
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 645  # three epochs
-  config.train.batch_size = 256
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 129
   config.train.checkpoint_every_steps = 0
@@ -193,7 +198,7 @@ def cifar10():
   config.optimizer.weight_decay = 1e-4
   config.optimizer.drops = (0.5, 0.75)
   config.train.steps = 2109  # six epochs
-  config.train.batch_size = 128
+  config.data.batch_size = 128
   config.train.eval_every_steps = 703
   config.ood.sets = (('textures', 'test'),)
   config.adversarial.epsilons = (1 / 255, 2 / 255, 4 / 255)
@@ -252,7 +257,7 @@ def imagenet():
   config.optimizer.nesterov = False
   config.optimizer.drops = (1 / 3, 2 / 3)
   config.train.steps = 450_450  # 90 epochs
-  config.train.batch_size = 256
+  config.data.batch_size = 256
   config.train.log_every_steps = 500
   config.train.eval_every_steps = 50_050
   config.train.checkpoint_every_seconds = 600.0
@@ -295,7 +300,7 @@ def inat2018():
   )
   config.train.steps = 342_440  # 200 epochs
   config.train.eval_every_steps = 34_244
-  config.train.batch_size = 256
+  config.data.batch_size = 256
   config.paper_reported = ml_collections.ConfigDict(
     {'inat2018_accuracy': {'ce': 0.643, 'el': 0.658, 'drw_el': 0.703}}
   )
@@ -322,18 +327,23 @@ def graphs():
   config.data.held_out = 0.1  # for validation, and again for test
   config.data.eval_batch_size = 32
   config.data.ahead = 4
-  config.data.num_classes = 2  # this and below: for --plan alone
+  config.data.num_classes = 2
   config.data.num_features = 7
-  config.data.batch_nodes = 660
-  config.data.batch_edges = 1470
+  config.data.graph_nodes = 28  # room in a batch for each graph, on average
+  config.data.graph_edges = 66
   config.model = ml_collections.ConfigDict(
     {'width': 128, 'ratio': 0.5, 'layers': 3, 'dropout': 0.5}
   )
   config.optimizer = ml_collections.ConfigDict(
-    {'name': 'adam', 'weight_decay': 1e-4}
+    {
+      'name': 'adam',
+      'schedule': 'constant',
+      'clip_norm': 0.0,
+      'weight_decay': 1e-4,
+    }
   )
   config.train.steps = 300
-  config.train.batch_size = 32
+  config.data.batch_size = 32
   config.train.eval_every_steps = 100
   del config.ood, config.adversarial, config.analysis
   config.paper_reported = ml_collections.ConfigDict()
@@ -350,10 +360,10 @@ def nci1():
   config.data.name = 'tu:NCI1'
   config.data.eval_batch_size = 256
   config.data.num_features = 37
-  config.data.batch_nodes = 6000
-  config.data.batch_edges = 13_000
+  config.data.graph_nodes = 47
+  config.data.graph_edges = 102
   config.train.steps = 5200  # 200 epochs
-  config.train.batch_size = 128
+  config.data.batch_size = 128
   config.train.eval_every_steps = 520
   config.paper_reported = ml_collections.ConfigDict(
     {'nci1_accuracy': {'ce': 0.7053, 'el': 0.7104}}
@@ -383,6 +393,8 @@ def translation():
   config.data.target = 'de'
   config.data.vocab_size = 4000  # >= 259
   config.data.lengths = (32, 64)  # padded, with EOS; a step kind for each
+  # Of a side, padding included, all micro-batches together.
+  config.data.batch_tokens = 2048
   config.data.eval_batch_size = 40
   config.data.eval_examples = 500  # of validation, and of test; 0: all
   config.data.workers = 0
@@ -400,6 +412,9 @@ def translation():
   )
   config.optimizer = ml_collections.ConfigDict(
     {
+      'name': 'adamw',
+      'schedule': 'inverse_sqrt',
+      'micro_batches': 1,
       'b1': 0.9,
       'b2': 0.98,
       'eps': 1e-8,
@@ -410,9 +425,6 @@ def translation():
   )
   config.train = ml_collections.ConfigDict()
   config.train.steps = 1200
-  # Of a side, padding included, all micro-batches together.
-  config.train.batch_tokens = 2048
-  config.train.accumulate = 1
   config.train.log_every_steps = 100
   config.train.eval_every_steps = 400  # nats and accuracy; BLEU at the end
   config.train.checkpoint_every_steps = 0
@@ -450,8 +462,8 @@ def iwslt():
   config.study.seeds = (0, 1, 2, 3, 4)
   config.optimizer.warmup_steps = 4000
   config.train.steps = 20_000
-  config.train.batch_tokens = 16_384
-  config.train.accumulate = 4
+  config.data.batch_tokens = 16_384
+  config.optimizer.micro_batches = 4
   config.train.eval_every_steps = 1000
   config.average.last = 10
   config.average.every = 250
@@ -482,7 +494,7 @@ def smoke():
   config.model.name = 'lenet'
   config.model.padding = 4
   config.train.steps = 32
-  config.train.batch_size = 32
+  config.data.batch_size = 32
   config.train.log_every_steps = 8
   config.train.eval_every_steps = 16
   config.ood.sets = (('gaussian_noise', 'test'),)

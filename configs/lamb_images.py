@@ -55,15 +55,16 @@ def mnist():
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[55000:]'
   config.data.test_split = 'test'
-  config.data.num_classes = 10  # for --plan, which reads no data
-  config.data.size = 0  # side of the canvas; 0: the images' own
-  config.data.channels = 0  # 3 or 1; 0: the images' own
-  config.data.crop = 0  # side that the network sees; 0: the canvas
+  config.data.num_classes = 10
+  config.data.size = 28  # side of all images
+  config.data.channels = 1
+  config.data.crop = 0  # side that the network sees; 0: all
   config.data.stream = False  # decode on the way instead of once
   config.data.augment = 'none'  # 'none', 'crop_flip', 'imagenet'
   config.data.pad = 4
   config.data.mean = (0.1307,)
   config.data.std = (0.3081,)
+  config.data.batch_size = 64
   config.data.eval_batch_size = 1000
   config.data.workers = 0
   config.data.ahead = 4
@@ -89,11 +90,10 @@ def mnist():
   config.optimizer.clip_norm = 0.0
   config.optimizer.bias_correction = True
   config.optimizer.exclude = 'bias_and_norm'
+  config.optimizer.micro_batches = 1  # an update
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 1718  # two epochs
-  config.train.batch_size = 64
-  config.train.accumulate = 1
   config.train.log_every_steps = 100
   config.train.eval_every_steps = 0
   config.train.checkpoint_every_steps = 0
@@ -111,6 +111,7 @@ def mnist():
   config.study.metric = 'accuracy'
   config.study.better = 'higher'
   config.study.optimizers = {}
+  config.study.baseline = 'adamw'  # what the others are compared with
 
   config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict(
@@ -141,6 +142,8 @@ def cifar10():
   config.data.name = 'cifar10'
   config.data.train_split = 'train[:45000]'
   config.data.validation_split = 'train[45000:]'
+  config.data.size = 32
+  config.data.channels = 3
   config.data.augment = 'crop_flip'
   config.data.mean = (0.4914, 0.4822, 0.4465)
   config.data.std = (0.2470, 0.2435, 0.2616)
@@ -148,7 +151,7 @@ def cifar10():
   config.model.width = 16
   config.optimizer.warmup_steps = 400
   config.train.steps = 7020
-  config.train.batch_size = 128
+  config.data.batch_size = 128
   config.paper_reported = ml_collections.ConfigDict(
     {'cifar10_davidnet_reported_unverified': {'lamb_accuracy': 0.94}}
   )
@@ -161,6 +164,7 @@ def smoke():
   config.data.name = 'digits'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
+  config.data.size = 8
   config.data.mean = (0.3,)
   config.data.std = (0.38,)
   config.data.eval_batch_size = 128

@@ -63,6 +63,7 @@ def lamb_32k():
   config.data.pad = 0
   config.data.mean = (0.485, 0.456, 0.406)
   config.data.std = (0.229, 0.224, 0.225)
+  config.data.batch_size = 32768
   config.data.eval_batch_size = 4096
   config.data.workers = 32  # a host
   config.data.ahead = 4
@@ -88,11 +89,10 @@ def lamb_32k():
   config.optimizer.clip_norm = 1.0
   config.optimizer.bias_correction = False
   config.optimizer.exclude = 'norm'
+  config.optimizer.micro_batches = 1  # an update
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 3519  # 90 epochs of 1,281,167 images
-  config.train.batch_size = 32768
-  config.train.accumulate = 1
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 391
   config.train.checkpoint_every_steps = 0
@@ -110,6 +110,7 @@ def lamb_32k():
   config.study.metric = 'accuracy'
   config.study.better = 'higher'
   config.study.optimizers = {}
+  config.study.baseline = 'momentum'
 
   config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict(
@@ -124,7 +125,7 @@ def lamb_32k():
 def at_batch(config, batch_size):
   """The square-root rule: 90 epochs, 782 steps of warm-up, rate with √batch."""
   config.train.steps = 90 * 1_281_167 // batch_size
-  config.train.batch_size = batch_size
+  config.data.batch_size = batch_size
   config.optimizer.learning_rate = 0.04 * (batch_size / 32768) ** 0.5
   return config
 
@@ -164,7 +165,7 @@ def smoke():
   config.optimizer.warmup_steps = 10
   config.optimizer.weight_decay = 0.01
   config.train.steps = 60
-  config.train.batch_size = 64
+  config.data.batch_size = 64
   config.train.log_every_steps = 15
   config.train.eval_every_steps = 30
   return config

@@ -116,9 +116,9 @@ def _place(values) -> hosts.Place:
 
 
 def _stages(config: dict[str, Any]):
-  program = _program(config['paper'])
+  module = _module(config['paper'], config.get('job', 'task'))
   try:
-    return program(config)
+    return module.program(config)
   except InputError:
     raise
   except (ValueError, TypeError) as error:
@@ -131,7 +131,8 @@ def _plan(argv, values, config, folder: Path) -> None:
   The parent loads no libtpu: one process at a time can hold it.
   """
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  from jaxlab.engine import mesh, plan, stage, topology
+  from jaxlab.engine import mesh, stage
+  from jaxlab.planning import plan, topology
 
   _quiet()
   folder.mkdir(parents=True, exist_ok=True)
@@ -290,18 +291,24 @@ def _check_keys(rest: Sequence[str], known: dict[str, Any]) -> None:
       raise InputError(f'unknown config key in "{item}"; {hint}')
 
 
-def _program(paper: str):
-  try:
-    module = importlib.import_module(f'jaxlab.papers.{paper}.task')
-  except ModuleNotFoundError as error:
-    if not str(error.name).startswith('jaxlab.papers'):
-      raise
-    folder = Path(__file__).parent / 'papers'
-    known = sorted(path.parent.name for path in folder.glob('*/task.py'))
-    raise InputError(
-      f'config.paper = "{paper}" is not one of {known}'
-    ) from error
-  return module.program
+def _module(paper: str, job: str):
+  """The module of a paper's job; one paper may have jobs of its own names.
+
+  Only this module is loaded: some jobs need libraries that others do not.
+  """
+  jobs: dict[str, list[str]] = {}
+  for path in (Path(__file__).parent / 'papers').glob('*/*.py'):
+    if re.search(r'^def program\(', path.read_text(), re.MULTILINE):
+      jobs.setdefault(path.parent.name, []).append(path.stem)
+  for name, value, known in (
+    ('paper', paper, sorted(jobs)),
+    ('job', job, sorted(jobs.get(paper, []))),
+  ):
+    if value not in known:
+      raise InputError(
+        f'config.{name} = "{value}" is not one of {", ".join(known)}'
+      )
+  return importlib.import_module(f'jaxlab.papers.{paper}.{job}')
 
 
 def _window(text: str) -> tuple[int, int] | None:

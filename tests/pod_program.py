@@ -44,8 +44,8 @@ def _arguments():
 
 def program(given, space):
   """A stage of training on rows that are recorded, with evaluations."""
-  from jaxlab.data.feed import Feed
   from jaxlab.engine import loop, stage
+  from jaxlab.engine.feed import Feed
   from tests.engine import toys
 
   step_of_signal, process, name = given.signal.split(':')
@@ -65,12 +65,10 @@ def program(given, space):
           os.kill(os.getpid(), getattr(signal, name))
         yield item
 
-  def build(space):
+  def inputs(space):
     held_out = Feed(toys.Rows(), space.mesh, steps=2)
-    task = toys.accumulated().task._replace(
-      evals={'held_out': (toys.mean_error(), held_out)}
-    )
-    return task, Signalled(Rows(hide=2), space.mesh)
+    evals = {'held_out': (toys.mean_error(), held_out)}
+    return loop.Inputs(Signalled(Rows(hide=2), space.mesh), evals)
 
   options = loop.Options(
     steps=given.steps,
@@ -80,7 +78,16 @@ def program(given, space):
     checkpoint_every_seconds=0.5,
     checkpoint_keep=1,
   )
-  return [stage.training('train', build, options)]
+  toy = toys.accumulated()
+  return [
+    stage.training(
+      'train',
+      options,
+      spec=lambda space: toy.source.spec,
+      task=lambda space, inputs: toy.task,
+      inputs=inputs,
+    )
+  ]
 
 
 def run(given) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import hosts, keys, loop, mesh, partition
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.errors import InputError, NonFiniteError
-from jaxlab.engine.state import paths, state_sha256
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.fingerprint import state_sha256
+from jaxlab.engine.state import paths
 from jaxlab.engine.update import create_state, minimise
 from tests.engine import toys
 from tests.papers import test_bert_sharding
@@ -174,7 +175,8 @@ def published(folder, devices):
 def _fit(folder, task, source, devices):
   options = loop.Options(steps=5, checkpoint_every_seconds=0)
   feed = Feed(source, devices)
-  return loop.fit('toy', task, feed, options, folder, devices, seed=0)
+  inputs = loop.Inputs(feed)
+  return loop.fit('toy', task, inputs, options, folder, devices, seed=0)
 
 
 class Bert(test_bert_sharding.Job):

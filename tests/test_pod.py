@@ -19,11 +19,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.metrics import TIME_FIELDS
-from jaxlab.engine.state import state_sha256
 from tests import pod_program, pod_tour, runs
 from tests.engine.test_channel import free_address
 from tests.papers import test_bert_sharding

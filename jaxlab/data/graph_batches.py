@@ -24,8 +24,8 @@ import numpy as np
 
 from jaxlab.data.graph_types import Graphs
 from jaxlab.data.in_memory import Order
-from jaxlab.data.source import ArraySpec
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 FEATURES = ('label', 'attribute', 'degree')
 
@@ -91,8 +91,30 @@ def _degree(graphs: Graphs) -> np.ndarray:
   return graphs.batch(np.arange(len(graphs))).nodes['degree']
 
 
+def batch_spec(
+  lead: tuple[int, ...], graphs: int, room: tuple[int, int], features: int
+) -> dict[str, ArraySpec]:
+  """Arrays of a batch of a `GraphSource`.
+
+  Args:
+    lead: (rows, …) of the batch.
+    graphs: of a row.
+    room: nodes and edges of a row.
+    features: columns of a node.
+  """
+  nodes, edges = room
+  graph = ArraySpec((*lead, graphs), np.int32)
+  return {
+    'node': ArraySpec((*lead, nodes, features), np.float32),
+    'edge': ArraySpec((*lead, edges, 2), np.int32),
+    **dict.fromkeys(('num_nodes', 'num_edges', 'label', 'graph'), graph),
+    'real': ArraySpec(graph.shape, bool),
+    'id': ArraySpec(lead[:1], np.int32),
+  }
+
+
 class GraphSource:
-  """Rows of graphs as a `jaxlab.data.source.Source`.
+  """Rows of graphs as a `Source` of the engine.
 
   Args:
     graphs: the set.
@@ -101,14 +123,16 @@ class GraphSource:
       [m]; k trainings side by side, each with graphs of its own, are [m, k].
     batch_size: graphs of a batch, in each of the k.
     rows: r, of a batch; divides batch_size.
-    steps: batches that will be asked for; 0: those of one epoch.
+    room: (nodes, edges) of a row, of a source without end; a finite one takes
+      those of its largest row.
+    steps: batches that will be asked for, of a source without end.
     seed, repeat, shuffle: see `jaxlab.data.in_memory.Order`.
     kind: the step kind that all batches are of.
 
   Raises:
     InputError: features of another number of nodes, a graph that is not there,
-      rows that do not divide the batch, an argument out of range; on a batch:
-      one after `steps` that needs larger rows.
+      rows that do not divide the batch, an argument out of range, room that is
+      too small for one of the first `steps` batches; on a batch: a later one.
   """
 
   def __init__(
@@ -119,6 +143,7 @@ class GraphSource:
     *,
     batch_size: int,
     rows: int = 1,
+    room: tuple[int, int] | None = None,
     steps: int = 0,
     seed: int = 0,
     repeat: bool = True,
@@ -143,23 +168,21 @@ class GraphSource:
     self.label = np.asarray(graphs.label, np.int32)
     self._node = _Runs(np.asarray(features, np.float32), joined.n_node)
     self._edge = _Runs(edge, joined.n_edge)
-    self.num_nodes, self.num_edges = self._largest(steps or self.num_batches)
-    lead = (rows, *self.indices.shape[1:])
-    graph = (*lead, self.each)
-    self.spec = {
-      kind: {
-        'node': ArraySpec(
-          (*lead, self.num_nodes, features.shape[1]), np.float32
-        ),
-        'edge': ArraySpec((*lead, self.num_edges, 2), np.int32),
-        'num_nodes': ArraySpec(graph, np.int32),
-        'num_edges': ArraySpec(graph, np.int32),
-        'label': ArraySpec(graph, np.int32),
-        'graph': ArraySpec(graph, np.int32),
-        'real': ArraySpec(graph, bool),
-        'id': ArraySpec((rows,), np.int32),
-      }
-    }
+    needed = self._largest(steps or self.num_batches)
+    self.num_nodes, self.num_edges = room or needed
+    if (needed[0] > self.num_nodes) or (needed[1] > self.num_edges):
+      raise InputError(
+        f'rows of {self.each} graphs need room for {needed[0]} nodes and '
+        f'{needed[1]} edges, and have it for {self.num_nodes} and '
+        f'{self.num_edges}: make it larger'
+      )
+    arrays = batch_spec(
+      (rows, *self.indices.shape[1:]),
+      self.each,
+      (self.num_nodes, self.num_edges),
+      features.shape[1],
+    )
+    self.spec = {kind: arrays}
 
   @property
   def num_batches(self) -> int:

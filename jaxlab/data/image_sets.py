@@ -2,15 +2,16 @@
 
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxlab.data import image, in_memory, outliers
-from jaxlab.data.feed import Feed
-from jaxlab.engine import mesh
+from jaxlab.data import image, in_memory, outliers, streaming
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.source import Source
 from jaxlab.ops.corruptions import corruption
 
 Config = Mapping[str, Any]
@@ -23,15 +24,21 @@ class ImageSets:
 
   Args:
     data: the config's section: name, image_feature, label_feature, size,
-      channels, num_classes, test_split, eval_batch_size.
+      channels, num_classes, test_split, eval_batch_size, stream, workers.
     offline: open no socket.
   """
 
   def __init__(self, data: Config, offline: bool):
     self.data, self.offline = data, offline
+    self._open: dict[str, dict[str, np.ndarray]] = {}
 
   def inliers(self, split: str) -> dict[str, np.ndarray]:
     """image [n, h, w, c] uint8, label [n] int32 of a split of the ID set."""
+    if split not in self._open:
+      self._open[split] = self._opened(split)
+    return self._open[split]
+
+  def _opened(self, split: str) -> dict[str, np.ndarray]:
     c = self.data
     found = image.open_images(
       c['name'],
@@ -42,11 +49,7 @@ class ImageSets:
       label=c['label_feature'],
       offline=self.offline,
     )
-    if len(found.classes) != c['num_classes']:
-      raise InputError(
-        f'{c["name"]} has {len(found.classes)} classes, and '
-        f'config.data.num_classes is {c["num_classes"]}'
-      )
+    self._check_classes(len(found.classes))
     return {'image': found.image, 'label': found.label}
 
   def ood(self, name: str, split: str, count: int) -> np.ndarray:
@@ -82,15 +85,53 @@ class ImageSets:
       offline=self.offline,
     ).image
 
+  def source(self, split: str, rows: int, seed: int | None = None) -> Source:
+    """Batches `image`, `label`, `id` of a split.
+
+    With `config.data.stream` records are decoded on the way, each time anew.
+
+    Args:
+      seed: of the endless stream's orders; None: in order, once.
+    """
+    c = self.data
+    more: dict[str, Any] = {'repeat': False, 'shuffle': False}
+    if seed is not None:
+      more = {'seed': seed}
+    if not c['stream']:
+      return in_memory.ArraySource(self.inliers(split), batch_size=rows, **more)
+    records = streaming.open_records(
+      c['name'],
+      split,
+      image=c['image_feature'],
+      label=c['label_feature'],
+      offline=self.offline,
+    )
+    self._check_classes(len(records.classes))
+    canvas = image.Canvas(c['size'], c['channels'], 'crop')
+    return streaming.RecordSource(records, canvas, batch_size=rows, **more)
+
+  def held_out(self, split: str, devices) -> Feed:
+    """The rows of a split in their order, once."""
+    return held_out(
+      partial(self.source, split),
+      devices,
+      self.data['eval_batch_size'],
+      workers=self.data['workers'] if self.data['stream'] else 0,
+    )
+
   def once(self, arrays: Mapping[str, np.ndarray], devices) -> Feed:
     """The rows of some arrays in their order, once."""
-    ways = devices.size
-    rows = -(-self.data['eval_batch_size'] // ways) * ways
-    source = in_memory.ArraySource(
+    source = lambda rows: in_memory.ArraySource(
       arrays, batch_size=rows, repeat=False, shuffle=False
     )
-    axes = mesh.row_axes(devices)
-    return Feed(source, devices, steps=source.num_batches, axes=axes)
+    return held_out(source, devices, self.data['eval_batch_size'])
+
+  def _check_classes(self, count: int) -> None:
+    if count != self.data['num_classes']:
+      raise InputError(
+        f'{self.data["name"]} has {count} classes, and config.data.num_classes '
+        f'is {self.data["num_classes"]}'
+      )
 
 
 def drawn(arrays: Mapping[str, np.ndarray], count: int) -> dict:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxlab.data import counter_random
-from jaxlab.data.source import ArraySpec
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 _EPOCHS = 2  # orders kept: a batch may span the end of one
 _BLOCK = 1 << 24  # bytes looked at together
@@ -151,7 +151,7 @@ def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 class ArraySource:
-  """Arrays whose first axis counts examples, as a `jaxlab.data.source.Source`.
+  """Arrays whose first axis counts examples, as a `Source` of the engine.
 
   A batch has the arrays' names, and
     id: [b] int32, the examples' places in the arrays.

@@ -17,10 +17,10 @@ import numpy as np
 import tokenizers
 
 from jaxlab.data import text as texts
-from jaxlab.data.source import ArraySpec
 from jaxlab.data.text import LabelledText
 from jaxlab.data.wordpiece import CLS, PAD, SEP, UNK
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 PYDOC_TOPICS = (
   'compound',

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxlab.data.pixels import resize
-from jaxlab.data.source import ArraySpec, Source
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec, Source
 
 NOISES = ('uniform_noise', 'gaussian_noise')
 

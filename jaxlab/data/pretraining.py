@@ -14,9 +14,9 @@ import numpy as np
 
 from jaxlab.data import counter_random, masking, sentence_pairs
 from jaxlab.data.corpus import Corpus
-from jaxlab.data.source import ArraySpec
 from jaxlab.data.wordpiece import CLS, PAD, SEP
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 MIN_LENGTH = 8  # tokens of an example that leave a pair something to predict
 _PLANS = 2  # epochs kept: a batch may span the end of one
@@ -42,7 +42,7 @@ def batch_spec(
 
 
 class PretrainingSource:
-  """Masked tokens and next sentences, as a `jaxlab.data.source.Source`.
+  """Masked tokens and next sentences, as a `jaxlab.engine.source.Source`.
 
   The arrays of a batch of b rows, s = sequence_length, p = max_predictions:
     tokens: [b, s] int32, [CLS] A [SEP] B [SEP], then [PAD].

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from jaxlab.data.source import ArraySpec
 from jaxlab.data.squad import Question, Squad
 from jaxlab.data.wordpiece import CLS, SEP
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 _SPECIAL = 3  # [CLS], [SEP], [SEP]
 

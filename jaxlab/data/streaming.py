@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlab.data import array_records, handover, image_files
 from jaxlab.data.in_memory import Order
-from jaxlab.data.source import ArraySpec
+from jaxlab.engine.source import ArraySpec
 
 
 class Records(Protocol):
@@ -83,7 +83,7 @@ def open_records(
 
 
 class RecordSource:
-  """Decoded records as a `jaxlab.data.source.Source`.
+  """Decoded records as a `jaxlab.engine.source.Source`.
 
   The arrays of a batch of b rows:
     image: [b, *decoder.shape] uint8.

@@ -29,9 +29,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxlab.data import atomic, tfds
 from jaxlab.data.in_memory import Order, permutation
-from jaxlab.data.source import ArraySpec
 from jaxlab.data.text import SPLITS, read_aligned
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 
 PAD, BOS, EOS = range(3)
 FIRST = 3  # the first token of a text: none of it is taken for one of these
@@ -95,6 +95,14 @@ class Pairs:
     tokens = tokens[: ends[0]] if ends.size else tokens
     ids = (tokens[tokens >= FIRST].astype(int) - FIRST).tolist()
     return self.tokenizer.decode(ids).removeprefix(' ')
+
+  def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
+    """[n, length] int32 source tokens of texts, cut, with EOS, then PAD."""
+    found = np.full((len(texts), length), PAD, np.int32)
+    for row, encoded in zip(found, self.tokenizer.encode_batch(list(texts))):
+      ids = np.asarray(encoded.ids[: length - 1]) + FIRST
+      row[: len(ids)], row[len(ids)] = ids, EOS
+    return found
 
   def texts(self, split: str, side: str, index: np.ndarray) -> list[str]:
     """Whole texts of one language."""
@@ -323,7 +331,7 @@ def rows_of_tokens(
 
 
 class TranslationSource:
-  """Batches of pairs of similar length, as a `jaxlab.data.source.Source`.
+  """Batches of pairs of similar length, as a `jaxlab.engine.source.Source`.
 
   A pair is in the first of `lengths` that holds both of its texts with their
   EOS; each length has a step kind and a shape of its own:

@@ -26,7 +26,8 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from jaxlab.engine import mesh, shards
 from jaxlab.engine.errors import InputError, NonFiniteError
-from jaxlab.engine.state import State, Tree, leaves_sha256, paths
+from jaxlab.engine.fingerprint import leaves_sha256
+from jaxlab.engine.state import State, Tree, paths
 
 _MARGIN = 1.2  # free space asked for, over the bytes of State
 _SLACK = 16 * 2**20  # bytes, for Orbax's own files and the logs
@@ -47,11 +48,6 @@ class Policy:
   _last: float = field(init=False, default=0.0)
 
   def __post_init__(self):
-    if self.keep < 1:
-      raise InputError(
-        f'train.checkpoint_keep = {self.keep} keeps nothing to resume from; '
-        'take at least 1'
-      )
     self._last = self.clock()
 
   def due(self, step: int) -> bool:

@@ -1,6 +1,7 @@
 """The compiled steps of a task, and the shapes they work on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import flax
 import jax
@@ -11,15 +12,60 @@ from jax.sharding import Mesh
 
 from jaxlab.engine import keys, mesh, partition
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State, Task
-from jaxlab.engine.update import guarded
+from jaxlab.engine.state import Key, State, Task, Tree, paths
+from jaxlab.engine.update import create_state, guarded
+
+
+class Start(NamedTuple):
+  """Entries of State that a fit begins with instead of new ones."""
+
+  params: Mapping[str, Tree] = {}  # before optimizers see them
+  vars: Mapping[str, Tree] = {}
+  opt: Mapping[str, Tree] = {}
+
+
+FRESH = Start()
+
+
+def first_state(task: Task, key: Key, start: Start = FRESH) -> State:
+  """The State at step 0.
+
+  Raises:
+    InputError: an entry of `start` is not shaped like the task's own.
+  """
+  params, vars = task.init(key)
+  params = {**params, **_like('params', start.params, params)}
+  vars = {**vars, **_like('vars', start.vars, vars)}
+  state = create_state(params, *task.steps.values(), vars=vars)
+  opt = {**state.opt, **_like('opt', start.opt, state.opt)}
+  return state.replace(opt=opt)
+
+
+def _like(
+  part: str, given: Mapping[str, Tree], own: Mapping[str, Tree]
+) -> Mapping[str, Tree]:
+  want = _shapes({name: own.get(name, {}) for name in given})
+  have = _shapes(given)
+  for path in sorted({*have, *want}):
+    if have.get(path) != want.get(path):
+      raise InputError(
+        f'the training is to start from {part}/{path} of shape '
+        f'{have.get(path, "(absent)")}, and its own is '
+        f'{want.get(path, "(absent)")}: they are of two networks'
+      )
+  return given
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+  return {path: tuple(jnp.shape(leaf)) for path, leaf in paths(tree)}
 
 
 def abstract_state(
   task: Task, devices: Mesh, rules: Sequence[partition.Rule]
 ) -> State:
   """State of `jax.ShapeDtypeStruct` with shardings; nothing is computed."""
-  shapes = jax.eval_shape(task.init, jax.random.key(0))
+  first = lambda key: first_state(task, key)
+  shapes = jax.eval_shape(first, jax.random.key(0))
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,

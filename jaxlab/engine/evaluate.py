@@ -1,13 +1,13 @@
-"""Runs an Evaluator over a finite feed."""
+"""Runs Evaluators over finite feeds."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlab.engine import hosts, keys, mesh, preemption
 from jaxlab.engine.errors import InputError, Preempted
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.state import Evaluator, State
 
 
@@ -17,11 +17,11 @@ class Evaluation:
   Args:
     name: names the stream of random keys.
     evaluator: what is measured.
-    feed: a finite feed: has `steps` and `batches(start, stop)`.
+    feed: a finite feed.
     seed: the run's seed.
   """
 
-  def __init__(self, name: str, evaluator: Evaluator, feed: Any, seed: int):
+  def __init__(self, name: str, evaluator: Evaluator, feed: Feed, seed: int):
     if not feed.steps:
       raise InputError(
         f'the feed of evaluation "{name}" has no end; give it steps='
@@ -54,3 +54,15 @@ class Evaluation:
         )
       total = self._update(total, state, batch, keys.at(self._root, step))
     return self.evaluator.finish(jax.device_get(total))
+
+
+def measure(
+  name: str, evaluator: Evaluator, feed: Feed, state: State, seed: int
+) -> dict[str, float]:
+  """The evaluator's figures for one State, each named `NAME/figure`.
+
+  Raises:
+    Preempted: a signal arrived.
+  """
+  found = Evaluation(name, evaluator, feed, seed).run(state)
+  return {f'{name}/{figure}': value for figure, value in found.items()}

@@ -13,11 +13,11 @@ checkpoints they agree on about once a second (`hosts.Agreement`).
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +35,18 @@ from jaxlab.engine import (
   preemption,
 )
 from jaxlab.engine.best import Best, Keeper, folder_of
-from jaxlab.engine.compiled import Steps, abstract_state, versions
+from jaxlab.engine.compiled import (
+  FRESH,
+  Start,
+  Steps,
+  abstract_state,
+  first_state,
+  versions,
+)
 from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
-from jaxlab.engine.state import State, Task
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.require import at_least, require
+from jaxlab.engine.state import Evaluator, State, Task
 
 _IN_FLIGHT = 2  # steps that the host may be ahead of the device
 _TOGETHER = NonFiniteError | Preempted  # raised by all processes or by none
@@ -58,28 +67,32 @@ class Options:
   profile: tuple[int, int] | None = None  # [start, stop) steps to trace
   rules: Sequence[partition.Rule] = partition.REPLICATED
   clock: Callable[[], float] = time.monotonic
-  about: dict[str, Any] = field(default_factory=dict)  # into the checkpoints
 
   def __post_init__(self):
-    for name in ('steps', 'log_every_steps'):
-      if getattr(self, name) < 1:
-        raise InputError(
-          f'train.{name} = {getattr(self, name)}; take at least 1'
-        )
-    for name in (
-      'eval_every_steps',
-      'checkpoint_every_steps',
-      'checkpoint_every_seconds',
-      'max_bad_steps',
-    ):
-      if getattr(self, name) < 0:
-        raise InputError(
-          f'train.{name} = {getattr(self, name)} is negative; 0 switches it off'
-        )
+    never = at_least(0, '0 switches it off')
+    rules = {
+      'train.steps': at_least(1),
+      'train.log_every_steps': at_least(1),
+      'train.eval_every_steps': never,
+      'train.checkpoint_every_steps': never,
+      'train.checkpoint_every_seconds': never,
+      'train.checkpoint_keep': at_least(1, 'else nothing is there to resume'),
+      'train.max_bad_steps': never,
+    }
+    require({'train': vars(self)}, rules)
+
+
+class Inputs(NamedTuple):
+  """Open data of one training."""
+
+  feed: Feed  # of training batches
+  evals: Mapping[str, tuple[Evaluator, Feed]] = {}  # name -> (…, finite feed)
+  about: Mapping[str, Any] = {}  # digests of data that a checkpoint belongs to
+  data: Any = None  # anything else that the stage's functions need
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
   """What a fit leaves."""
 
   state: State
@@ -87,32 +100,35 @@ class Fitted:
   seconds: float  # spent in training over all attempts
   step: int  # of the State
   steps: int  # updates done; fewer than asked for where the fit stopped early
+  traces: Mapping[str, int]  # step kind -> traces, in this process
 
 
 def fit(
   name: str,
   task: Task,
-  feed: Any,
+  inputs: Inputs,
   options: Options,
   folder: Path,
   devices: Mesh,
   seed: int,
-) -> Fitted:
+  start: Start = FRESH,
+) -> FitResult:
   """Trains `task` to `options.steps` updates, resuming what `folder` holds.
 
   Args:
     name: the stage, for the progress line.
-    feed: a `jaxlab.data.feed.Feed` of training batches.
+    inputs: a run of other `inputs.about` than the folder's is refused.
     folder: takes metrics.jsonl and checkpoints/.
     devices: the mesh.
     seed: the run's seed.
+    start: entries of the State at step 0.
 
   Raises:
     InputError: bad input; NonFiniteError: the non-finite law stopped the run;
     Preempted: a signal arrived and everything finished is saved.
   """
   with preemption.deferred():
-    run = _Run(name, task, feed, options, folder, devices, seed)
+    run = _Run(name, task, inputs, options, folder, devices, seed, start)
     try:
       return run.run()
     finally:
@@ -149,8 +165,9 @@ def last_state(
 class _Run:
   """The state of one call of `fit`."""
 
-  def __init__(self, name, task, feed, options, folder, devices, seed):
-    self.task, self.feed, self.options = task, feed, options
+  def __init__(self, name, task, inputs, options, folder, devices, seed, start):
+    self.task, self.feed, self.options = task, inputs.feed, options
+    self.about = inputs.about
     self.folder, self.name, self.seed = folder, name, seed
     folder.mkdir(parents=True, exist_ok=True)
     self.checkpoints = checkpoint.Checkpoints(
@@ -162,7 +179,7 @@ class _Run:
         options.clock,
       ),
     )
-    self.state, about = self._restore_or_init(devices)
+    self.state, about = self._restore_or_init(devices, start)
     self.step = int(self.state.step)
     if self.step > options.steps:
       raise InputError(
@@ -179,7 +196,7 @@ class _Run:
     )
     self.evaluations = {
       key: evaluate.Evaluation(key, evaluator, eval_feed, seed)
-      for key, (evaluator, eval_feed) in task.evals.items()
+      for key, (evaluator, eval_feed) in inputs.evals.items()
     }
     self.agree = hosts.Agreement(f'{name}: stop or save?')
     self.root = keys.stream(seed, 'train')
@@ -187,17 +204,17 @@ class _Run:
     self.pending: list[tuple[str, jax.Array]] = []
     self.tracing = False
 
-  def _restore_or_init(self, devices) -> tuple[State, dict[str, Any]]:
+  def _restore_or_init(self, devices, start) -> tuple[State, dict[str, Any]]:
     key = keys.stream(self.seed, 'init')
     like = abstract_state(self.task, devices, self.options.rules)
     latest = hosts.share(f'{self.name}: from', self.checkpoints.latest)
     if latest is None:
       # Copies: State is donated, so it may share no buffer, neither with
       # itself nor with what `init` closed over.
-      state = jax.tree.map(jnp.copy, self.task.init(key))
+      state = jax.tree.map(jnp.copy, first_state(self.task, key, start))
       return mesh.place(state, jax.tree.map(lambda x: x.sharding, like)), {}
     state, about = self.checkpoints.restore(like, latest)
-    for entry, value in self.options.about.items():
+    for entry, value in self.about.items():
       if about.get(entry) != value:
         raise InputError(
           f'{self.folder} was begun with {entry} = {about.get(entry)}, now it '
@@ -207,7 +224,7 @@ class _Run:
     metrics.say(f'{self.name}: going on from step {latest}')
     return state, about
 
-  def run(self) -> Fitted:
+  def run(self) -> FitResult:
     options = self.options
     if self.feed.learns:
       self._publish()
@@ -243,7 +260,8 @@ class _Run:
     if not final:
       final = self._evaluation_of(step)
     seconds = options.clock() - self.started
-    return Fitted(state, final, seconds, step, self.step)
+    traces = dict(self.steps.traces)
+    return FitResult(state, final, seconds, step, self.step, traces)
 
   def _train(self, step, kind, batch) -> None:
     new = not self.steps.compiled(kind)
@@ -365,7 +383,7 @@ class _Run:
       self.state,
       self.step,
       {
-        **self.options.about,
+        **self.about,
         'evaluated': self.evaluated,
         'totals': self.totals.saved(),
         'best': self.best.saved,

@@ -164,6 +164,17 @@ def row_axes(mesh: Mesh) -> tuple[str, ...]:
   return tuple(name for name in mesh.axis_names if name != 'model')
 
 
+def row_ways(mesh: Mesh) -> int:
+  """Among how many devices the rows of a batch are shared."""
+  return math.prod(mesh.shape[name] for name in row_axes(mesh))
+
+
+def round_rows(mesh: Mesh, rows: int) -> int:
+  """The least number of rows, at least `rows`, that the devices can share."""
+  ways = row_ways(mesh)
+  return -(-rows // ways) * ways
+
+
 def platform(mesh: Mesh) -> str:
   """'cpu', 'gpu' or 'tpu': of the mesh's devices, present or planned."""
   return mesh.devices.flat[0].platform

@@ -198,6 +198,30 @@ class Progress:
     )
 
 
+class Meter:
+  """A line for people every ten seconds, about work of known length.
+
+  Args:
+    name: of the work; '' shows nothing.
+    total: number of its parts; 0 shows nothing.
+  """
+
+  def __init__(
+    self, name: str, total: int, clock: Callable[[], float] = time.monotonic
+  ):
+    self.name, self.total, self.clock, self.done = name, total, clock, 0
+    self._began = self._shown = clock()
+
+  def advance(self, parts: int = 1) -> None:
+    """Counts parts that are done."""
+    self.done += parts
+    now = self.clock()
+    if self.name and now - self._shown >= 10 and self.done < self.total:
+      self._shown = now
+      left = (now - self._began) / self.done * (self.total - self.done)
+      say(f'{self.name} {self.done}/{self.total}  eta {duration(left)}')
+
+
 def say(text: str) -> None:
   """One line to standard error, from the leader."""
   if hosts.leads():

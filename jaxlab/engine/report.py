@@ -1,4 +1,4 @@
-"""report.html: one self-contained page of curves, tables and figures."""
+"""report.html: one self-contained page of sections, curves and tables."""
 
 import base64
 import html
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlab.engine import hosts, metrics, workdir
+from jaxlab.engine import metrics, sections, workdir
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem;
@@ -19,23 +19,10 @@ td.n { text-align: right; font-variant-numeric: tabular-nums; }
 img { max-width: 100%; }
 .pair { display: flex; gap: 3rem; flex-wrap: wrap; }
 .quiet { color: #777; font-size: 13px; }
+.headline { font-size: 18px; }
+.verdict { border: 1px solid; border-radius: 3px; padding: 0 .4rem; }
+.sample { margin: .3rem 0; white-space: pre-wrap; }
 """
-
-
-def figure(path: Path, draw) -> None:
-  """Writes one PNG: `draw(axes)` on matplotlib axes; the leader does."""
-  if not hosts.leads():
-    return
-  # The object interface: no global state, no display.
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  canvas = Figure(figsize=(7, 3.6), layout='constrained')
-  FigureCanvasAgg(canvas)
-  axes = canvas.add_subplot()
-  draw(axes)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  canvas.savefig(path, dpi=110)
 
 
 def curves(folder: Path) -> None:
@@ -68,7 +55,7 @@ def curves(folder: Path) -> None:
       axes.grid(alpha=0.3)
       axes.legend(frameon=False)
 
-    figure(folder / 'figures' / f'curve_{name}.png', draw)
+    sections.write_figure(folder / 'figures' / f'curve_{name}.png', draw)
 
 
 def write_html(folder: Path, stages: Sequence[str]) -> Path:
@@ -91,29 +78,89 @@ def write_html(folder: Path, stages: Sequence[str]) -> Path:
   return path
 
 
+def summary(folder: Path, stages: Sequence[str]) -> list[str]:
+  """Headlines, and tables to be printed, of all stages as text."""
+  found = []
+  for stage in stages:
+    for section in _sections(folder / stage):
+      if section['kind'] == 'headline':
+        verdict = f' [{section["verdict"]}]' if section['verdict'] else ''
+        found.append(f'{stage}: {section["text"]}{verdict}')
+      elif section['kind'] == 'table' and section['show']:
+        found.append(sections.text(section))
+  return found
+
+
+def _sections(folder: Path) -> list[dict[str, Any]]:
+  path = folder / sections.FILE
+  return json.loads(path.read_text()) if path.exists() else []
+
+
 def _stage(folder: Path) -> str:
   about = json.loads((folder / 'report.json').read_text())
   print_of = about.get('state_sha256') or about.get('artefact_sha256') or ''
   versions = ', '.join(f'{k} {v}' for k, v in about['versions'].items())
   paper = workdir.flatten(about['paper_reported'])
-  images = ''.join(
-    f'<h3>{html.escape(_caption(path))}</h3><img alt="" '
-    f'src="data:image/png;base64,'
-    f'{base64.b64encode(path.read_bytes()).decode()}">'
+  given = _sections(folder)
+  placed = {section.get('file') for section in given}
+  others = [
+    _image(path, path.stem.replace('_', ' '))
     for path in sorted((folder / 'figures').glob('*.png'))
-  )
+    if path.name not in placed
+  ]
   return (
     f'<h2>{html.escape(about["stage"])}</h2><p>{about["steps"]} steps, seed '
     f'{about["seed"]}, {metrics.duration(about["wall_seconds"])}.</p>'
+    f'{"".join(_section(folder, section) for section in given)}'
     f'<div class="pair"><div><h3>Measured here</h3>{_table(about["metrics"])}'
     f'</div><div><h3>The paper reports</h3>{_table(paper)}</div></div>'
-    f'{images}<p class="quiet">fingerprint {print_of}; '
+    f'{"".join(others)}<p class="quiet">fingerprint {print_of}; '
     f'{html.escape(versions)}</p>'
   )
 
 
-def _caption(path: Path) -> str:
-  return path.stem.replace('_', ' ')
+def _section(folder: Path, section: Mapping[str, Any]) -> str:
+  if section['kind'] == 'headline':
+    verdict = html.escape(section['verdict'])
+    mark = f' <span class="verdict">{verdict}</span>' if verdict else ''
+    return f'<p class="headline">{html.escape(section["text"])}{mark}</p>'
+  if section['kind'] == 'figure':
+    path = folder / 'figures' / section['file']
+    return _image(path, section['caption'] or path.stem.replace('_', ' '))
+  title = f'<h3>{html.escape(section["title"])}</h3>'
+  if section['kind'] == 'table':
+    return title + _grid(section['columns'], section['rows'])
+  return title + ''.join(map(_sample, section['rows']))
+
+
+def _image(path: Path, caption: str) -> str:
+  data = base64.b64encode(path.read_bytes()).decode()
+  words = html.escape(caption)
+  return f'<h3>{words}</h3><img alt="" src="data:image/png;base64,{data}">'
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+  head = ''.join(f'<th>{html.escape(name)}</th>' for name in columns)
+  body = ''.join(
+    '<tr>'
+    + ''.join(
+      f'<td{"" if isinstance(x, str) else " class=n"}>'
+      f'{html.escape(sections.shown(x))}</td>'
+      for x in row
+    )
+    + '</tr>'
+    for row in rows
+  )
+  return f'<table><tr>{head}</tr>{body}</table>'
+
+
+def _sample(row: Sequence[tuple[str, float]]) -> str:
+  pieces = ''.join(
+    f'<span style="background: rgba(255, 170, 0, {weight:.2f})">'
+    f'{html.escape(piece)}</span>'
+    for piece, weight in row
+  )
+  return f'<p class="sample">{pieces}</p>'
 
 
 def _table(values: Mapping[str, Any]) -> str:

@@ -15,26 +15,34 @@ import jax
 from jax.sharding import Mesh
 
 from jaxlab.engine import hosts, partition, preemption, report, workdir
-from jaxlab.engine.compiled import versions
+from jaxlab.engine.compiled import FRESH, Start, versions
 from jaxlab.engine.errors import InputError, Preempted
-from jaxlab.engine.loop import Fitted, Options, fit, last_state
+from jaxlab.engine.fingerprint import state_sha256
+from jaxlab.engine.loop import FitResult, Inputs, Options, fit, last_state
 from jaxlab.engine.metrics import plain, say
-from jaxlab.engine.state import State, Task, state_sha256
+from jaxlab.engine.sections import Sections
+from jaxlab.engine.source import Spec
+from jaxlab.engine.state import State, Task
+
+Figures = dict[str, float]  # name -> value
+Specs = Mapping[str, Spec]  # step kind -> arrays of one global batch
 
 
 @dataclass
 class Workspace:
-  """What a stage runs in."""
+  """Where a stage runs, and what earlier stages left."""
 
   dir: Path  # WORKDIR
   config: Mapping[str, Any]  # the resolved config
   mesh: Mesh
   seed: int
   offline: bool = False  # open no socket
+  planning: bool = False  # shapes alone: there is no data and no earlier stage
   profile: tuple[int, int] | None = None  # [start, stop) steps to trace
   artefacts: dict[str, Any] = field(default_factory=dict)  # of stages run
   loaders: dict[str, Callable] = field(default_factory=dict)
   facts: dict[str, Any] = field(default_factory=dict)  # for report.json
+  page: Sections = field(default_factory=Sections)  # of the running stage
   after: dict[str, str] = field(default_factory=dict)  # stage -> fingerprint
 
   def folder(self, stage: str) -> Path:
@@ -42,7 +50,7 @@ class Workspace:
     return self.dir / stage
 
   def artefact(self, stage: str) -> Any:
-    """What an earlier stage left: kept from its run, or loaded again."""
+    """An earlier stage's artefact: kept from its run, or loaded again."""
     if stage not in self.artefacts:
       if stage not in self.loaders:
         raise InputError(
@@ -50,6 +58,11 @@ class Workspace:
         )
       self.artefacts[stage] = self.loaders[stage](self)
     return self.artefacts[stage]
+
+  def figures(self, stage: str) -> dict[str, float | None]:
+    """The figures of a finished stage; None where one is not finite."""
+    path = self.folder(stage) / 'report.json'
+    return json.loads(path.read_text())['metrics']
 
 
 class Planned(NamedTuple):
@@ -60,7 +73,7 @@ class Planned(NamedTuple):
   """
 
   task: Task
-  spec: Mapping[str, Mapping[str, Any]]  # kind -> arrays with shape and dtype
+  spec: Specs
   steps: int
   rules: Sequence[partition.Rule] = partition.REPLICATED
   max_bad_steps: int = 0
@@ -73,67 +86,117 @@ class Stage(NamedTuple):
   `run(space)` returns the stage's figures. It puts what later stages need at
   `space.artefacts[name]`: a State, or another tree of arrays. `load(space)`
   brings that back when the stage is skipped. `steps` is the number of updates,
-  0 for a stage that does not train. `plan(space)` says what training would
-  compile, without data.
+  0 for a stage that does not train. `open(space)` opens the data of a training
+  and makes its task; `plan(space)` says what it would compile, without data.
   """
 
   name: str
-  run: Callable[[Workspace], dict[str, float]]
+  run: Callable[[Workspace], Figures]
   steps: int = 0
   load: Callable[[Workspace], Any] | None = None
+  open: Callable[[Workspace], tuple[Task, Inputs]] | None = None
   plan: Callable[[Workspace], Planned] | None = None
 
 
 def training(
   name: str,
-  build: Callable[[Workspace], tuple[Task, Any]],
   options: Options,
-  finish: Callable[[Workspace, Task, Fitted], dict[str, float]] | None = None,
-  plan: Callable[[Workspace], Planned] | None = None,
+  *,
+  spec: Callable[[Workspace], Specs],
+  task: Callable[[Workspace, Inputs | None], Task],
+  inputs: Callable[[Workspace], Inputs],
+  finish: Callable[[Workspace, Inputs, FitResult], Figures] | None = None,
   rules: Callable[[Mesh], Sequence[partition.Rule]] | None = None,
   seed: int | None = None,
+  start: Callable[[Workspace], Start] | None = None,
+  flops: Mapping[str, float] | None = None,
 ) -> Stage:
   """The stage of one fit.
 
   Args:
-    build: makes the task and the feed of its training batches.
+    options: of the engine, `Options(**config['train'])`.
+    spec: the arrays of a batch, from the config and `space.mesh` alone where
+      that can be: `--plan` compiles them, and no data need be there. The feed
+      must give the same.
+    task: init and steps; gets None for inputs under `--plan`, where no data is
+      opened.
+    inputs: opens the data: the training feed, and the evaluations.
     finish: measures once more after the fit (a test set, figures); its figures
-      join those of the last evaluation.
-    plan: the same as shapes.
+      join those of the last evaluation. It gets the open inputs.
     rules: where State lies on a mesh; default: every device holds it all.
     seed: of this fit; default: the run's.
+    start: entries of State to begin with, such as an earlier stage's.
+    flops: step kind -> FLOPs of the model, for `--plan`; default: counted.
   """
 
   def lay(space):
     return rules(space.mesh) if rules else partition.REPLICATED
 
+  def open(space):
+    found = inputs(space)
+    _check_spec(name, spec(space), found.feed.source.spec)
+    return task(space, found), found
+
   def run(space):
-    task, feed = build(space)
-    about = {
-      **options.about,
+    made, found = open(space)
+    own = {
       'config_sha256': workdir.digest(space.config),
       'after': space.after,
     }
-    here = replace(
-      options, profile=space.profile, about=about, rules=lay(space)
+    result = fit(
+      name,
+      made,
+      found._replace(about={**found.about, **own}),
+      replace(options, profile=space.profile, rules=lay(space)),
+      space.folder(name),
+      space.mesh,
+      space.seed if seed is None else seed,
+      start(space) if start else FRESH,
     )
-    folder = space.folder(name)
-    chosen = space.seed if seed is None else seed
-    fitted = fit(name, task, feed, here, folder, space.mesh, chosen)
-    space.artefacts[name] = fitted.state
-    space.facts['wall_seconds'] = round(fitted.seconds, 3)
+    space.artefacts[name] = result.state
+    space.facts |= {
+      'wall_seconds': round(result.seconds, 3),
+      'traces': result.traces,
+      **found.about,
+    }
     if options.best:
-      space.facts['best_step'] = fitted.step
-      space.facts['steps_done'] = fitted.steps
-    more = finish(space, task, fitted) if finish else {}
-    return {**fitted.metrics, **more}
+      space.facts |= {'best_step': result.step, 'steps_done': result.steps}
+    more = finish(space, found, result) if finish else {}
+    return {**result.metrics, **more}
 
   def load(space):
-    task, _ = build(space)
+    made, _ = open(space)
     folder, of_best = space.folder(name), options.best is not None
-    return last_state(task, folder, space.mesh, lay(space), of_best)
+    return last_state(made, folder, space.mesh, lay(space), of_best)
 
-  return Stage(name, run, options.steps, load, plan)
+  def plan(space):
+    space = replace(space, planning=True)
+    return Planned(
+      task(space, None),
+      spec(space),
+      options.steps,
+      lay(space),
+      options.max_bad_steps,
+      flops or {},
+    )
+
+  return Stage(name, run, options.steps, load, open, plan)
+
+
+def _check_spec(name: str, said: Specs, given: Specs) -> None:
+  flat = lambda specs: {
+    f'{kind}/{array}': (tuple(of.shape), str(of.dtype))
+    for kind, spec in specs.items()
+    for array, of in spec.items()
+  }
+  said, given = flat(said), flat(given)
+  for key in sorted({*said, *given}):
+    if said.get(key) != given.get(key):
+      raise InputError(
+        f'{name}: the config says that batches have "{key}" {said.get(key)}, '
+        f'and the data has {given.get(key)}; make config.data say what the '
+        'data is'
+      )
 
 
 def run_all(stages: Sequence[Stage], space: Workspace) -> None:
@@ -160,7 +223,10 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     if any(hosts.gather(f'{stage.name}: stop?', preemption.asked())):
       raise Preempted(f'{stage.name} is finished')
   if hosts.leads():
-    path = report.write_html(space.dir, [stage.name for stage in stages])
+    names = [stage.name for stage in stages]
+    path = report.write_html(space.dir, names)
+    for text in report.summary(space.dir, names):
+      say(text)
     say(f'report: {path}')
 
 
@@ -195,7 +261,7 @@ def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:
 def _run(stage: Stage, space: Workspace) -> dict[str, Any]:
   folder = space.folder(stage.name)
   folder.mkdir(parents=True, exist_ok=True)
-  space.facts = {}
+  space.facts, space.page = {}, Sections(folder)
   began = time.monotonic()
   figures = stage.run(space)
   left = space.artefacts.get(stage.name)
@@ -218,6 +284,7 @@ def _run(stage: Stage, space: Workspace) -> dict[str, Any]:
   hosts.meet(f'{stage.name}: done')  # and everything it wrote is written
   if hosts.leads():
     report.curves(folder)
+    space.page.write()
     workdir.write_json(folder / 'report.json', about)
   return about
 

@@ -5,16 +5,12 @@ Data flows one way:
   Source.batch(step) -> feed -> step(State, Batch, Key) -> State, Metrics
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-from jaxlab.engine.mesh import whole
 
 Tree = Any  # a pytree of arrays
 Key = jax.Array  # a typed PRNG key, ()
@@ -73,11 +69,14 @@ class Evaluator(NamedTuple):
 
 
 class Task(NamedTuple):
-  """What is trained: pure functions only."""
+  """What is trained: pure functions only.
 
-  init: Callable[[Key], State]
+  The engine makes the State: `create_state(params, *steps.values(), vars=vars)`
+  of what `init` returns.
+  """
+
+  init: Callable[[Key], tuple[Params, Vars]]
   steps: Mapping[str, Update]  # {'train': …}; a kind for each batch shape
-  evals: Mapping[str, tuple[Evaluator, Any]] = {}  # name -> (…, finite Feed)
 
 
 def paths(tree: Tree) -> list[tuple[str, Any]]:
@@ -88,24 +87,6 @@ def paths(tree: Tree) -> list[tuple[str, Any]]:
     for path, leaf in leaves
   ]
   return sorted(named, key=lambda item: item[0])
-
-
-def state_sha256(tree: Tree) -> str:
-  """SHA-256 over every leaf (path, dtype, shape, bytes) in path order.
-
-  The fingerprint of a fit: independent of device count and layout. Leaves
-  come to the host one at a time; with several processes, to each of them.
-  """
-  return leaves_sha256((path, whole(leaf)) for path, leaf in paths(tree))
-
-
-def leaves_sha256(leaves: Iterable[tuple[str, np.ndarray]]) -> str:
-  """SHA-256 over (path, array) pairs, in the order given."""
-  digest = hashlib.sha256()
-  for path, array in leaves:
-    digest.update(f'{path}:{array.dtype}:{array.shape}\n'.encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()
 
 
 def new_health() -> dict[str, jax.Array]:

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import report
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import Evaluator
 from jaxlab.evals.ood import collect
@@ -127,8 +125,10 @@ def temperature_scaled(
   return temperature, rows
 
 
-def reliability_figure(path: Path, tables: Mapping[str, Reliability]) -> None:
-  """Writes a PNG of reliability diagrams: label -> `Reliability`."""
+def reliability_diagrams(
+  tables: Mapping[str, Reliability],
+) -> Callable[[Any], None]:
+  """Reliability diagrams, to be drawn on axes: label -> `Reliability`."""
 
   def draw(axes):
     for label, table in tables.items():
@@ -147,4 +147,4 @@ def reliability_figure(path: Path, tables: Mapping[str, Reliability]) -> None:
     axes.set_ylabel('accuracy')
     axes.legend(frameon=False)
 
-  report.figure(path, draw)
+  return draw

@@ -19,15 +19,15 @@ from jax import lax
 
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.metrics import Meter
 from jaxlab.engine.state import Batch, Evaluator
 from jaxlab.evals.ood_table import (
   Scores,
   averaged,
   figures,
-  histogram_figure,
-  markdown,
+  histograms,
   ood_table,
-  roc_figure,
+  roc_curves,
 )
 from jaxlab.ops.augment import to_float
 from jaxlab.ops.detection import Detector
@@ -38,12 +38,11 @@ __all__ = [
   'collect',
   'detection',
   'figures',
-  'histogram_figure',
-  'markdown',
+  'histograms',
   'ood_table',
   'overlapping',
   'refuse_overlap',
-  'roc_figure',
+  'roc_curves',
   'scored',
 ]
 
@@ -102,13 +101,16 @@ def detection(score: Callable[..., jax.Array], capacity: int) -> Evaluator:
 
 
 def collect(
-  functions: Mapping[Any, Callable[[Batch], jax.Array]], feed: Any
+  functions: Mapping[Any, Callable[[Batch], jax.Array]],
+  feed: Any,
+  name: str = '',
 ) -> dict[Any, np.ndarray]:
   """The values of every real row of a finite feed, in its order.
 
   Args:
     functions: name -> (batch) -> [b, ...].
     feed: a finite Feed, or a sequence of batches with `mask` [b] bool.
+    name: of the work, for its progress line; '' shows none.
 
   Returns:
     name -> [rows, ...], on every host.
@@ -117,22 +119,24 @@ def collect(
     InputError: a feed without an end or without rows, an iterator, or a
       function that does not give a value for each row.
   """
-  parts: dict[Hashable, list[np.ndarray]] = {name: [] for name in functions}
-  rows = 0
-  for batch in _batches(feed):
+  parts: dict[Hashable, list[np.ndarray]] = {key: [] for key in functions}
+  rows, batches = 0, _batches(feed)
+  meter = Meter(name, getattr(feed, 'steps', 0) * len(functions))
+  for batch in batches:
     mask = mesh.whole(batch['mask'])
     rows += int(mask.sum())
-    for name, function in functions.items():
+    for key, function in functions.items():
       values = mesh.whole(function(batch))
       if values.shape[:1] != mask.shape:
         raise InputError(
-          f'{name} gives {values.shape} for a batch of {len(mask)} rows; it '
+          f'{key} gives {values.shape} for a batch of {len(mask)} rows; it '
           'must give a value for each'
         )
-      parts[name].append(values[mask])
+      parts[key].append(values[mask])
+      meter.advance()
   if not rows:
     raise InputError('the feed has no examples; give it some')
-  return {name: np.concatenate(values) for name, values in parts.items()}
+  return {key: np.concatenate(values) for key, values in parts.items()}
 
 
 def scored(
@@ -143,6 +147,7 @@ def scored(
   attack: MakeAttack | None = None,
   epsilons: Sequence[float] = (),
   key: jax.Array | None = None,
+  name: str = '',
 ) -> Scores:
   """Scores of images, as they are and attacked at each budget.
 
@@ -159,6 +164,7 @@ def scored(
       `lambda f, e: apgd(f, epsilon=e, steps=100, restarts=5)`.
     epsilons: budgets above 0, in units of images in [0, 1].
     key: of the attacks.
+    name: of the work, for its progress line; '' shows none.
 
   Returns:
     (detector, epsilon) -> [n] float32 in the feed's order; the clean scores
@@ -174,20 +180,19 @@ def scored(
       'are always there'
     )
   functions = {}
-  for name, detector in detectors.items():
+  for of, detector in detectors.items():
     score = jax.jit(detector.score)
-    functions[name, 0.0] = _clean(score, detector.args)
+    functions[of, 0.0] = _clean(score, detector.args)
     objective = (minimise_score if inlier else maximise_score)(detector)
     for epsilon in epsilons:
       if attack is None or key is None:
         raise InputError(f'epsilons={tuple(epsilons)} need attack= and key=')
       run = attack(objective, epsilon)
-      functions[name, float(epsilon)] = _attacked(score, detector, run, key)
-  found = collect(functions, feed)
+      functions[of, float(epsilon)] = _attacked(score, detector, run, key)
+  found = collect(functions, feed, name)
   worse = np.minimum if inlier else np.maximum
   return {
-    (name, e): worse(values, found[name, 0.0])
-    for (name, e), values in found.items()
+    (of, e): worse(values, found[of, 0.0]) for (of, e), values in found.items()
   }
 
 

@@ -1,16 +1,15 @@
 """Tables and figures of OOD detection, from scores on the host."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxlab.engine import report
 from jaxlab.engine.errors import InputError
 from jaxlab.ops import detection_metrics as metrics
 
 Scores = dict[tuple[str, float], np.ndarray]  # (detector, epsilon) -> [n]
+Draw = Callable[[Any], None]  # on matplotlib axes
 
 
 def ood_table(
@@ -88,30 +87,8 @@ def averaged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   return found
 
 
-def markdown(
-  rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()
-) -> str:
-  """A Markdown table; epsilon in 1/255, other numbers to three digits.
-
-  Args:
-    columns: which, in order; by default all of the first row's.
-  """
-  columns = list(columns or rows[0])
-
-  def cell(name, value):
-    if name == 'epsilon':
-      return f'{255 * value:.4g}/255' if value else '0'
-    return f'{value:.3f}' if isinstance(value, float) else str(value)
-
-  lines = [columns, ['---'] * len(columns)]
-  lines += [[cell(name, row[name]) for name in columns] for row in rows]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-
-
-def roc_figure(
-  path: Path, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
-) -> None:
-  """Writes a PNG of ROC curves: label -> (ID scores, OOD scores)."""
+def roc_curves(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Draw:
+  """ROC curves, to be drawn: label -> (ID scores, OOD scores)."""
 
   def draw(axes):
     for label, (inside, outside) in pairs.items():
@@ -126,11 +103,11 @@ def roc_figure(
     axes.set_ylabel('ID accepted')
     axes.legend(frameon=False)
 
-  report.figure(path, draw)
+  return draw
 
 
-def histogram_figure(path: Path, groups: Mapping[str, np.ndarray]) -> None:
-  """Writes a PNG of score histograms on common bins: label -> scores [n]."""
+def histograms(groups: Mapping[str, np.ndarray]) -> Draw:
+  """Histograms of scores on common bins, to be drawn: label -> scores [n]."""
   edges = np.histogram_bin_edges(np.concatenate([*groups.values()]), 50)
 
   def draw(axes):
@@ -141,7 +118,7 @@ def histogram_figure(path: Path, groups: Mapping[str, np.ndarray]) -> None:
     axes.set_ylabel('share of images')
     axes.legend(frameon=False)
 
-  report.figure(path, draw)
+  return draw
 
 
 def figures(what: str, inside, outside, clean=None) -> dict[str, float]:

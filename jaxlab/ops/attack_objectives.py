@@ -110,6 +110,22 @@ def nats(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def rescaled_nats(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Cross-entropy of logits brought to a deviation of 1 in each row.
+
+  Where a loss makes logits large, cross-entropy's gradient is 0 in float32 and
+  an attack by it stands still; this one's is not.
+
+  Args:
+    logits: [b, k] float32; labels: [b] int in [0, k).
+
+  Returns:
+    [b] float32.
+  """
+  spread = jax.lax.stop_gradient(logits.std(-1, keepdims=True))
+  return nats(logits / (spread + 1e-12), labels)
+
+
 def margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """max_{i≠y} z_i - z_y of each row, [b]."""
   own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)

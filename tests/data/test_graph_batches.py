@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from jaxlab.data import graph
-from jaxlab.data.feed import Feed
 from jaxlab.data.graph_batches import GraphSource, node_features
-from jaxlab.data.source import Source
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.source import Source
 
 FIELDS = ('node', 'edge', 'num_nodes', 'num_edges', 'label', 'graph', 'real')
 

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.data.in_memory import ArraySource, Order, permutation
-from jaxlab.data.source import Source
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.source import Source
 
 N = 23
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxlab.data import corpus, pretraining, sentence_pairs, wordpiece
-from jaxlab.data.source import Source
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import Source
 from tests.data.numbered_corpus import (
   FIRST,
   NumberedCorpus,

@@ -14,9 +14,9 @@ import pytest
 import tensorflow_datasets as full_tfds
 
 from jaxlab.data import translation
-from jaxlab.data.source import Source
 from jaxlab.data.translation import BOS, EOS, FIRST, PAD, TranslationSource
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import Source
 
 REPO = pathlib.Path(__file__).parents[2]
 SMALLEST = 256 + FIRST

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import best, loop, mesh, metrics
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator, state_sha256
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.fingerprint import state_sha256
+from jaxlab.engine.state import Evaluator
 from jaxlab.engine.update import minimise
 from tests.engine import toys
 
@@ -50,7 +51,7 @@ def _quality(of_step):
 def _fit(folder, of_step, *, crash=-1, steps=20, **chosen):
   update = minimise(toys.squares, 'net', optax.adam(1e-2))
   evals = {'validation': (_quality(of_step), _feed(steps=1))}
-  task = toys.simple(None, {'train': update}, toys.net, evals=evals).task
+  task = toys.simple(None, {'train': update}).task
   options = loop.Options(
     steps=steps,
     log_every_steps=3,
@@ -60,7 +61,8 @@ def _fit(folder, of_step, *, crash=-1, steps=20, **chosen):
     best=best.Best('validation/quality', **chosen),
   )
   feed = _feed(crash)
-  return loop.fit('toy', task, feed, options, folder, feed.mesh, 0)
+  inputs = loop.Inputs(feed, evals)
+  return loop.fit('toy', task, inputs, options, folder, feed.mesh, 0)
 
 
 def hill(step):
@@ -116,11 +118,12 @@ def test_a_fit_that_stopped_early_is_not_trained_on(tmp_path):
 def test_a_metric_that_is_not_evaluated_is_an_input_error(tmp_path):
   update = minimise(toys.squares, 'net', optax.adam(1e-2))
   evals = {'validation': (_quality(hill), _feed(steps=1))}
-  task = toys.simple(None, {'train': update}, toys.net, evals=evals).task
+  task = toys.simple(None, {'train': update}).task
   options = loop.Options(steps=2, best=best.Best('test/f1'))
   feed = _feed()
   with pytest.raises(InputError, match=r'no "test/f1" .*validation/quality'):
-    loop.fit('toy', task, feed, options, tmp_path, feed.mesh, 0)
+    inputs = loop.Inputs(feed, evals)
+    loop.fit('toy', task, inputs, options, tmp_path, feed.mesh, 0)
 
 
 def test_negative_patience_is_an_input_error():

@@ -33,6 +33,12 @@ def test_a_key_is_the_same_however_and_in_whatever_order_it_is_asked_for():
   assert [_bits(traced(root, jnp.int32(s))) for s in range(5)] == forward
 
 
+def test_a_key_is_the_same_in_every_process():
+  # Pinned: a run goes on with the keys of the process that began it.
+  key = keys.at(keys.stream(7, 'eval/test'), 3)
+  assert _bits(key) == (4026517822, 1659432510)
+
+
 def test_a_step_is_traced_not_baked_in():
   chex.clear_trace_counter()
 

@@ -15,7 +15,6 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import (
   evaluate,
   loop,
@@ -26,9 +25,12 @@ from jaxlab.engine import (
   report,
   stage,
 )
+from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError, Preempted
-from jaxlab.engine.state import Evaluator, Task, state_sha256
-from jaxlab.engine.update import create_state, minimise
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.fingerprint import state_sha256
+from jaxlab.engine.state import Evaluator, Task
+from jaxlab.engine.update import minimise
 from tests.engine import toys
 
 _ROOT = Path(__file__).parents[2]
@@ -76,10 +78,12 @@ def _task(eval_hooks=None, evaluator=None, init=toys.net):
   if eval_hooks is not None:
     evaluator = evaluator or toys.mean_error()
     evals = {'test': (evaluator, _hooked(hooks=eval_hooks, steps=2))}
-  return toys.simple(None, {'train': update}, init, evals=evals).task
+  return toys.simple(None, {'train': update}, init, evals=evals)
 
 
-def _fit(folder, steps=10, hooks=None, task=None, source=None, **options):
+def _fit(
+  folder, steps=10, hooks=None, task=None, source=None, about=None, **options
+):
   given = {
     'steps': steps,
     'log_every_steps': 5,
@@ -88,10 +92,11 @@ def _fit(folder, steps=10, hooks=None, task=None, source=None, **options):
     'checkpoint_every_seconds': 0.0,
     **options,
   }
+  toy = task or _task()
   return loop.fit(
     'train',
-    task or _task(),
-    _hooked(source, hooks),
+    toy.task,
+    loop.Inputs(_hooked(source, hooks), toy.evals, about or {}),
     loop.Options(**given),
     folder,
     _one_device(),
@@ -124,7 +129,7 @@ def _report(folder):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """An uninterrupted fit of ten steps with evaluations: (folder, Fitted)."""
+  """An uninterrupted fit of ten steps with evaluations: (folder, FitResult)."""
   folder = tmp_path_factory.mktemp('whole')
   return folder, _fit(folder, task=_task({}))
 
@@ -282,7 +287,7 @@ def test_keys_go_on_where_they_were(tmp_path):
     )
 
   update = minimise(noisy, 'net', optax.adam(1e-2))
-  task = toys.simple(None, {'train': update}).task
+  task = toys.simple(None, {'train': update})
   whole = (
     tmp_path / 'whole',
     _fit(tmp_path / 'whole', task=task, log_every_steps=1),
@@ -336,13 +341,13 @@ def test_lines_are_means_of_the_interval_though_it_was_interrupted(tmp_path):
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'steps': 0}, 'train.steps = 0; take at least 1'),
-    ({'log_every_steps': 0}, 'train.log_every_steps = 0; take at least 1'),
-    ({'eval_every_steps': -1}, 'train.eval_every_steps = -1 is negative'),
-    ({'checkpoint_every_steps': -2}, 'checkpoint_every_steps = -2 is neg'),
-    ({'checkpoint_every_seconds': -0.5}, 'every_seconds = -0.5 is negative'),
-    ({'max_bad_steps': -1}, 'train.max_bad_steps = -1 is negative; 0 swi'),
-    ({'checkpoint_keep': 0}, 'checkpoint_keep = 0 keeps nothing'),
+    ({'steps': 0}, 'train.steps = 0 must be at least 1'),
+    ({'log_every_steps': 0}, 'train.log_every_steps = 0 must be at least 1'),
+    ({'eval_every_steps': -1}, 'eval_every_steps = -1 must be at least 0'),
+    ({'checkpoint_every_steps': -2}, 'every_steps = -2 must be at least 0'),
+    ({'checkpoint_every_seconds': -0.5}, 'every_seconds = -0.5 must be at'),
+    ({'max_bad_steps': -1}, 'bad_steps = -1 must be at least 0; 0 switches'),
+    ({'checkpoint_keep': 0}, 'checkpoint_keep = 0 must be at least 1'),
   ],
 )
 def test_options_that_make_no_sense_are_input_errors(
@@ -371,9 +376,10 @@ def test_donation_spares_what_init_closed_over(tmp_path):
 
   def init(key):
     # The same buffers twice: as the start and as a frozen copy.
-    return create_state({'net': pretrained, 'teacher': pretrained}, update)
+    return {'net': pretrained, 'teacher': pretrained}, {}
 
-  fitted = _fit(tmp_path, steps=3, task=Task(init, {'train': update}))
+  toy = toys.Toy(Task(init, {'train': update}), None)
+  fitted = _fit(tmp_path, steps=3, task=toy)
   for name, value in before.items():
     np.testing.assert_array_equal(pretrained[name], value)
     np.testing.assert_array_equal(fitted.state.params['teacher'][name], value)
@@ -403,7 +409,8 @@ def test_an_evaluator_is_traced_once(count):
     Feed(toys.Rows(), devices, steps=3),
     seed=0,
   )
-  state = jax.device_put(_task().init(_KEY), mesh.replicated(devices))
+  state = first_state(_task().task, _KEY)
+  state = jax.device_put(state, mesh.replicated(devices))
   first, second = evaluation.run(state), evaluation.run(state)
   assert first == second
   assert len(traces) == 1
@@ -426,8 +433,8 @@ def test_a_sharded_state_trains_like_a_replicated_one_and_resumes(tmp_path):
   def fit(folder, steps, rules):
     return loop.fit(
       'train',
-      _task(),
-      Feed(toys.Rows(), mesh.make()),
+      _task().task,
+      loop.Inputs(Feed(toys.Rows(), mesh.make())),
       loop.Options(steps, rules=rules, log_every_steps=1),
       folder,
       mesh.make(),

@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import loop, mesh, metrics
 from jaxlab.engine.errors import NonFiniteError
-from jaxlab.engine.state import Objective, state_sha256
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.fingerprint import state_sha256
+from jaxlab.engine.state import Objective
 from jaxlab.engine.update import chain, create_state, guarded, minimise
 from tests.engine import toys
 
@@ -54,7 +55,7 @@ def _fit(folder, source, steps=10, devices=1, task=None, **options):
   return loop.fit(
     'train',
     task or _task(),
-    Feed(source, devices),
+    loop.Inputs(Feed(source, devices)),
     loop.Options(**given),
     folder,
     devices,
@@ -175,7 +176,7 @@ def test_nan_in_the_gradient_alone_is_a_bad_step():
   state = create_state({'net': {'p': jnp.ones(2)}}, update)
   batch = {'x': jnp.array([[1.0, 2.0], [0.0, 0.0]])}
   assert jnp.isfinite(loss(state.params, {}, batch, _KEY).sum)
-  new, values = guarded(update, 0)(state, batch, _KEY)
+  new, values = jax.jit(guarded(update, 0))(state, batch, _KEY)
   assert values['bad'] == (1, 1)
   chex.assert_trees_all_equal(new.params, state.params)
 
@@ -190,7 +191,7 @@ def test_a_bad_update_anywhere_in_a_chain_undoes_the_whole_step():
   )
   state = create_state({'net': toys.net(_KEY)}, update)
   batch = {**toys.Rows().batch(0, slice(0, 8)), 'mask': np.ones(8, bool)}
-  new, values = guarded(update, 0)(state, batch, _KEY)
+  new, values = jax.jit(guarded(update, 0))(state, batch, _KEY)
   assert values['bad'] == (1, 1)
   chex.assert_trees_all_equal((new.params, new.opt), (state.params, state.opt))
 
@@ -219,7 +220,7 @@ def test_an_update_written_by_hand_is_judged_by_params_and_metrics(spoiled):
     return state.replace(params={'net': new}), values
 
   state = create_state({'net': {'p': jnp.zeros(2)}})
-  new, values = guarded(update, 0)(state, {}, _KEY)
+  new, values = jax.jit(guarded(update, 0))(state, {}, _KEY)
   bad = spoiled != 'nothing'
   assert values['bad'] == (bad, 1)
   assert new.vars['health']['bad_steps'] == bad
@@ -266,4 +267,4 @@ def test_a_loss_that_adds_an_entry_to_vars_is_named():
   state = create_state({'net': toys.net(jax.random.key(0))}, update)
   batch = {**toys.Rows().batch(0, slice(0, 8)), 'mask': np.ones(8, bool)}
   with pytest.raises(ValueError, match=r"vars \['new'\]"):
-    guarded(update, 0)(state, batch, jax.random.key(0))
+    jax.eval_shape(guarded(update, 0), state, batch, jax.random.key(0))

@@ -20,7 +20,7 @@ def _nothing(params, vars, batch, key):
 
 def _state():
   params = {
-    'gen': {'w': jnp.zeros((8, 4)), 'b': jnp.zeros(4)},
+    'gen': {'w': jnp.zeros((8, 4)), 'b': jnp.zeros(12)},
     'disc': {'deep': {'w': jnp.zeros((4, 16))}},
   }
   update = chain(
@@ -59,6 +59,18 @@ def test_optimizer_leaves_follow_their_parameter():
     'opt/other/0/nu/deep/w': columns,
   }
   assert 'opt/other/0/count' in specs
+
+
+@pytest.mark.parametrize('name', ['net', 'other'])
+def test_an_optimizer_leaf_of_another_shape_follows_no_parameter(name):
+  norms = optax.GradientTransformation(lambda params: {'w': jnp.zeros(5)}, None)
+  update = minimise(_nothing, 'net', norms, name)
+  params = {'net': {'w': jnp.zeros((8, 4))}}
+  state = jax.eval_shape(lambda: create_state(params, update))
+  rows = PartitionSpec('data')
+  specs = _specs([('^params/', rows), _ALL], state=state)
+  assert specs['params/net/w'] == rows
+  assert specs[f'opt/{name}/w'] == PartitionSpec()
 
 
 def test_an_optimizer_leaf_of_either_of_two_like_nets_is_an_input_error():
@@ -116,11 +128,11 @@ def test_one_array_axis_may_lie_on_two_mesh_axes():
     ),
     (
       [('gen/b$', PartitionSpec('data')), _ALL],
-      r'gen/b" \(4,\): axis 0 of length 4 does not divide by the 8 devices',
+      r'gen/b" \(12,\): axis 0 of length 12 does not divide by the 8 devices',
     ),
     (
       [('gen/b$', PartitionSpec(None, 'data')), _ALL],
-      r'gen/b" has more entries than its shape \(4,\)',
+      r'gen/b" has more entries than its shape \(12,\)',
     ),
     (
       [('gen/w$', PartitionSpec('model')), _ALL],

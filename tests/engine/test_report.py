@@ -4,9 +4,11 @@ import base64
 import html
 import re
 
+import numpy as np
 import pytest
 
 from jaxlab.engine import metrics, report, stage, workdir
+from jaxlab.engine.sections import write_figure
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _CONFIG = {
@@ -29,10 +31,17 @@ def page(tmp_path_factory):
       log.write(step, 'eval', {'test/loss': 2 / step, 'test/once': 1.0})
     log.close()
     path = space.folder('first') / 'figures' / 'a_<b>.png'
-    report.figure(path, lambda axes: axes.plot([0, 1]))
+    write_figure(path, lambda axes: axes.plot([0, 1]))
     return {'test/accuracy': 0.123456789, '<i>count</i>': 7}
 
   def second(space):
+    space.page.headline('<A> beats B by 3', 'shown')
+    rows = [{'arm': '<b>', 'value': 0.123456}, {'arm': 'B', 'value': np.nan}]
+    space.page.table('Arms & values', ('arm', 'value'), rows, show=True)
+    space.page.figure('line', lambda axes: axes.plot([1, 0]), 'A <line>')
+    picture = np.linspace(0, 1, 3 * 4 * 4).reshape(3, 4, 4, 1)
+    space.page.images('grid', picture, ('a', 'b', 'c'), 'Three pictures')
+    space.page.samples('Texts', [[('plain <', 0.0), ('bright', 0.5)]])
     return {}
 
   workdir.write_json(folder / 'config.json', _CONFIG)
@@ -57,7 +66,7 @@ def test_every_figure_is_in_the_page(page):
   # 'once' has one point and is no curve; 'seconds' is no metric.
   assert [path.name for path in files] == ['a_<b>.png', 'curve_loss.png']
   embedded = re.findall(r'base64,([^"]*)"', text)
-  images = [base64.b64decode(x, validate=True) for x in embedded]
+  images = [base64.b64decode(x, validate=True) for x in embedded[:2]]
   assert images == [path.read_bytes() for path in files]
   assert all(image.startswith(_PNG) for image in images)
   assert '<h3>curve loss</h3>' in text
@@ -75,13 +84,45 @@ def test_the_figures_measured_and_the_papers_stand_side_by_side(page):
   assert text.index('<h2>first</h2>') < text.index('<h2>second</h2>')
 
 
+def test_sections_stand_in_their_order_before_the_figures(page):
+  folder, text = page
+  second = text[text.index('<h2>second</h2>') :]
+  places = [
+    second.index(words)
+    for words in (
+      '&lt;A&gt; beats B by 3 <span class="verdict">shown</span>',
+      '<h3>Arms &amp; values</h3><table><tr><th>arm</th><th>value</th></tr>'
+      '<tr><td>&lt;b&gt;</td><td class=n>0.1235</td></tr>'
+      '<tr><td>B</td><td class=n>not finite</td></tr></table>',
+      '<h3>A &lt;line&gt;</h3>',
+      '<h3>Three pictures</h3>',
+      '<span style="background: rgba(255, 170, 0, 0.50)">bright</span>',
+      'Measured here',
+    )
+  ]
+  assert places == sorted(places)
+  assert second.count('src="data:') == 2  # each figure once
+  assert (folder / 'second' / 'tables.md').read_text().splitlines()[2:4] == [
+    '| arm | value |',
+    '|---|---|',
+  ]
+
+
+def test_headlines_and_tables_are_printed_at_the_end(page):
+  folder, _ = page
+  assert report.summary(folder, ['first', 'second']) == [
+    'second: <A> beats B by 3 [shown]',
+    'Arms & values\n  arm  value\n  <b>  0.1235\n  B    not finite',
+  ]
+
+
 def test_names_and_values_are_escaped(page):
   _, text = page
   assert '<title>toy: Less &lt; more &amp; &quot;more&quot;</title>' in text
   assert f'<td>{html.escape(_CONFIG["model"]["name"])}</td>' in text
   assert '<td>&lt;i&gt;count&lt;/i&gt;</td><td>7</td>' in text
   assert '<h3>a &lt;b&gt;</h3>' in text
-  for raw in ('<script', '<i>', '<b>'):
+  for raw in ('<script', '<i>', '<b>', '<A>', '<line>'):
     assert raw not in text
 
 

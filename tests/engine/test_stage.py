@@ -10,7 +10,7 @@ import pytest
 
 from jaxlab.engine import preemption, stage, workdir
 from jaxlab.engine.errors import InputError, Preempted
-from jaxlab.engine.state import state_sha256
+from jaxlab.engine.fingerprint import state_sha256
 from tests.engine import toys
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import mesh, partition
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.state import Objective
 from jaxlab.engine.update import (
   accumulate,
@@ -231,6 +231,33 @@ class Algebra(chex.TestCase):
         total, weight = metrics['loss']
         _close(total / weight, jnp.float32(value))
         _close(new.opt['net']['p'], jnp.float32(grad))
+
+
+@pytest.mark.parametrize('unroll', [True, False])
+def test_micro_batches_get_keys_of_their_own(unroll):
+  update = accumulate(4, _noisy, 'net', _recording, unroll=unroll)
+  _, metrics = update(create_state(_scalars(net=0), update), _batch(), _KEY)
+  keys = [jax.random.fold_in(_KEY, j) for j in range(4)]
+  noise = sum(jnp.sum(jax.random.normal(key, (2,))) for key in keys)
+  _close(metrics['noise'], (noise, jnp.float32(8)))
+
+
+@pytest.mark.parametrize('unroll', [True, False])
+def test_the_penalty_is_that_of_the_first_micro_batch(unroll):
+  def loss(params, vars, batch, key):
+    slope = vars['seen'] + batch['x'][0] + jax.random.normal(key)
+    return _distance('net')(params, vars, batch, key).replace(
+      penalty=params['net']['p'] * slope,
+      vars={'seen': vars['seen'] + 10 * batch['x'][0]},
+    )
+
+  update = accumulate(4, loss, 'net', _recording, unroll=unroll)
+  vars = {'seen': jnp.float32(100)}
+  state = create_state(_scalars(net=2), update, vars=vars)
+  new, _ = update(state, _batch(), _KEY)
+  noise = jax.random.normal(jax.random.fold_in(_KEY, 0))
+  # (p - mean of x) of the rows, then the penalty's slope.
+  _close(new.opt['net']['p'], jnp.float32(2 - 4.5 + 100 + 1) + noise)
 
 
 def test_a_frozen_net_stays_bitwise_and_has_no_optimizer():

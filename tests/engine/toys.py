@@ -21,17 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.data.feed import Feed
-from jaxlab.data.source import ArraySpec
 from jaxlab.engine import loop, mesh, preemption, stage
 from jaxlab.engine.errors import Preempted
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import (
-  accumulate,
-  chain,
-  create_state,
-  minimise,
-)
+from jaxlab.engine.update import accumulate, chain, minimise
 
 ROWS, WIDTH = 64, 8
 
@@ -39,6 +34,7 @@ ROWS, WIDTH = 64, 8
 class Toy(NamedTuple):
   task: Task
   source: Any
+  evals: Mapping[str, Any] = {}
 
 
 class Rows:
@@ -138,15 +134,8 @@ def mean_error():
 
 
 def simple(source, steps, init=net, vars=None, evals=None):
-  updates = list(steps.values())
-  return Toy(
-    Task(
-      lambda key: create_state({'net': init(key)}, *updates, vars=vars),
-      steps,
-      evals or {},
-    ),
-    source,
-  )
+  task = Task(lambda key: ({'net': init(key)}, vars or {}), steps)
+  return Toy(task, source, evals or {})
 
 
 def accumulated(n=4, devices=None):
@@ -210,7 +199,7 @@ def frozen(devices=None):
 
   def init(key):
     a, b = jax.random.split(key)
-    return create_state({'net': net(a), 'teacher': net(b)}, update)
+    return {'net': net(a), 'teacher': net(b)}, {}
 
   return Toy(Task(init, {'train': update}), Rows())
 
@@ -260,22 +249,30 @@ class Deadly(Feed):
       yield item
 
 
-def fit_stage(name, make, steps, signals):
+def fit_stage(name, make, steps, signals, spec=None):
   """A training stage; `make(space)` gives its Toy."""
 
-  def build(space):
+  def inputs(space):
     toy = make(space)
     feed = Deadly(toy.source, space.mesh)
     feed.signals = signals
-    return toy.task, feed
+    return loop.Inputs(feed, toy.evals, data=toy)
 
-  return stage.training(name, build, options(steps))
+  return stage.training(
+    name,
+    options(steps),
+    spec=lambda space: spec or Rows().spec,
+    task=lambda space, inputs: inputs.data.task,
+    inputs=inputs,
+  )
 
 
 def program(name, steps, signals):
   if name != 'oracle':
     make = lambda space: TOYS[name](devices=space.mesh)
-    return [fit_stage('train', make, steps, signals)]
+    sources = {'published': Learned, 'second_shape': lambda: Rows(every=5)}
+    spec = sources.get(name, Rows)().spec
+    return [fit_stage('train', make, steps, signals, spec)]
 
   first = fit_stage('first', lambda space: two_optimizers(), steps, {})
 

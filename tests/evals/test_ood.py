@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.data.feed import Feed
-from jaxlab.data.source import ArraySpec
 from jaxlab.engine import evaluate, mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.state import State
 from jaxlab.evals import ood
 from jaxlab.ops import detection_metrics as metrics

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxlab.data.image_sets import drawn
-from jaxlab.engine import keys, mesh, plan, stage, workdir
+from jaxlab.engine import keys, mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state, minimise
 from jaxlab.ops.attack_objectives import cross_entropy
@@ -22,6 +22,7 @@ from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import from_logits, uniform_cross_entropy
 from jaxlab.papers.aloe import detectors, method, network, task
 from jaxlab.papers.aloe.sets import Sets
+from jaxlab.planning import plan
 
 ROOT = Path(__file__).parents[2]
 # Programs that run once or twice.

@@ -16,12 +16,13 @@ import pytest
 
 from jaxlab.data import wordpiece
 from jaxlab.data.corpus import prepare_corpus
-from jaxlab.engine import flops, keys, mesh, plan, stage, workdir
+from jaxlab.engine import keys, mesh, stage, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.checkpoint import read as read_checkpoint
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.metrics import read
-from jaxlab.engine.state import paths, state_sha256
+from jaxlab.engine.state import paths
 from jaxlab.ops.squad_metrics import mean_score
 from jaxlab.papers.lamb import (
   answering,
@@ -31,6 +32,7 @@ from jaxlab.papers.lamb import (
   span,
 )
 from jaxlab.papers.lamb import finetuning as task
+from jaxlab.planning import flops, plan
 from tests import runs
 
 ROOT = Path(__file__).parents[2]

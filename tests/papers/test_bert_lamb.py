@@ -12,11 +12,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import flops, keys, loop, mesh, metrics, plan, stage
+from jaxlab.engine import keys, loop, mesh, metrics, stage
 from jaxlab.engine.state import paths
 from jaxlab.models import bert
 from jaxlab.papers.lamb import method
 from jaxlab.papers.lamb import pretraining as task
+from jaxlab.planning import flops, plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import keys, mesh, plan, stage
+from jaxlab.engine import keys, mesh, stage
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.compiled import Steps
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.papers.lamb import pretraining
+from jaxlab.planning import plan
 from tests.papers.test_bert_lamb import config_of
 
 STEPS = 4

@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlab.engine import hlo, mesh
+from jaxlab.engine import mesh
 from jaxlab.papers.encouraging.method import (
   binary_encouraging,
   bonus_of,
@@ -23,6 +23,7 @@ from jaxlab.papers.encouraging.method import (
   mirror_mse,
   rising,
 )
+from jaxlab.planning import hlo
 
 # name -> (numbers, b, c), b and c of (p, 1 - p) as the table has them.
 zero, one = lambda p, q: 0 * p, lambda p, q: 1 + 0 * p

@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import hlo, mesh, stage, workdir
+from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.engine.update import guarded
 from jaxlab.evals import study
 from jaxlab.models.sagpool import logits_of_rows
 from jaxlab.papers.encouraging import graphs
+from jaxlab.planning import hlo
 
 CROSS_ENTROPY = {
   'bonus': 'normal',

@@ -14,11 +14,11 @@ import sacrebleu
 
 from jaxlab.engine import mesh, preemption, stage, workdir
 from jaxlab.engine.errors import InputError, Preempted
-from jaxlab.engine.plan import shapes
 from jaxlab.engine.state import State
 from jaxlab.evals.study import Cell
 from jaxlab.papers.encouraging import translation
 from jaxlab.papers.encouraging.method import encouraging_loss
+from jaxlab.planning.plan import shapes
 
 LOSS = {
   'bonus': 'conservative',

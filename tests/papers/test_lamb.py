@@ -273,6 +273,14 @@ def test_a_late_start_has_rate_zero_before_it_never_less():
   assert float(schedule(6)) > 0
 
 
+def test_bias_correction_at_step_one_is_exact_in_float32():
+  tx = lamb(1.0, eps=0, weight_decay=0, adapt_mask=False)
+  grads = {'w': jnp.asarray([3.0, -1e-3, 0.7])}
+  updates, _ = tx.update(grads, tx.init(grads), grads)
+  # m-hat = g and v-hat = g^2; 1 - 0.999 in float32 would be off by 1.3e-5.
+  np.testing.assert_allclose(updates['w'], [-1, 1, -1], rtol=1e-6)
+
+
 @pytest.mark.parametrize('make', [lamb, lars])
 def test_the_first_update_takes_the_rate_of_step_zero(make):
   params, grads = small()

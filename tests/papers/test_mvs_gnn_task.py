@@ -11,12 +11,12 @@ import optax
 import pytest
 
 from jaxlab.data.adjacency import adjacency
-from jaxlab.data.feed import Feed
 from jaxlab.engine import loop, mesh, stage, workdir
 from jaxlab.engine.compiled import Steps
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.state import state_sha256
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.evals.study import Cell
 from jaxlab.models.sampled_gnn import KINDS, SampledGNN
 from jaxlab.papers.mvs_gnn import feeds, inference, judgement, task, training

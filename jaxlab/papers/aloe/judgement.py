@@ -4,6 +4,7 @@ Detectors are tuned on validation images and validation outliers, never on a
 test set. Every detector is attacked by itself (jaxlab/ops/score_attacks.py).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,197 +12,244 @@ from typing import Any
 import numpy as np
 
 from jaxlab.data.image_sets import drawn
-from jaxlab.engine import keys, mesh, workdir
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.stage import Stage, Workspace
+from jaxlab.engine import keys, workdir
+from jaxlab.engine.evaluate import measure
+from jaxlab.engine.require import (
+  at_least,
+  between,
+  each,
+  filled,
+  inside,
+  one_of,
+  require,
+  some,
+)
+from jaxlab.engine.stage import Figures, Stage, Workspace
+from jaxlab.engine.state import State
 from jaxlab.evals import ood
 from jaxlab.evals.classify import classify
-from jaxlab.evals.robust import robust
-from jaxlab.ops import adversarial, augment
-from jaxlab.ops.attacks import apgd, in_chunks, pgd
-from jaxlab.papers.aloe import network
+from jaxlab.ops import adversarial
+from jaxlab.ops.attacks import apgd, pgd
 from jaxlab.papers.aloe.detectors import DETECTORS, tuned
 from jaxlab.papers.aloe.sets import Sets
+from jaxlab.recipes import judge
+from jaxlab.recipes.images import ImageTask, image_task
+from jaxlab.recipes.judge import Row
+from jaxlab.recipes.study import Cell, Study
 
 Config = Mapping[str, Any]
-Row = dict[str, Any]
 
-_CHUNK = 25  # images attacked together
-
-COLUMNS = ('auroc', 'fpr_at_95tpr_id_positive')
+MAIN = ('auroc', 'fpr_at_95tpr_id_positive')
+_OTHER = (
+  'fpr_at_95tpr_ood_positive',
+  'detection_error',
+  'aupr_in',
+  'aupr_out',
+  'fpr_at_clean_threshold',
+  'tpr_at_clean_threshold',
+)
 
 
 def check(config: Config) -> None:
   """Raises InputError where a value cannot be."""
-  d, o = config['detection'], config['ood']
-  asked = {*d['detectors'], *o['adaptive']['detectors']}
-  if asked - {*DETECTORS} or not d['detectors']:
-    raise InputError(
-      f'config.detection.detectors or ood.adaptive.detectors name '
-      f'{sorted(asked - {*DETECTORS})}; known: {", ".join(DETECTORS)}'
-    )
-  adaptive = (
-    {*o['adaptive']['detectors']} if o['adaptive']['methods'] else set()
+  units = 'in units of images in [0, 1], as 8 / 255'
+  known, adaptive = config['detection']['detectors'], 'ood.adaptive'
+  budgets = each(inside(0, 1, f'{units}; clean is always there'))
+  require(
+    config,
+    {
+      'detection.detectors': some(one_of(*DETECTORS)),
+      'detection.odin_etas': each(between(0, 1, units)),
+      'detection.mahalanobis_etas': each(between(0, 1, units)),
+      'ood.sets': filled('give at least one OOD set'),
+      'ood.epsilons': budgets,
+      'ood.steps': at_least(1),
+      f'{adaptive}.epsilons': budgets,
+      f'{adaptive}.detectors': each(one_of(*DETECTORS)),
+    },
   )
-  if adaptive - {*d['detectors']}:
-    raise InputError(
-      'config.ood.adaptive.detectors must be among config.detection.detectors'
-    )
-  for name, values in (
-    ('ood.epsilons', o['epsilons']),
-    ('ood.adaptive.epsilons', o['adaptive']['epsilons']),
-    ('detection.odin_etas', d['odin_etas']),
-    ('detection.mahalanobis_etas', d['mahalanobis_etas']),
-  ):
-    low = min(values, default=0) >= 0 and max(values, default=0) <= 1
-    if not low or ('eps' in name and not all(values)):
-      raise InputError(
-        f'config.{name} = {list(values)}; give numbers in [0, 1] in units of '
-        'images in [0, 1], as 8 / 255 (budgets above 0: clean is always there)'
-      )
-  if not o['sets']:
-    raise InputError('config.ood.sets is empty: give at least one OOD set')
+  if config['ood']['adaptive']['methods']:
+    cure = 'one of config.detection.detectors'
+    among = each(one_of(*known, cure=cure))
+    require(config, {f'{adaptive}.detectors': among})
 
 
-def stage(config: Config, method: str, trained: str) -> Stage:
-  """The stage `TRAINED-ood`: tables and figures of one network."""
-  name = f'{trained}-ood'
+def stage(config: Config, cell: Cell) -> Stage:
+  """The stage `METHOD-sSEED-ood`: tables and figures of one network."""
+  name = f'{cell.name}-ood'
 
   def run(space):
-    return _judge(config, method, space, space.artefact(trained), name)
+    state = space.artefact(cell.name)
+    return _judge(config, cell, space, state, space.folder(name))
 
   return Stage(name, run)
 
 
-def _judge(config, method, space: Workspace, state, name) -> dict[str, float]:
-  net = network.build(config)
-  args = ({'net': state.params['net']}, {'net': state.vars['net']})
-  sets = Sets(config, space.offline)
+def attacks_of(config: Config) -> dict[str, tuple[str, float]]:
+  """Main rows of the table: name of an attack -> its detector and budget."""
+  o = config['ood']
+  found = {}
+  if o['epsilons']:
+    found[f'pgd-{o["steps"]}'] = (
+      config['detection']['detectors'][0],
+      o['epsilons'][0],
+    )
+  a = o['adaptive']
+  if a['methods'] and a['epsilons'] and a['detectors']:
+    found[_adaptive(a)] = a['detectors'][0], a['epsilons'][0]
+  return found
+
+
+def headlines(config: Config) -> list[str]:
+  """The figures that methods are compared by: AUROC, both sides attacked."""
+  rows = [
+    {'attack': k, 'detector': d, 'epsilon': e, 'setting': 'both'}
+    for k, (d, e) in attacks_of(config).items()
+  ]
+  return [f'test/{label(row)}/auroc' for row in rows]
+
+
+def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
+  task = image_task(config, space.offline)
+  layers = config['detection']['layers']
+  net = task.network._replace(
+    features=partial(task.network.features, names=layers)
+  )
+  args, sets = judge.args_of(state), Sets(config, space.offline)
   found, chosen = tuned(config, net, args, sets, space.mesh)
   o = config['ood']
-  key = keys.stream(space.seed, 'ood')
   test = sets.inliers(config['data']['test_split'])
 
-  def score(detectors, images, inlier, attack=None, epsilons=()):
-    feed = sets.once(images, space.mesh)
-    return ood.scored(
-      detectors, feed, inlier, attack=attack, epsilons=epsilons, key=key
+  def table(detectors, inside, outside, attack=None, epsilons=()):
+    return judge.outlier_rows(
+      sets,
+      detectors,
+      drawn(test, inside),
+      {' '.join(p).strip(): sets.ood(*p, outside) for p in o['sets']},
+      space.mesh,
+      attack=attack and judge.cached(attack, space.mesh),
+      epsilons=epsilons,
+      key=keys.stream(space.seed, 'ood'),
+      name=cell.name,
     )
 
-  def table(detectors, inside, outside, attack=None, epsilons=()):
-    ids = score(detectors, drawn(test, inside), True, attack, epsilons)
-    # All OOD sets at once: an attack is compiled for each call.
-    parts = {
-      ' '.join(p).strip(): sets.ood(p[0], p[1], outside) for p in o['sets']
-    }
-    images = {'image': np.concatenate([*parts.values()])}
-    together = score(detectors, images, False, attack, epsilons)
-    ends = np.cumsum([len(part) for part in parts.values()])
-    pieces = {k: np.split(v, ends[:-1]) for k, v in together.items()}
-    others = {
-      name: {k: piece[i] for k, piece in pieces.items()}
-      for i, name in enumerate(parts)
-    }
-    return ids, others, ood.ood_table(ids, others)
-
-  figures = {**_accuracy(config, net, state, sets, space), **chosen}
-  folder = space.folder(name)
   ids, others, clean = table(found, o['examples'], o['examples_each'])
   rows = _named('none', clean)
   if o['epsilons']:
-    attack = _cached(partial(pgd, steps=o['steps']), space.mesh)
+    attack = partial(pgd, steps=o['steps'])
     ids, others, attacked = table(
       found, o['attacked'], o['attacked_each'], attack, o['epsilons']
     )
     rows += _named(f'pgd-{o["steps"]}', attacked)
   a = o['adaptive']
-  if method in a['methods'] and a['epsilons']:
-    many = partial(apgd, steps=a['steps'], restarts=a['restarts'])
-    attack = _cached(many, space.mesh)
+  if cell.arm in a['methods'] and a['epsilons']:
+    attack = partial(apgd, steps=a['steps'], restarts=a['restarts'])
     some = {n: d for n, d in found.items() if n in a['detectors']}
     _, _, adaptive = table(
       some, a['examples'], a['examples_each'], attack, a['epsilons']
     )
-    rows += _named(f'apgd-{a["steps"]}x{a["restarts"]}', adaptive)
+    rows += _named(_adaptive(a), adaptive)
   workdir.write_json(folder / 'ood.json', rows)
-  (folder / 'ood.md').write_text(ood.markdown(rows, _columns()))
-  _draw(folder / 'figures', ids, others, o['epsilons'])
-  for row in rows:
-    if row['ood'] == 'mean':
-      for column in COLUMNS:
-        figures[f'{label(row)}/{column}'] = row[column]
-  return figures
+  _show(space, rows, ids, others, o['epsilons'])
+  accuracy = _accuracy(config, task, state, sets, test, space)
+  means = {
+    f'test/{label(row)}/{column}': row[column]
+    for row in rows
+    if row['ood'] == 'mean'
+    for column in MAIN
+  }
+  return {**accuracy, **chosen, **means}
 
 
-def _cached(make, devices):
-  """(objective, epsilon) -> attack; on one CPU, of what its cache holds."""
-  alone = mesh.platform(devices) == 'cpu' and devices.size == 1
-
-  def attack(objective, epsilon):
-    whole = make(objective, epsilon=epsilon)
-    return in_chunks(whole, _CHUNK, row_args=0) if alone else whole
-
-  return attack
+def _adaptive(a: Config) -> str:
+  return f'apgd-{a["steps"]}x{a["restarts"]}'
 
 
 def _named(attack: str, rows: Sequence[Row]) -> list[Row]:
   return [{'attack': attack, **row} for row in [*rows, *ood.averaged(rows)]]
 
 
-def _columns() -> tuple[str, ...]:
-  own = ('fpr_at_95tpr_ood_positive', 'detection_error')
-  deployed = ('fpr_at_clean_threshold', 'tpr_at_clean_threshold')
-  where = ('attack', 'detector', 'ood', 'epsilon', 'setting')
-  return (*where, *COLUMNS, *own, 'aupr_in', 'aupr_out', *deployed)
-
-
 def label(row: Row) -> str:
-  """What a row is of, in one name."""
+  """Attack, detector, setting and budget of a row in one name."""
   at = f' {255 * row["epsilon"]:.4g}/255' if row['epsilon'] else ''
   return f'{row["attack"]}/{row["detector"]}/{row["setting"]}{at}'
 
 
-def _accuracy(config, net, state, sets, space) -> dict[str, float]:
+def _accuracy(config, task: ImageTask, state, sets, test, space) -> Figures:
   """Of the classifier: on the whole test set, and attacked on a part of it."""
-
-  def logits(params, vars, batch):
-    return net.logits(augment.to_float(batch['image']), params, vars)
-
-  def figures(name, evaluator, arrays):
-    feed = sets.once(arrays, space.mesh)
-    found = Evaluation(name, evaluator, feed, space.seed).run(state)
-    return {f'{name}/{figure}': value for figure, value in found.items()}
-
-  o, test = config['ood'], sets.inliers(config['data']['test_split'])
-  result = figures('test', classify(logits), test)
+  o, feed = config['ood'], sets.once(test, space.mesh)
+  evaluator = classify(task.logits)
+  figures = measure('test', evaluator, feed, state, space.seed)
   attacks = {
     f'pgd_{255 * e:.4g}': pgd(
-      adversarial.of_batch(logits), epsilon=e, steps=o['steps']
+      adversarial.of_batch(task.logits), epsilon=e, steps=o['steps']
     )
     for e in o['epsilons']
   }
   if attacks:
     part = drawn(test, o['attacked'])
     part['image'] = part['image'].astype(np.float32) / 255
-    result |= figures('attacked', robust(logits, attacks, space.seed), part)
-  return result
+    figures |= {
+      f'test/{name}': value
+      for name, value in judge.withstood(
+        task.logits,
+        attacks,
+        judge.args_of(state),
+        sets.once(part, space.mesh),
+        space.seed,
+      ).items()
+    }
+  return figures
 
 
-def _draw(folder, ids, others, epsilons) -> None:
-  """ROC curves and histograms of the first detector on the first OOD set."""
-  name = next(iter(ids))[0]
-  first = next(iter(others))
+def _show(space: Workspace, rows, ids, others, epsilons) -> None:
+  """The table; ROC curves and histograms of the first detector and set."""
+  columns = ('attack', 'detector', 'ood', 'epsilon', 'setting', *MAIN, *_OTHER)
+  budget = lambda e: f'{255 * e:.4g}/255'
+  shown = [{**row, 'epsilon': budget(row['epsilon'])} for row in rows]
+  space.page.table('Detection of outliers', columns, shown)
+  name, first = next(iter(ids))[0], next(iter(others))
   budgets = [0.0, *epsilons]
   pairs = {
-    f'{name}, {first}, {255 * e:.4g}/255': (
-      ids[name, e],
-      others[first][name, e],
-    )
+    f'{name}, {first}, {budget(e)}': (ids[name, e], others[first][name, e])
     for e in budgets
   }
-  ood.roc_figure(folder / 'roc.png', pairs)
+  space.page.figure('roc', ood.roc_curves(pairs), 'ROC by budget')
   for e in budgets:
     groups = {'ID': ids[name, e], first: others[first][name, e]}
-    path = folder / f'scores_{name}_at_{255 * e:.4g}.png'
-    ood.histogram_figure(path, groups)
+    space.page.figure(
+      f'scores_{name}_at_{255 * e:.4g}',
+      ood.histograms(groups),
+      f'Scores of {name} at {budget(e)}',
+    )
+
+
+def budgets_stage(config: Config, study: Study) -> Stage:
+  """The stage `budgets`: AUROC against the budget, one line a method."""
+  first = config['detection']['detectors'][0]
+
+  def run(space):
+    curves: dict[str, dict[float, list[float]]] = {}
+    for method in study.arms:
+      for cell in study.finals(method):
+        path = space.folder(f'{cell.name}-ood') / 'ood.json'
+        for row in json.loads(path.read_text()):
+          main = row['ood'] == 'mean' and row['detector'] == first
+          plain = not row['attack'].startswith('apgd')
+          if main and plain and row['setting'] in ('clean', 'both'):
+            line = curves.setdefault(method, {})
+            line.setdefault(255 * row['epsilon'], []).append(row['auroc'])
+
+    def draw(axes):
+      for method, points in curves.items():
+        line = sorted((e, np.mean(x)) for e, x in points.items())
+        axes.plot(*zip(*line), 'o-', label=method)
+      axes.set_xlabel('budget in 1/255, ID and OOD images attacked')
+      axes.set_ylabel(f'AUROC of {first}, mean over OOD sets')
+      axes.grid(alpha=0.3)
+      axes.legend(frameon=False)
+
+    space.page.figure('budgets', draw, 'AUROC by budget, mean over seeds')
+    return {}
+
+  return Stage('budgets', run)

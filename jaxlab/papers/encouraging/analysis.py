@@ -6,17 +6,17 @@ margin          f_y - max_{k != y} f_k
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import report
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import Evaluator
 from jaxlab.ops.attack_objectives import margins as attack_margins
+
+Draw = Callable[[Any], None]  # on matplotlib axes
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 WIDE = 200.0  # values further apart are drawn on an axis linear near 0 alone
@@ -123,10 +123,10 @@ def _axis(values: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
   return scale, LINEAR * np.sinh(places)
 
 
-def representation_figure(
-  path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
-) -> None:
-  """A PNG of mean gradient norms in twenty bins of p: loss -> (p, norms)."""
+def draw_representation(
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> Draw:
+  """Mean gradient norms in twenty bins of p: loss -> (p, norms)."""
 
   def draw(axes):
     for label, (p, norms) in curves.items():
@@ -139,13 +139,11 @@ def representation_figure(
     axes.set_ylabel('gradient norm at the representation')
     axes.legend(frameon=False)
 
-  report.figure(path, draw)
+  return draw
 
 
-def histogram_figure(
-  path: Path, groups: Mapping[str, np.ndarray], what: str
-) -> None:
-  """A PNG of histograms with common bins: label -> values of any shape.
+def draw_histograms(groups: Mapping[str, np.ndarray], what: str) -> Draw:
+  """Histograms with common bins: label -> values of any shape.
 
   Values more than WIDE apart have bins and an axis that are linear up to about
   LINEAR and logarithmic from there.
@@ -164,13 +162,13 @@ def histogram_figure(
     axes.set_ylabel('share, 60 bins')
     axes.legend(frameon=False)
 
-  report.figure(path, draw)
+  return draw
 
 
-def margins_figure(
-  path: Path, runs: Mapping[str, Sequence[Mapping[str, Any]]], prefix: str
-) -> None:
-  """A PNG of margin quantiles over training: loss -> lines of metrics.jsonl.
+def draw_margins(
+  runs: Mapping[str, Sequence[Mapping[str, Any]]], prefix: str
+) -> Draw:
+  """Margin quantiles over training: loss -> lines of metrics.jsonl.
 
   Args:
     prefix: of the figures' names, 'margins/'.
@@ -191,4 +189,4 @@ def margins_figure(
     axes.set_ylabel('margin; band: 5 % to 95 % of examples')
     axes.legend(frameon=False)
 
-  report.figure(path, draw)
+  return draw

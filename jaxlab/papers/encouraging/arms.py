@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.require import filled, one_of, require
 from jaxlab.papers.encouraging.method import (
   deferred,
   effective_number_weights,
@@ -30,19 +31,18 @@ NUMBERS = (
   'label_smoothing',
 )
 WEIGHTS = ('none', 'effective_number')
+_WITH_END = ('normal', 'conservative')
 
 
-def check(config: Config) -> None:
-  """Raises InputError where a loss of `config.losses` cannot be."""
-  if not config['losses']:
-    raise InputError('config.losses is empty: give at least one loss')
+def check(config: Config, counts: np.ndarray | None = None) -> None:
+  """Raises InputError where a loss of `config.losses` cannot be.
+
+  Args:
+    counts: as of `loss_of`.
+  """
+  require(config, {'losses': filled('give at least one loss')})
   for arm in config['losses']:
-    loss_of(config, arm, counts=(1, 1))(
-      jnp.zeros((1, 2)),
-      jnp.zeros(1, jnp.int32),
-      jnp.ones(1, bool),
-      jnp.zeros((), jnp.int32),
-    )
+    loss_of(config, arm, counts)
 
 
 def loss_of(
@@ -63,34 +63,23 @@ def loss_of(
     counts: [K] training examples of each class, for weights.
 
   Raises:
-    InputError: an unknown arm, or a number that cannot be.
+    InputError: a number that cannot be.
   """
-  if arm not in config['losses']:
-    raise InputError(
-      f'loss "{arm}" is not one of config.losses: {", ".join(config["losses"])}'
-    )
-  c, what = config['losses'][arm], f'config.losses.{arm}'
-  for name in ('bonus_weights', 'weights'):
-    if c[name] not in WEIGHTS:
-      raise InputError(
-        f'{what}.{name} = "{c[name]}" is not one of {", ".join(WEIGHTS)}'
-      )
-    if c[name] != 'none' and counts is None:
-      raise InputError(
-        f'{what}.{name} = "{c[name]}" needs the training examples of each '
-        'class, which this job does not count; take "none"'
-      )
-  if c['schedule_of'] not in ('bonus_scale', 'log_end'):
-    raise InputError(
-      f'{what}.schedule_of = "{c["schedule_of"]}" is not "bonus_scale" or '
-      '"log_end"'
-    )
-  ends = c['schedule'] != 'constant' and c['schedule_of'] == 'log_end'
-  if ends and c['bonus'] not in ('normal', 'conservative'):
-    raise InputError(
-      f'{what}.schedule_of = "log_end" has no meaning for bonus '
-      f'"{c["bonus"]}"; take "bonus_scale"'
-    )
+  c, key = config['losses'][arm], f'losses.{arm}'
+  known = one_of(*WEIGHTS)
+  if counts is None:
+    known = one_of('none', cure='this job does not count classes')
+  what = one_of('bonus_scale', 'log_end')
+  if c['schedule'] != 'constant' and c['bonus'] not in _WITH_END:
+    what = one_of('bonus_scale', cure=f'bonus "{c["bonus"]}" has no log_end')
+  require(
+    config,
+    {
+      f'{key}.bonus_weights': known,
+      f'{key}.weights': known,
+      f'{key}.schedule_of': what,
+    },
+  )
   numbers = {name: c[name] for name in NUMBERS}
   try:
     scheduled = _schedule(c)
@@ -114,7 +103,7 @@ def loss_of(
       **numbers,
     )
   except ValueError as error:
-    raise InputError(f'{what}: {error}') from error
+    raise InputError(f'config.{key}: {error}') from error
 
   def loss(logits, labels, mask, step):
     now = dict(numbers)

@@ -19,20 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.data.feed import Feed
 from jaxlab.data.graph import Graphs, open_graphs
-from jaxlab.data.graph_batches import GraphSource, node_features
+from jaxlab.data.graph_batches import GraphSource, batch_spec, node_features
 from jaxlab.data.in_memory import permutation
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.stage import Planned, Stage, Workspace, training
+from jaxlab.engine.evaluate import measure
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.loop import Inputs
+from jaxlab.engine.require import above, at_least, inside, multiple_of, require
+from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import create_state, minimise
-from jaxlab.evals import study
-from jaxlab.evals.study import Cell
+from jaxlab.engine.update import minimise
 from jaxlab.models.sagpool import SAGPoolNet, graph_of, logits_of_rows
 from jaxlab.papers.encouraging import arms
+from jaxlab.recipes import optimizers
+from jaxlab.recipes.study import Cell, study_of
 
 Config = Mapping[str, Any]
 SPLITS = ('train', 'validation', 'test')
@@ -45,56 +47,52 @@ def program(config: Config) -> list[Stage]:
     InputError: a value that cannot be; nothing has been computed yet.
   """
   check(config)
-  return study.stages(
-    config,
-    list(config['losses']),
-    partial(training_stage, config),
-    ('accuracy', 'nats'),
-  )
+  study = study_of(config, list(config['losses']), ('accuracy', 'nats'))
+  return study.stages(partial(training_stage, config))
 
 
 def check(config: Config) -> None:
   """Raises InputError where a value cannot be."""
-  d = config['data']
-  if d['folds'] < 1:
-    raise InputError(f'config.data.folds = {d["folds"]} must be at least 1')
-  if not 0 < d['held_out'] < 0.5:
-    raise InputError(
-      f'config.data.held_out = {d["held_out"]} is not in (0, .5): that share '
-      'of the graphs is for validation, and as many are for test'
-    )
+  held = 'that share is for validation, and as much for test'
+  require(
+    config,
+    {
+      'data.folds': at_least(1),
+      'data.held_out': inside(0, 0.5, held),
+      'data.batch_size': at_least(1),
+      'data.eval_batch_size': at_least(1),
+      'data.num_classes': at_least(2),
+      'data.num_features': at_least(1),
+      'data.graph_nodes': above(0, 'room in a batch for each graph'),
+      'data.graph_edges': above(0, 'room in a batch for each graph'),
+    },
+  )
   arms.check(config)
-  for arm in config['losses']:
-    arms.loss_of(config, arm)  # classes are not counted here
-  make_model(config, 2)
-  make_optimizer(config, 1e-3)
+  make_model(config)
+  optimizers.make(config['optimizer'], config['train']['steps'], 1e-3)
 
 
-def make_model(config: Config, classes: int) -> SAGPoolNet:
+def make_model(config: Config) -> SAGPoolNet:
   """The network of one fold."""
   c = config['model']
   try:
     return SAGPoolNet(
-      classes, c['width'], c['ratio'], c['layers'], c['dropout']
+      config['data']['num_classes'],
+      c['width'],
+      c['ratio'],
+      c['layers'],
+      c['dropout'],
     )
   except ValueError as error:
     raise InputError(f'config.model: {error}') from error
 
 
-def make_optimizer(config: Config, rate: float) -> optax.GradientTransformation:
-  """Adam, with decay added to the gradients of all parameters.
-
-  It treats each number alone, so that it treats each fold alone.
-  """
-  c = config['optimizer']
-  if c['name'] != 'adam':
-    raise InputError(
-      f'config.optimizer.name = "{c["name"]}" is not "adam", the only one of '
-      'this job'
-    )
-  return optax.chain(
-    optax.add_decayed_weights(c['weight_decay']), optax.adam(rate)
-  )
+def row_room(config: Config, devices) -> tuple[int, int]:
+  """Nodes and edges that a row of a training batch has room for."""
+  d = config['data']
+  graphs = d['batch_size'] // mesh.row_ways(devices)
+  room = lambda name: int(np.ceil(d[name] * graphs))
+  return room('graph_nodes'), room('graph_edges')
 
 
 def fold(
@@ -130,43 +128,51 @@ class Folds:
     self.features = node_features(
       graphs, tuple(d['node_features']), d['degree_cap']
     )
-    self.classes, self.seed = len(graphs.classes), seed
-    found = [
+    found = {
+      'num_classes': len(graphs.classes),
+      'num_features': self.features.shape[1],
+    }
+    for name, value in found.items():
+      if d[name] != value:
+        raise InputError(
+          f'config.data.{name} = {d[name]}, and "{d["name"]}" has {value}'
+        )
+    self.config, self.seed = config, seed
+    parts = [
       fold(len(graphs), d['held_out'], seed=seed, number=number)
       for number in range(d['folds'])
     ]
     # [graphs of the split, folds]
     self.indices = {
-      name: np.stack([part[name] for part in found], 1) for name in SPLITS
+      name: np.stack([part[name] for part in parts], 1) for name in SPLITS
     }
 
-  def train(self, devices, batch_size: int, steps: int) -> Feed:
-    """The endless feed of training batches, as large as `steps` need."""
-    axes = mesh.row_axes(devices)
+  def train(self, devices) -> Feed:
+    """The endless feed of training batches."""
     source = GraphSource(
       self.graphs,
       self.features,
       self.indices['train'],
-      batch_size=batch_size,
-      rows=_ways(devices),
-      steps=steps,
+      batch_size=self.data['batch_size'],
+      rows=mesh.row_ways(devices),
+      room=row_room(self.config, devices),
+      steps=self.config['train']['steps'],
       seed=self.seed,
     )
-    return Feed(source, devices, axes=axes, ahead=self.data['ahead'])
+    return Feed(source, devices, ahead=self.data['ahead'])
 
   def once(self, devices, split: str) -> Feed:
     """The finite feed of a split."""
-    axes, ways = mesh.row_axes(devices), _ways(devices)
-    source = GraphSource(
+    source = lambda graphs: GraphSource(
       self.graphs,
       self.features,
       self.indices[split],
-      batch_size=-(-self.data['eval_batch_size'] // ways) * ways,
-      rows=ways,
+      batch_size=graphs,
+      rows=mesh.row_ways(devices),
       repeat=False,
       shuffle=False,
     )
-    return Feed(source, devices, axes=axes, steps=source.num_batches)
+    return held_out(source, devices, self.data['eval_batch_size'])
 
 
 def check_graphs(graphs: Graphs, name: str, folds: int) -> None:
@@ -182,11 +188,6 @@ def check_graphs(graphs: Graphs, name: str, folds: int) -> None:
       f'all {len(graphs)} graphs of "{name}" are of class '
       f'"{graphs.classes[present[0]]}": classification needs two'
     )
-
-
-def _ways(devices) -> int:
-  """Among how many devices a batch's rows are shared."""
-  return int(np.prod([devices.shape[a] for a in mesh.row_axes(devices)]))
 
 
 def logits_of(model: SAGPoolNet, params, batch, keys=None) -> jax.Array:
@@ -209,18 +210,13 @@ def _mask(batch) -> jax.Array:
   return batch['real'] & batch['mask'][:, None, None]
 
 
-def make_task(
-  config: Config, arm: str, rate: float, classes: int, width: int, evals
-) -> Task:
+def make_task(config: Config, arm: str, rate: float) -> Task:
   """The training step of all folds on `params['net']`, leaves [folds, …].
 
   The loss is the sum over folds of their mean losses, so that each network's
   gradient is that of its own mean; `vars['updates']` counts updates.
-
-  Args:
-    width: columns of the nodes' features.
   """
-  model, folds = make_model(config, classes), config['data']['folds']
+  model, folds = make_model(config), config['data']['folds']
   losses = arms.loss_of(config, arm)
 
   def loss(params, vars, batch, key):
@@ -236,23 +232,24 @@ def make_task(
       metrics={'accuracy': (right, count)},
     )
 
-  update = minimise(loss, 'net', make_optimizer(config, rate))
+  steps = config['train']['steps']
+  update = minimise(
+    loss, 'net', optimizers.make(config['optimizer'], steps, rate)
+  )
 
   @jax.jit
   def init(key):
     row = (
-      jnp.zeros((1, width)),
+      jnp.zeros((1, config['data']['num_features'])),
       jnp.zeros((1, 2), jnp.int32),
       jnp.ones(1, jnp.int32),
       jnp.zeros(1, jnp.int32),
     )
     make = lambda k: model.init(k, graph_of(*row), train=False)['params']
     params = jax.vmap(make)(jax.random.split(key, folds))
-    return create_state(
-      {'net': params}, update, vars={'updates': jnp.zeros((), jnp.int32)}
-    )
+    return {'net': params}, {'updates': jnp.zeros((), jnp.int32)}
 
-  return Task(init, {'train': update}, evals)
+  return Task(init, {'train': update})
 
 
 def _right(logits, batch, mask) -> jax.Array:
@@ -260,9 +257,9 @@ def _right(logits, batch, mask) -> jax.Array:
   return ((logits.argmax(-1) == batch['label']) & mask).astype(jnp.float32)
 
 
-def make_evaluator(config: Config, classes: int) -> Evaluator:
+def make_evaluator(config: Config) -> Evaluator:
   """Accuracy and cross-entropy: means over folds, and each fold's accuracy."""
-  model, folds = make_model(config, classes), config['data']['folds']
+  model, folds = make_model(config), config['data']['folds']
 
   def update(total, state, batch, key):
     del key
@@ -292,70 +289,43 @@ def make_evaluator(config: Config, classes: int) -> Evaluator:
 
 def training_stage(config: Config, cell: Cell) -> Stage:
   """The stage that trains all folds of a cell."""
-  batch_size = config['train']['batch_size']
-  options = study.options_of(config, cell, ['batch_size'])
+  d = config['data']
 
-  def open_folds(space: Workspace) -> Folds:
-    return Folds(config, cell.seed, space.offline)
+  def spec(space):
+    ways = mesh.row_ways(space.mesh)
+    share = 'rows of a batch, shared by as many devices'
+    require(config, {'data.batch_size': multiple_of(ways, share)})
+    lead, graphs = (ways, d['folds']), d['batch_size'] // ways
+    room = row_room(config, space.mesh)
+    return {'train': batch_spec(lead, graphs, room, d['num_features'])}
 
-  def build(space):
-    folds = open_folds(space)
-    evaluator = make_evaluator(config, folds.classes)
-    evals = {'validation': (evaluator, folds.once(space.mesh, 'validation'))}
-    task = make_task(
-      config,
-      cell.arm,
-      cell.rate(space),
-      folds.classes,
-      folds.features.shape[1],
-      evals,
-    )
-    return task, folds.train(space.mesh, batch_size, options.steps)
+  def inputs(space):
+    folds = Folds(config, cell.seed, space.offline)
+    held = folds.once(space.mesh, 'validation')
+    evals = {'validation': (make_evaluator(config), held)}
+    return Inputs(folds.train(space.mesh), evals, data=folds)
 
-  def finish(space, task, fitted):
-    figures = dict(fitted.metrics)
-    if cell.test:
-      evaluator, _ = task.evals['validation']
-      feed = open_folds(space).once(space.mesh, 'test')
-      found = Evaluation('test', evaluator, feed, space.seed).run(fitted.state)
-      # A fold's own figures stay out of the study's table of test/….
-      figures |= {
-        k.replace('/', '/test/') if '/' in k else f'test/{k}': v
-        for k, v in found.items()
-      }
-    return figures
+  def finish(space, inputs, result):
+    if not cell.final:
+      return {}
+    evaluator, _ = inputs.evals['validation']
+    feed = inputs.data.once(space.mesh, 'test')
+    found = measure('test', evaluator, feed, result.state, space.seed)
+    # A fold's own figures stay out of the study's table of test/….
+    return {_own(name): value for name, value in found.items()}
 
-  def plan(space):
-    d, ways = config['data'], _ways(space.mesh)
-    if batch_size % ways:
-      raise InputError(
-        f'config.train.batch_size = {batch_size} does not divide by the {ways} '
-        'devices that share the graphs of a batch'
-      )
-    task = make_task(
-      config,
-      cell.arm,
-      cell.learning_rate,
-      d['num_classes'],
-      d['num_features'],
-      {},
-    )
-    nodes, edges = -(-d['batch_nodes'] // ways), -(-d['batch_edges'] // ways)
-    of = jax.ShapeDtypeStruct
-    lead = (ways, d['folds'])
-    graph = of((*lead, batch_size // ways), jnp.int32)
-    spec = {
-      'node': of((*lead, nodes, d['num_features']), jnp.float32),
-      'edge': of((*lead, edges, 2), jnp.int32),
-      **dict.fromkeys(('num_nodes', 'num_edges', 'label', 'graph'), graph),
-      'real': of(graph.shape, jnp.bool_),
-      'id': of((ways,), jnp.int32),
-    }
-    return Planned(
-      task,
-      {'train': spec},
-      options.steps,
-      max_bad_steps=options.max_bad_steps,
-    )
+  return training(
+    cell.name,
+    cell.options(config['train']),
+    spec=spec,
+    task=lambda space, inputs: make_task(config, cell.arm, cell.rate(space)),
+    inputs=inputs,
+    finish=finish,
+    seed=cell.seed,
+  )
 
-  return training(cell.name, build, options, finish, plan, seed=cell.seed)
+
+def _own(name: str) -> str:
+  """'test/fold1/accuracy' -> 'fold1/test/accuracy'."""
+  split, *fold, figure = name.split('/')
+  return '/'.join([*fold, split, figure])

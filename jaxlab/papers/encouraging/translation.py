@@ -9,30 +9,32 @@ the paper's; parameters are averaged every so many updates, where fairseq takes
 checkpoints.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from jaxlab.data import translation as data
-from jaxlab.data.feed import Feed
 from jaxlab.data.translation import Pairs, TranslationSource
 from jaxlab.engine import hosts, mesh, workdir
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.stage import Planned, Stage, Workspace, training
+from jaxlab.engine.evaluate import measure
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.loop import Inputs
+from jaxlab.engine.require import at_least, between, one_of, require
+from jaxlab.engine.stage import Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task, Update
-from jaxlab.engine.update import accumulate, chain, create_state, minimise
-from jaxlab.evals import study
-from jaxlab.evals.study import Cell
+from jaxlab.engine.update import accumulate, chain, minimise
 from jaxlab.evals.translate import Bleu, Decoding, translate
 from jaxlab.models.transformer import Transformer
 from jaxlab.ops.beam_search import beam_search
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.papers.encouraging import arms
+from jaxlab.recipes import optimizers
+from jaxlab.recipes.study import Cell, study_of
 
 Config = Mapping[str, Any]
 METRICS = ('bleu', 'nats', 'accuracy')
@@ -45,43 +47,36 @@ def program(config: Config) -> list[Stage]:
     InputError: a value that cannot be; nothing has been computed yet.
   """
   check(config)
-  return study.stages(
-    config, list(config['losses']), partial(_stage, config), METRICS
-  )
+  study = study_of(config, list(config['losses']), METRICS)
+  return study.stages(partial(training_stage, config))
 
 
 def check(config: Config) -> None:
   """Raises InputError where a value cannot be."""
-  c, train = config['average'], config['train']
+  c, steps = config['average'], config['train']['steps']
+  require(
+    config,
+    {
+      'average.every': at_least(1),
+      'average.last': between(1, steps // max(c['every'], 1), 'of all updates'),
+      'data.batch_tokens': at_least(1),
+      'data.eval_batch_size': at_least(1),
+      'decode.width': at_least(1),
+      'decode.max_length': at_least(1),
+      'model.dtype': one_of('float32', 'bfloat16'),
+      'optimizer.micro_batches': at_least(1),
+    },
+  )
   data.check_lengths(config['data']['lengths'])
   _rows(config, 1)
-  if min(c['last'], c['every']) < 1 or c['last'] * c['every'] > train['steps']:
-    raise InputError(
-      f'config.average = {dict(c)} and config.train.steps = {train["steps"]}: '
-      'give at least 1 of each, with last x every <= steps'
-    )
-  numbers = {
-    'decode.width': config['decode']['width'],
-    'decode.max_length': config['decode']['max_length'],
-    'data.eval_batch_size': config['data']['eval_batch_size'],
-    'optimizer.warmup_steps': config['optimizer']['warmup_steps'],
-  }
-  for name, value in numbers.items():
-    if value < 1:
-      raise InputError(f'config.{name} = {value} must be at least 1')
-  for arm in config['losses']:
-    arms.loss_of(config, arm)
+  arms.check(config)
   make_model(config, config['data']['vocab_size'])
-  make_optimizer(config, 1.0)
+  optimizers.make(config['optimizer'], steps, 1.0)
 
 
 def make_model(config: Config, vocab_size: int) -> Transformer:
   """The Transformer of the config."""
   c = config['model']
-  if c['dtype'] not in ('float32', 'bfloat16'):
-    raise InputError(
-      f'config.model.dtype = "{c["dtype"]}" is not float32 or bfloat16'
-    )
   try:
     return Transformer(
       vocab_size,
@@ -96,34 +91,6 @@ def make_model(config: Config, vocab_size: int) -> Transformer:
     )
   except ValueError as error:
     raise InputError(f'config.model: {error}') from error
-
-
-def make_optimizer(config: Config, rate: float) -> optax.GradientTransformation:
-  """Clipping, and Adam with decoupled decay under `inverse_sqrt`."""
-  c = config['optimizer']
-  adam = optax.adamw(
-    inverse_sqrt(rate, c['warmup_steps']),
-    c['b1'],
-    c['b2'],
-    c['eps'],
-    weight_decay=c['weight_decay'],
-  )
-  if not c['clip_norm']:
-    return adam
-  return optax.chain(optax.clip_by_global_norm(c['clip_norm']), adam)
-
-
-def inverse_sqrt(peak: float, warmup: int) -> optax.Schedule:
-  """Linear to `peak` at update `warmup`, then peak √(warmup / update).
-
-  Updates count from 1, so that the first is not lost.
-  """
-
-  def schedule(count):
-    update = jnp.asarray(count, jnp.float32) + 1
-    return peak * jnp.minimum(update / warmup, jnp.sqrt(warmup / update))
-
-  return schedule
 
 
 def bookkeeping(steps: int, last: int, every: int) -> Update:
@@ -174,9 +141,7 @@ def shifted(target: jax.Array) -> jax.Array:
   return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=data.BOS)
 
 
-def make_task(
-  config: Config, arm: str, rate: float, vocab_size: int, evals
-) -> Task:
+def make_task(config: Config, arm: str, rate: float, vocab_size: int) -> Task:
   """The training step on `params['net']`, a kind for each length."""
   model = make_model(config, vocab_size)
   losses = arms.loss_of(config, arm)
@@ -204,15 +169,14 @@ def make_task(
       },
     )
 
-  c, tx = config['train'], make_optimizer(config, rate)
-  if c['accumulate'] > 1:
-    step = accumulate(c['accumulate'], loss, 'net', tx, unroll=False)
+  steps, average = config['train']['steps'], config['average']
+  tx = optimizers.make(config['optimizer'], steps, rate)
+  micro = config['optimizer']['micro_batches']
+  if micro > 1:
+    step = accumulate(micro, loss, 'net', tx, unroll=False)
   else:
     step = minimise(loss, 'net', tx)
-  average = config['average']
-  update = chain(
-    step, bookkeeping(c['steps'], average['last'], average['every'])
-  )
+  update = chain(step, bookkeeping(steps, average['last'], average['every']))
 
   def init(key):
     some = jnp.ones((1, 2), jnp.int32)
@@ -220,14 +184,11 @@ def make_task(
     net = jax.jit(make)(key)
     none = lambda: jnp.zeros((), jnp.int32)
     total = jax.tree.map(jnp.zeros_like, net)
-    return create_state(
-      {'net': net},
-      update,
-      vars={'updates': none(), 'average': {'sum': total, 'count': none()}},
-    )
+    vars = {'updates': none(), 'average': {'sum': total, 'count': none()}}
+    return {'net': net}, vars
 
   kinds = [data.kind_of(length) for length in config['data']['lengths']]
-  return Task(init, dict.fromkeys(kinds, update), evals)
+  return Task(init, dict.fromkeys(kinds, update))
 
 
 def _apply(model: Transformer, net, *args, **options) -> Any:
@@ -303,37 +264,13 @@ def _pairs(config: Config, offline: bool) -> Pairs:
 
 def _rows(config: Config, ways: int) -> tuple[int, ...]:
   """Rows of a training batch of each length."""
-  c = config['train']
-  if c['accumulate'] < 1:
-    raise InputError(
-      f'config.train.accumulate = {c["accumulate"]} must be at least 1'
-    )
-  return data.rows_of_tokens(
-    config['data']['lengths'], c['batch_tokens'], ways * c['accumulate']
-  )
+  c, micro = config['data'], config['optimizer']['micro_batches']
+  return data.rows_of_tokens(c['lengths'], c['batch_tokens'], ways * micro)
 
 
-def _ways(devices) -> int:
-  """Among how many devices a batch's rows are shared."""
-  return devices.size // devices.shape.get('model', 1)
-
-
-def _feed(config, source, space, steps=None) -> Feed:
+def _held_out(config: Config, pairs: Pairs, split: str, space) -> Feed:
   c = config['data']
-  return Feed(
-    source,
-    space.mesh,
-    workers=c['workers'],
-    ahead=c['ahead'],
-    axes=mesh.row_axes(space.mesh),
-    steps=steps,
-  )
-
-
-def _held_out(config, pairs, split, space) -> tuple[TranslationSource, Feed]:
-  c, ways = config['data'], _ways(space.mesh)
-  rows = -(-c['eval_batch_size'] // ways) * ways
-  source = TranslationSource(
+  source = lambda rows: TranslationSource(
     pairs,
     split,
     lengths=c['lengths'],
@@ -341,25 +278,27 @@ def _held_out(config, pairs, split, space) -> tuple[TranslationSource, Feed]:
     held_out=True,
     examples=c['eval_examples'],
   )
-  return source, _feed(config, source, space, source.num_batches)
+  return held_out(
+    source, space.mesh, c['eval_batch_size'], workers=c['workers']
+  )
 
 
 def _decode(config, cell, pairs, split, space, state) -> dict[str, float]:
   """Translates a split; writes `translations_SPLIT.json`."""
-  held, feed = _held_out(config, pairs, split, space)
+  feed = _held_out(config, pairs, split, space)
+  held: Any = feed.source
   sources, references = (
     pairs.texts(split, side, held.chosen) for side in data.SIDES
   )
 
   def keep(texts: list[str], found: Bleu) -> None:
     space.facts['bleu_signature'] = found.signature
+    names = ('source', 'reference', 'translation')
+    rows = [dict(zip(names, row)) for row in zip(sources, references, texts)]
+    space.page.table(f'Translations of {split}', names, rows[:10])
     if hosts.leads():
-      rows = zip(sources, references, texts)
-      names = ('source', 'reference', 'translation')
-      workdir.write_json(
-        space.folder(cell.name) / f'translations_{split}.json',
-        [dict(zip(names, row)) for row in rows],
-      )
+      path = space.folder(cell.name) / f'translations_{split}.json'
+      workdir.write_json(path, rows)
 
   decoding = Decoding(
     searcher(config, make_model(config, pairs.vocab_size)),
@@ -369,59 +308,85 @@ def _decode(config, cell, pairs, split, space, state) -> dict[str, float]:
     keep,
   )
   evaluator = make_evaluator(config, pairs.vocab_size, decoding)
-  found = Evaluation(split, evaluator, feed, space.seed).run(state)
   space.facts[f'{split}_sources_cut'] = held.too_long
-  return {f'{split}/{name}': value for name, value in found.items()}
+  return measure(split, evaluator, feed, state, space.seed)
 
 
-def _stage(config: Config, cell: Cell) -> Stage:
-  options = study.options_of(config, cell, ['batch_tokens', 'accumulate'])
+def training_stage(config: Config, cell: Cell) -> Stage:
+  """The stage that trains a cell, and translates with it."""
+  c = config['data']
 
-  def build(space: Workspace):
-    pairs = _pairs(config, space.offline)
-    # What a checkpoint belongs to, beside the config.
-    options.about['pairs_sha256'] = pairs.sha256
-    _, held_out = _held_out(config, pairs, 'validation', space)
-    evaluator = make_evaluator(config, pairs.vocab_size)
+  def spec(space):
+    rows = _rows(config, mesh.row_ways(space.mesh))
+    return {
+      data.kind_of(length): data.batch_spec(count, length)
+      for length, count in zip(c['lengths'], rows)
+    }
+
+  def task(space, inputs):
+    size = inputs.data.vocab_size if inputs else c['vocab_size']
+    return make_task(config, cell.arm, cell.rate(space), size)
+
+  def inputs(space: Workspace) -> Inputs:
+    pairs = data.prepare_pairs(
+      c['name'],
+      c['source'],
+      c['target'],
+      vocab_size=c['vocab_size'],
+      offline=space.offline,
+    )
     source = TranslationSource(
       pairs,
       'train',
-      lengths=config['data']['lengths'],
-      rows=_rows(config, _ways(space.mesh)),
+      lengths=c['lengths'],
+      rows=_rows(config, mesh.row_ways(space.mesh)),
       seed=cell.seed,
     )
     space.facts |= {
       'vocab_size': pairs.vocab_size,
-      'pairs_sha256': pairs.sha256,
       'training_pairs': len(source.chosen) - source.too_long,
       'training_pairs_left_out': source.too_long,
     }
-    task = make_task(
-      config,
-      cell.arm,
-      cell.rate(space),
-      pairs.vocab_size,
-      {'validation': (evaluator, held_out)},
-    )
-    return task, _feed(config, source, space)
-
-  def finish(space, task, fitted):
-    del task
-    pairs = _pairs(config, space.offline)
-    split = 'test' if cell.test else 'validation'
-    found = _decode(config, cell, pairs, split, space, fitted.state)
-    return {**fitted.metrics, **found}
-
-  def plan(space):
-    c = config['data']
-    rows = _rows(config, _ways(space.mesh))
-    spec = {
-      data.kind_of(length): data.batch_spec(r, length)
-      for length, r in zip(c['lengths'], rows)
-    }
-    task = make_task(config, cell.arm, cell.learning_rate, c['vocab_size'], {})
-    return Planned(
-      task, spec, options.steps, max_bad_steps=options.max_bad_steps
+    evaluator = make_evaluator(config, pairs.vocab_size)
+    held = _held_out(config, pairs, 'validation', space)
+    return Inputs(
+      Feed(source, space.mesh, workers=c['workers'], ahead=c['ahead']),
+      {'validation': (evaluator, held)},
+      {'pairs_sha256': pairs.sha256},
+      pairs,
     )
 
-  return training(cell.name, build, options, finish, plan, seed=cell.seed)
+  def finish(space, inputs, result):
+    split = 'test' if cell.final else 'validation'
+    return _decode(config, cell, inputs.data, split, space, result.state)
+
+  return training(
+    cell.name,
+    cell.options(config['train']),
+    spec=spec,
+    task=task,
+    inputs=inputs,
+    finish=finish,
+    seed=cell.seed,
+  )
+
+
+def predict(
+  config: Config, params, vars, inputs: Sequence[str]
+) -> list[dict[str, str]]:
+  """Translations of texts by a trained network.
+
+  Args:
+    params, vars: of the State that a stage left.
+    inputs: texts in the source language; one longer than the largest of
+      `config.data.lengths` is cut.
+  """
+  c = config['data']
+  pairs = data.prepare_pairs(
+    c['name'], c['source'], c['target'], vocab_size=c['vocab_size']
+  )
+  search = jax.jit(searcher(config, make_model(config, pairs.vocab_size)))
+  source = pairs.encode(inputs, max(c['lengths']))
+  batch = {'source': source, 'mask': np.ones(len(inputs), bool)}
+  texts = map(pairs.text, np.asarray(search(params, vars, batch)))
+  return [{'source': a, 'translation': b} for a, b in zip(inputs, texts)]

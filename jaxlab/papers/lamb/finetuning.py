@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxlab.data import packages, wordpiece
-from jaxlab.data.feed import Feed
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Fitted, Options
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Task

@@ -6,63 +6,78 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.require import (
+  at_least,
+  between,
+  multiple_of,
+  one_of,
+  require,
+)
 from jaxlab.papers.lamb import layers, method
+from jaxlab.recipes.optimizers import clipped
 
-NAMES = ('lamb', 'n_lamb', 'nn_lamb', 'lars', 'momentum', 'adamw')
+LAMBS = ('lamb', 'n_lamb', 'nn_lamb')
+NAMES = (*LAMBS, 'lars', 'momentum', 'adamw')
+# Parts of parameters' names that neither decay nor adapt.
+_EXCLUDED = {
+  'none': None,
+  'norm': layers.EXCLUDED[:-1],
+  'bias_and_norm': layers.EXCLUDED,
+}
 
 
 def make(
   config: Mapping[str, Any],
-  steps: int,
-  *,
-  learning_rate: float,
-  warmup_steps: int,
+  learning_rate: float | None = None,
   kept_steps: int = 0,
 ) -> optax.GradientTransformation:
-  """Global-norm clipping, then the optimizer that `config.name` names.
+  """Clipping, then the optimizer that `config.optimizer` names.
+
+  The rate warms up and falls to 0 at `config.train.steps`.
 
   Args:
-    config: the section `optimizer` of a config.
-    steps: updates in all, where the rate is 0 again.
+    learning_rate: the peak; default: the config's.
     kept_steps: updates that the optimizer's state has seen before; the schedule
       begins anew behind them.
 
   Raises:
     InputError: a value out of range.
   """
-  if warmup_steps > steps:
-    raise InputError(
-      f'warm-up of {warmup_steps} steps is longer than the {steps} steps of '
-      'the schedule; lower config.optimizer.warmup_steps'
-    )
-  if learning_rate < 0:
-    raise InputError(
-      f'learning rate {learning_rate} is negative; '
-      'config.optimizer.learning_rate takes a number >= 0'
-    )
+  c, steps = config['optimizer'], config['train']['steps']
+  micro = 'a batch is cut in config.optimizer.micro_batches'
+  require(
+    config,
+    {
+      'optimizer.name': one_of(*NAMES),
+      'optimizer.learning_rate': at_least(0),
+      'optimizer.warmup_steps': between(0, steps, 'see config.train.steps'),
+      'optimizer.weight_decay': at_least(0),
+      'optimizer.clip_norm': at_least(0, '0 switches it off'),
+      'optimizer.exclude': one_of(*_EXCLUDED),
+      'optimizer.micro_batches': at_least(1),
+      'data.batch_size': at_least(1),
+    },
+  )
+  require(config, {'data.batch_size': multiple_of(c['micro_batches'], micro)})
+  peak = c['learning_rate'] if learning_rate is None else learning_rate
   rate = method.warmup_polynomial(
-    learning_rate, warmup_steps, steps, config['power'], config['jump']
+    peak, c['warmup_steps'], steps, c['power'], c['jump']
   )
   if kept_steps:
     # The optimizer goes on counting; the schedule begins anew.
     again = rate
     rate = lambda step: again(jnp.maximum(step - kept_steps, 0))
-  tx = _named(config, rate)
-  if not config['clip_norm']:
-    return tx
-  return optax.chain(optax.clip_by_global_norm(config['clip_norm']), tx)
+  return clipped(c, _named(c, rate))
 
 
 def _named(c, rate) -> optax.GradientTransformation:
-  name, decay = c['name'], c['weight_decay']
-  mask = _mask(c['exclude'])
+  name, decay, mask = c['name'], c['weight_decay'], _mask(c['exclude'])
   both = {
     'decay_mask': mask,
     'adapt_mask': mask,
     'layer_axes': method.layer_axes_from,
   }
-  if name in ('lamb', 'n_lamb', 'nn_lamb'):
+  if name in LAMBS:
     return method.lamb(
       rate,
       c['b1'],
@@ -80,27 +95,14 @@ def _named(c, rate) -> optax.GradientTransformation:
       optax.add_decayed_weights(decay, mask),
       optax.sgd(rate, c['b1'], nesterov=True),
     )
-  if name == 'adamw':
-    return optax.adamw(
-      rate, c['b1'], c['b2'], c['eps'], weight_decay=decay, mask=mask
-    )
-  raise InputError(
-    f'config.optimizer.name = "{name}" is not one of {", ".join(NAMES)}'
+  return optax.adamw(
+    rate, c['b1'], c['b2'], c['eps'], weight_decay=decay, mask=mask
   )
 
 
 def _mask(exclude: str):
   """Leaves that decay and adapt: a callable of the parameters, or None."""
-  rules = {
-    'none': None,
-    'norm': layers.EXCLUDED[:-1],
-    'bias_and_norm': layers.EXCLUDED,
-  }
-  if exclude not in rules:
-    raise InputError(
-      f'config.optimizer.exclude = "{exclude}" is not one of {", ".join(rules)}'
-    )
-  chosen = rules[exclude]
+  chosen = _EXCLUDED[exclude]
   if chosen is None:
     return None
   return lambda params: layers.default_decay_mask(params, chosen)

@@ -10,11 +10,11 @@ import optax
 
 from jaxlab.data import packages
 from jaxlab.data.corpus import Corpus, prepare_corpus
-from jaxlab.data.feed import Feed
 from jaxlab.data.pretraining import PretrainingSource, batch_spec, unigram_nats
 from jaxlab.engine import mesh, partition, report
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Fitted, Options
 from jaxlab.engine.stage import Planned, Stage, Workspace, training
 from jaxlab.engine.state import Objective, Task, paths

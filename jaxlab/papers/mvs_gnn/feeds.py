@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from jaxlab.data.source import ArraySpec
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
 from jaxlab.papers.mvs_gnn.blocks import (
   Budget,
   Edges,

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import optax
 
-from jaxlab.data.feed import Feed
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.best import Best
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.stage import Planned, Stage, training
 from jaxlab.evals import study
 from jaxlab.evals.study import Cell

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxlab.data.feed import Feed
-from jaxlab.data.source import ArraySpec, Source
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.source import ArraySpec, Source
 from tests import runs
 from tests.engine import toys
 
@@ -199,7 +199,7 @@ def test_an_exception_in_the_source_surfaces_where_it_was_raised(workers):
 
 def test_workers_outlive_ctrl_c_but_not_their_parent():
   code = """if True:
-    from jaxlab.data.feed import Feed
+    from jaxlab.engine.feed import Feed
     from jaxlab.engine import mesh, preemption
     from tests.data.test_feed import Slow
     feed = Feed(Slow(), mesh.make(), workers=2, ahead=2)

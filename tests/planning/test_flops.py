@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxlab.engine import flops
+from jaxlab.planning import flops
 
 
 def test_products_count_two_a_multiplication():

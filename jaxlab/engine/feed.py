@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
@@ -21,8 +21,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlab.data.source import Source
+from jaxlab.engine import mesh as meshes
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import Source
 
 
 class Feed:
@@ -32,11 +33,10 @@ class Feed:
   the source did not give (the end of a finite set) are zero and False.
 
   Args:
-    source: a `jaxlab.data.source.Source`.
-    mesh: the mesh; rows are split over all of its `axes`.
+    source: where batches come from.
+    mesh: the mesh; rows are split over its `mesh.row_axes`.
     workers: spawned processes that call `source.batch`; 0 means one thread.
     ahead: how many batches are prepared ahead.
-    axes: mesh axes that share the rows.
     steps: number of batches of a finite source, for evaluation.
 
   Raises:
@@ -50,7 +50,6 @@ class Feed:
     *,
     workers: int = 0,
     ahead: int = 4,
-    axes: tuple[str, ...] = ('data',),
     steps: int | None = None,
   ):
     self.source = source
@@ -58,9 +57,9 @@ class Feed:
     self.steps = steps
     self._workers = workers
     self._ahead = max(1, ahead)
+    axes, ways = meshes.row_axes(mesh), meshes.row_ways(mesh)
     self._sharding = NamedSharding(mesh, PartitionSpec(axes))
     self._snapshot = _Snapshot()
-    ways = int(np.prod([mesh.shape[a] for a in axes]))
     for kind, spec in source.spec.items():
       for name, array in spec.items():
         if array.shape[0] % ways:
@@ -171,6 +170,23 @@ class Feed:
       return jax.make_array_from_callback(shape, self._sharding, part)
 
     return {name: place(array) for name, array in local.items()}
+
+
+def held_out(
+  source: Callable[[int], Source],
+  devices: Mesh,
+  rows: int,
+  *,
+  workers: int = 0,
+) -> Feed:
+  """The finite feed of a held-out set.
+
+  Args:
+    source: number of rows of a batch -> the source, which has `num_batches`.
+    rows: of a batch; rounded up to what the devices can share.
+  """
+  found = source(meshes.round_rows(devices, rows))
+  return Feed(found, devices, workers=workers, steps=found.num_batches)  # type: ignore[attr-defined]
 
 
 class _Snapshot:

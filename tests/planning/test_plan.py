@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxlab.engine import plan, topology
 from jaxlab.engine.errors import InputError
+from jaxlab.planning import plan, topology
 
 ROOT = Path(__file__).parents[2]
 tpu = [

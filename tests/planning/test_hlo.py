@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlab.engine import hlo, mesh
+from jaxlab.engine import mesh
+from jaxlab.planning import hlo
 
 _TEXT = """\
 HloModule jit_step, entry_computation_layout={()->f32[]}

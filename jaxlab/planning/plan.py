@@ -21,13 +21,14 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlab.engine import flops, hlo, keys, mesh, topology, workdir
+from jaxlab.engine import keys, mesh, workdir
 from jaxlab.engine.compiled import Steps, abstract_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import say
 from jaxlab.engine.stage import Planned, Stage, Workspace
 from jaxlab.engine.state import State
 from jaxlab.engine.update import guarded
+from jaxlab.planning import flops, hlo, topology
 
 MFU = (0.3, 0.5, 1.0)  # shares of the peak that minutes are given for
 _GIB = 2**30
@@ -143,7 +144,7 @@ def shapes(planned: Planned, kind: str, devices) -> tuple[State, dict]:
   """State and one batch of a kind, as shapes with their layouts."""
   state = abstract_state(planned.task, devices, planned.rules)
   rows = NamedSharding(devices, PartitionSpec(mesh.row_axes(devices)))
-  ways = int(np.prod([devices.shape[a] for a in mesh.row_axes(devices)]))
+  ways = mesh.row_ways(devices)
   batch = {}
   for name, array in planned.spec[kind].items():
     if array.shape[0] % ways:

@@ -1,0 +1,292 @@
+"""Image classification, once for all papers: network, data, step, stage.
+
+  task = image_task(config, offline)          # the network and its data
+  update = supervised(task, tx)               # one gradient step of it
+  stage = classifier_stage('train', config, lambda task, space: update)
+
+The sections `data` and `model` of a config are read here; `check` lists their
+keys. Networks see images in [0, 1]: their normalisation is inside.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxlab.data.image_sets import ImageSets
+from jaxlab.engine.compiled import Start
+from jaxlab.engine.evaluate import measure
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.loop import FitResult, Inputs, Options
+from jaxlab.engine.require import at_least, one_of, require
+from jaxlab.engine.source import ArraySpec, Source, Spec
+from jaxlab.engine.stage import Figures, Specs, Stage, Workspace, training
+from jaxlab.engine.state import Evaluator, Objective, Task, Tree, Update, Vars
+from jaxlab.engine.update import accumulate, minimise
+from jaxlab.evals.classify import classify
+from jaxlab.models import classifiers
+from jaxlab.models.normalised import Network, normalised
+from jaxlab.ops import augment
+from jaxlab.ops.losses import masked_cross_entropy
+
+Config = Mapping[str, Any]
+# (logits [b, k], labels [b], mask [b], State.vars) -> Objective
+LogitLoss = Callable[[jax.Array, jax.Array, jax.Array, Vars], Objective]
+
+
+class ImageTask(NamedTuple):
+  """A classifier with its data, made of a config's `data` and `model`."""
+
+  network: Network
+  sets: Any  # ImageSets, opened when asked; None under --plan
+  # (key, batch) -> [b, h, w, c] float32 in [0, 1], augmented for training
+  prepare: Callable[[jax.Array, Mapping], jax.Array]
+  # (params, vars, batch) -> logits [b, k], with running statistics
+  logits: Callable[..., jax.Array]
+
+
+def check(config: Config) -> None:
+  """Raises InputError where a value of `data` or `model` cannot be."""
+  rules = {
+    'data.num_classes': at_least(2),
+    'data.size': at_least(1, 'the side of all images'),
+    'data.channels': one_of(1, 3),
+    'data.crop': at_least(0, '0 leaves images as they are'),
+    'data.augment': one_of('none', 'crop_flip', 'imagenet'),
+    'data.pad': at_least(0),
+    'data.batch_size': at_least(1),
+    'data.eval_batch_size': at_least(1),
+    'data.stream': one_of(True, False),
+  }
+  if config['data']['augment'] == 'imagenet':
+    rules['data.crop'] = at_least(1, 'the side that the network sees')
+  require(config, rules)
+
+
+def image_task(config: Config, offline: bool = True) -> ImageTask:
+  """The classifier of a config; no data is opened yet.
+
+  Args:
+    offline: open no socket when the data is opened.
+
+  Raises:
+    ValueError: an unknown model, or an option that cannot be.
+  """
+  c, d = config['model'], config['data']
+  side = d['crop'] or d['size']
+  network = normalised(
+    classifiers.make(c['name'], d['num_classes'], c['dtype'], c),
+    (side, side, d['channels']),
+    d['mean'],
+    d['std'],
+  )
+  changes = _augmentation(d)
+
+  def prepare(key, batch):
+    if not changes:
+      return _centre(augment.to_float(batch['image']), d['crop'])
+    return augment.augment(key, batch['image'], batch['id'], *changes)
+
+  def logits(params, vars, batch):
+    images = _centre(augment.to_float(batch['image']), d['crop'])
+    return network.logits(images, params, vars)
+
+  return ImageTask(network, ImageSets(d, offline), prepare, logits)
+
+
+def _augmentation(d: Config) -> list[augment.Augment]:
+  if d['augment'] == 'crop_flip':
+    return [augment.pad_crop(d['pad']), augment.flip()]
+  if d['augment'] == 'imagenet':
+    crop = augment.random_resized_crop((d['crop'], d['crop']))
+    return [crop, augment.flip()]
+  return []
+
+
+def _centre(images: jax.Array, side: int) -> jax.Array:
+  """The middle of the images; all of them where `side` is 0."""
+  if not side:
+    return images
+  top, left = ((length - side) // 2 for length in images.shape[1:3])
+  return images[:, top : top + side, left : left + side]
+
+
+def spec(config: Config) -> Specs:
+  """The arrays of a training batch."""
+  d = config['data']
+  rows, side = d['batch_size'], d['size']
+  return {
+    'train': {
+      'image': ArraySpec((rows, side, side, d['channels']), np.uint8),
+      'label': ArraySpec((rows,), np.int32),
+      'id': ArraySpec((rows,), np.int32),
+    }
+  }
+
+
+def cross_entropy(smoothing: float = 0.0) -> LogitLoss:
+  """Softmax cross-entropy in nats."""
+
+  def loss(logits, labels, mask, vars):
+    del vars
+    return Objective(*masked_cross_entropy(logits, labels, mask, smoothing))
+
+  return loss
+
+
+def supervised(
+  task: ImageTask,
+  tx: optax.GradientTransformation,
+  loss: LogitLoss | None = None,
+  micro_batches: int = 1,
+) -> Update:
+  """One gradient step on `params['net']`, with the metric `accuracy`.
+
+  Batch statistics are those of the whole global batch, on however many
+  devices; with several micro-batches those of each in turn.
+
+  Args:
+    loss: of the logits; default: cross-entropy.
+  """
+  of_logits = loss or cross_entropy()
+
+  def full(params, vars, batch, key):
+    images = task.prepare(key, batch)
+    logits, new = task.network.train(params, vars, images)
+    labels, mask = batch['label'], batch['mask']
+    found = of_logits(logits, labels, mask, vars)
+    right = jnp.sum((logits.argmax(-1) == labels) & mask).astype(jnp.float32)
+    accuracy = (right, mask.sum().astype(jnp.float32))
+    return found.replace(
+      vars={**new, **found.vars},
+      metrics={'accuracy': accuracy, **found.metrics},
+    )
+
+  if micro_batches > 1:
+    return accumulate(micro_batches, full, 'net', tx, unroll=False)
+  return minimise(full, 'net', tx)
+
+
+def classifier_stage(
+  name: str,
+  config: Config,
+  make_update: Callable[[ImageTask, Workspace], Update],
+  *,
+  options: Options | None = None,
+  seed: int | None = None,
+  start: Callable[[Workspace], Start] | None = None,
+  finish: Callable[[Workspace, Inputs, FitResult], Figures] | None = None,
+  vars: Mapping[str, Tree] | None = None,
+  source: Callable[[ImageSets, int], Source] | None = None,
+  more_arrays: Spec | None = None,
+  evals: Callable[[ImageTask, Workspace], Mapping] | None = None,
+) -> Stage:
+  """The stage that trains the classifier of a config.
+
+  `validation` is evaluated; then the test set is, once, unless `finish` says
+  otherwise. `inputs.data` of `finish` is the ImageTask.
+
+  Args:
+    make_update: the training step. Under `--plan` its task has `sets` None.
+    options: default: those of `config.train`.
+    vars: further entries of `State.vars`.
+    source: (sets, rows) -> training batches; default: `train_split`.
+    more_arrays: arrays that its batches have beside those of `spec`.
+    evals: further evaluations, name -> (Evaluator, feed).
+
+  Raises:
+    InputError, ValueError: a value that cannot be.
+  """
+  check(config)
+  network = image_task(config).network  # complains now
+  d = config['data']
+  of_run = config['seed'] if seed is None else seed
+
+  def init(key):
+    params, own = network.init(key)
+    return params, {**own, **(vars or {})}
+
+  def task(space, inputs):
+    built = inputs.data if inputs else image_task(config)._replace(sets=None)
+    return Task(init, {'train': make_update(built, space)})
+
+  def inputs(space):
+    built = image_task(config, space.offline)
+    found = {'validation': evaluation(built, space, d['validation_split'])}
+    if evals:
+      found |= evals(built, space)
+    if source:
+      batches = source(built.sets, d['batch_size'])
+    else:
+      batches = built.sets.source(d['train_split'], d['batch_size'], of_run)
+    feed = Feed(batches, space.mesh, workers=d['workers'], ahead=d['ahead'])
+    return Inputs(feed, found, data=built)
+
+  arrays = {'train': {**spec(config)['train'], **(more_arrays or {})}}
+  return training(
+    name,
+    options or Options(**config['train']),
+    spec=lambda space: arrays,
+    task=task,
+    inputs=inputs,
+    finish=finish or test_figures,
+    seed=seed,
+    start=start,
+  )
+
+
+def evaluation(
+  task: ImageTask, space: Workspace, split: str
+) -> tuple[Evaluator, Feed]:
+  """Accuracy and cross-entropy on a split, for `Inputs.evals`."""
+  return classify(task.logits), task.sets.held_out(split, space.mesh)
+
+
+def test_figures(
+  space: Workspace, inputs: Inputs, result: FitResult
+) -> Figures:
+  """Accuracy and cross-entropy on the test set, as `test/…`."""
+  sets = inputs.data.sets
+  evaluator, _ = inputs.evals['validation']  # compiled already
+  feed = sets.held_out(sets.data['test_split'], space.mesh)
+  return measure('test', evaluator, feed, result.state, space.seed)
+
+
+def predict(
+  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """Classes of images by a trained classifier.
+
+  Args:
+    params, vars: of the State that a stage left.
+    inputs: [n, h, w, c] uint8, or float32 in [0, 1], of the config's size.
+
+  Returns:
+    One answer an image: `label`, its `probability`, and `probabilities` [k].
+
+  Raises:
+    InputError: images of another shape.
+  """
+  d = config['data']
+  want = (d['size'], d['size'], d['channels'])
+  require(
+    {'images': {'shape': np.shape(inputs)[1:]}},
+    {'images.shape': one_of(want, cure='give images as the config says')},
+  )
+  logits = jax.jit(image_task(config).logits)
+  found = []
+  for start in range(0, len(inputs), d['eval_batch_size']):
+    part = inputs[start : start + d['eval_batch_size']]
+    p = np.asarray(jax.nn.softmax(logits(params, vars, {'image': part})))
+    found += [
+      {
+        'label': int(row.argmax()),
+        'probability': float(row.max()),
+        'probabilities': row.tolist(),
+      }
+      for row in p
+    ]
+  return found

@@ -1,0 +1,327 @@
+"""Wrong code that a test must notice, each a line of the code spoiled.
+
+  python -m tests.mutations            # all, some minutes
+  python -m tests.mutations -k keys    # those with `keys` in file or text
+
+Write a dozen for each new method, in the lines that carry its maths, each under
+the narrowest test that should see it.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+# A file and its tests; below, which of them must fail (in the words of pytest's
+# -k) once the left text, which is once in the file, is the right one.
+_LIST = r"""
+jaxlab/engine/update.py: tests/engine/test_update.py
+  chained_updates_get_keys_of_their_own
+    jax.random.fold_in(key, index)) => key)
+    opt={**state.opt, key_name: opt} => opt={key_name: opt}
+  repeat_is_the_update_in_a_python_loop
+    fold_in(key, i) for i in range(k) => fold_in(key, 0) for i in range(k)
+    x.sum(0), stacked)\n\n => x.mean(0), stacked)\n\n
+    total[name][1] + count => count
+  split_gives_each_repetition_its_own_part
+    _cut(batch, k) if split else None => None
+    n, n, *x.shape[1:]), 1, 0) => n, n, *x.shape[1:]), 0, 0)
+  every_acts_at_its_steps
+    state.step % k == 0, => state.step % k == k - 1,
+  vars_are_replaced_entry_by_entry
+    vars={**state.vars, **objective.vars} => vars={**state.vars}
+    grads, total, weight, vars = carry\n => grads, total, weight, _ = carry\n
+  micro_batches_get_keys_of_their_own
+    jax.random.fold_in(key, i))\n        return => key)\n        return
+  micro_batches_and_devices_do_not_change
+    weight + objective.weight,\n => objective.weight,\n
+    map(lambda g: (g * scale) => map(lambda g: g
+    return objective.sum, => return objective.sum / objective.weight,
+  no_gradient_flows_through_the_weight
+    lax.stop_gradient(objective.weight) => objective.weight
+  a_penalty_is_added_once
+    objective.sum * scale + objective.penalty => objective.sum * scale
+    return objective.sum, => return objective.sum + objective.penalty,
+    (int, float)) or added != 0 => (int, float))
+    (value * objective.weight, objective.weight) => (value, objective.weight)
+  the_penalty_is_that_of_the_first_micro_batch
+    \n        loss(trained, vars, => \n        loss(trained, new_vars,
+    map(lambda x: x[0], parts) => map(lambda x: x[-1], parts)
+    part, jax.random.fold_in(key, 0)) => part, key)
+  keeps_the_dtype_of_the_gradients
+    (g * scale).astype(g.dtype) => g * scale
+  a_batch_of_padding_has_loss_zero
+    weight, 1.0), 0.0) => weight, 1.0), 1.0)
+    jnp.where(weight > 0, weight, 1.0) => weight
+jaxlab/engine/update.py: tests/engine/test_nonfinite.py
+  nan_in_the_gradient_alone
+    1.0 - _all_finite((value, grads)) => 1.0 - _all_finite((value,))
+  an_update_written_by_hand_is_judged
+    _all_finite((metrics, state.params)) => _all_finite((metrics,))
+    _all_finite((metrics, state.params)) => _all_finite((state.params,))
+  after_the_limit_the_state_does_not_change
+    health['run_length'] >= limit => health['run_length'] > limit
+    stay = bad | halted => stay = bad
+  nan_on_one_of_eight_devices
+    opt=keep(state.opt, new.opt) => opt=new.opt
+    vars={**keep(old_entries, entries), => vars={**entries,
+    (health['run_length'] + 1) * bad => health['run_length'] + bad
+    jnp.where(stay, 0.0, x.astype(jnp.float32)) => x.astype(jnp.float32)
+  as_many_bad_steps_in_a_row_as_the_limit
+    bad & ~halted & (first < 0) => bad & ~halted
+jaxlab/engine/keys.py: tests/engine/test_keys.py
+  streams_differ
+    jax.random.key(seed) => jax.random.key(0)
+    zlib.crc32(name.encode()) => zlib.crc32(name[:5].encode())
+    jax.random.fold_in(root, step) => jax.random.fold_in(root, step // 2)
+  a_key_is_the_same_in_every_process
+    zlib.crc32(name.encode()) => abs(hash(name)) % 2**32
+jaxlab/engine/partition.py: tests/engine/test_partition.py
+  the_first_rule_that_matches_wins
+    if re.search(pattern, path): => if re.match(pattern, path):
+  optimizer_leaves_follow
+    _parameters_of(path, shape, params) or targets => targets
+    for name in (tail, f'{update}/{tail}'): => for name in (tail,):
+  an_optimizer_leaf_of_another_shape
+    if params.get(name) == shape: => if name in params:
+    if size == shape and name => if name
+  a_rule_that_cannot_be_meant
+    if shape[axis] % ways: => if shape[axis] < ways:
+    if len(spec) > len(shape): => if False:
+    if index not in used: => if False:
+  one_array_axis_may_lie_on_two
+    return math.prod(mesh => return max(mesh
+  spread_cuts_the_longest
+    (left[d], d) => (left[d], -d)
+    -mesh.shape[name]) => mesh.shape[name])
+    left[best] //= ways => left[best] //= 1
+  spread_that_cannot_cut
+    min(spec.min_ways, total) => 1
+  spread_holds_small_leaves_whole
+    itemsize < spec.min_bytes => itemsize <= spec.min_bytes
+    pattern.startswith('^opt/') and => False and
+  spread_update_is_the_update_cut
+    tx.update(cut(grads), state, cut(params)) => tx.update(grads, state, params)
+jaxlab/engine/checkpoint.py: tests/engine/test_checkpoint.py
+  a_flipped_bit_that_orbax_does_not_see
+    not _is_intact(found, about) => False
+  every_n_steps_stay_for_good
+    step % self.every_steps == 0 => step % self.every_steps == 1
+    >= self.every_seconds => > self.every_seconds
+    )\n    self.policy.saved() => )
+    managers.EveryNSteps(policy.every_steps) => managers.LatestN(1)
+  only_the_newest_stay
+    managers.LatestN(policy.keep) => managers.LatestN(policy.keep + 1)
+  the_only_checkpoint_damaged
+    max(older, default=0) => max(older, default=step)
+  a_full_disk_leaves_earlier
+    * _MARGIN) + _SLACK => * _MARGIN)
+  a_checkpoint_of_another_model
+    or have.dtype != want.dtype: => :
+    tuple(have.shape) != tuple(want.shape) or => False or
+jaxlab/engine/checkpoint.py: tests/engine/test_nonfinite.py
+  parameters_that_the_optimizer_spoils
+    if not path.startswith('params/'): => if path.startswith('params/'):
+jaxlab/engine/metrics.py: tests/engine/test_metrics.py
+  lines_after_the_restored_step
+    if line['step'] <= step] => if line['step'] < step]
+  an_evaluation_that_comes_again
+    (x['step'], x['kind']) != (step, 'eval') => x['kind'] != 'eval'
+  a_torn_last_line
+    break  # torn => continue  # torn
+  totals_survive_json
+    (saved or {}).items() => {}.items()
+  sums_are_float64
+    old[0] + float(value) => float(np.float32(old[0] + value))
+  means_are_sums_over_counts
+    old[1] + float(count) => old[1] + 1.0
+  what_counted_nothing
+    s / c for n, (s, c) in entries.items() if c > 0 => 0.0 for n in entries
+  the_line_for_people
+    (self.steps - step) * => self.steps *
+jaxlab/papers/lamb/method.py: tests/papers/test_lamb.py
+  float32[lamb: and defaults]
+    m = b1 * m + (1 - b1) * g\n => m = b1 * m + g\n
+    v = b2 * v + (1 - b2) * g * g\n => v = b2 * v + (1 - b2) * abs(g)\n
+    step), correction(b2, step)\n => step), correction(b1, step)\n
+    correction(b1, step), => correction(b1, step + 1),
+    layers.ratio(weights, u, rule) => layers.ratio(u, weights, rule)
+  float32[lamb: and N-LAMB]
+    correction(b1, step + 1), => correction(b1, step),
+    if variant == 'nn_lamb': => if variant != 'lamb':
+  float32[lamb: and NN-LAMB]
+    v / at(next2) => v / at(now2)
+  float32[lamb: and correction]
+    if bias_correction else 1.0 => if decay else 1.0
+  float32[lamb: and decay]
+    (jnp.sqrt(v_hat) + eps) => jnp.sqrt(v_hat + eps)
+    layers.ratio(weights, u, rule) => layers.ratio(weights, m_hat, rule)
+    u = u + weight_decay * weights => u = u + weight_decay * g
+  float32[lamb: and masks]
+    if rule.decay:\n        u = u => if True:\n        u = u
+  rate_of_step_zero[lamb]
+    state.step)\n    now1 => step)\n    now1
+  bias_correction_at_step_one
+    -jnp.expm1( => 1 - jnp.exp(
+  float32[lars and other and numbers]
+    m = beta * m + (1 - beta) * d => m = beta * m + d
+    (weights, m, rule, scale, eps) => (weights, m, rule, scale)
+    (weights, d, rule, scale, eps) => (weights, g, rule, scale, eps)
+  float32[lars and paper: and defaults]
+    layers.ratio(weights, m, rule, => layers.ratio(weights, d, rule,
+    1.0 if order == 'paper' else 0.001 => 0.001
+  float32[lars and masks]
+    if rule.decay:\n        d = d => if True:\n        d = d
+  float32[lars and nesterov]
+    beta * m + change if nesterov else m => m
+  rate_of_step_zero[lars]
+    state.step)\n\n => state.step + 1)\n\n
+  bfloat16_parameters
+    return change.astype(x.dtype), m, v => return change, m, v
+    return change.astype(x.dtype), m, ratio => return change, m, ratio
+jaxlab/papers/lamb/layers.py: tests/papers/test_lamb.py
+  ratio_is_one_where_a_norm_is_zero
+    (norm_x == 0) | (norm_u == 0) => norm_x == 0
+    (norm_x == 0) | (norm_u == 0) => norm_u == 0
+  nan_gradients_are_not_hidden
+    (norm_x == 0) | (norm_u == 0) => ~((norm_x > 0) & (norm_u > 0))
+  float32[lars and other and numbers]
+    jnp.where(zero, 1, norm_u + eps) => jnp.where(zero, 1, norm_u)
+    jnp.where(zero, 1, scale * => jnp.where(zero, 1,
+  float32 and phi and pair
+    jnp.clip(norm, lower, upper) => jnp.maximum(norm, lower)
+    jnp.clip(norm, lower, upper) => jnp.minimum(norm, upper)
+    self._phi(norm_x) => norm_x
+  float32 and masks
+    if not rule.adapt: => if False:
+  a_stacked_leaf_moves_as_its_layers_apart
+    tuple(range(axes, x.ndim)) => tuple(range(0, x.ndim))
+  float32 and stacked and inf
+    jnp.max(jnp.abs(x) => jnp.max((x)
+  float32 and several and L1
+    jnp.sum(jnp.abs(x) => jnp.sum((x)
+  bfloat16_parameters
+    jnp.promote_types(x.dtype, jnp.float32) => x.dtype
+  default_decay_mask
+    r'bias$' => r'bias'
+    (?i)layer_?norm => (?i)layer_norm
+  layer_axes_match
+    or parts[i + 1].isdigit(): => :
+jaxlab/papers/lamb/schedules.py: tests/papers/test_lamb.py
+  the_jumping_schedule
+    step < start + warmup, rising => step <= start + warmup, rising
+  the_schedule_equals_the_reference
+    end = max(start + warmup, 0)\n => end = start + warmup\n
+    falling**power => falling
+  the_schedule_without_jump
+    total if jump else (total - end) or 1 => total
+  a_late_start_has_rate_zero
+    jnp.maximum(step - start, 0) => (step - start)
+"""
+
+
+def _read(text):
+  """[(file, old, new, test file, -k)] of the list."""
+  found = []
+  for line in text.strip('\n').split('\n'):
+    if not line.startswith('  '):
+      file, tests = line.split(': ')
+    elif not line.startswith('    '):
+      words = line.strip()
+    else:
+      old, new = line[4:].replace('\\n', '\n').split(' => ')
+      found.append((file, old, new, tests, words))
+  return found
+
+
+_MUTATIONS = _read(_LIST)
+
+
+# Runs pytest in forks of a process that has imported what takes long.
+_SERVER = """
+import json, os, sys
+import chex, flax.linen, jax, optax, orbax.checkpoint, pytest
+for line in sys.stdin:
+  if not (child := os.fork()):
+    os.dup2(os.open('log.txt', os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    code = pytest.main(json.loads(line))
+    sys.stdout.flush()
+    os._exit(code)
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class _Copy:
+  """A copy of the repository, which alone is spoiled."""
+
+  def __init__(self, folder):
+    self.folder = folder
+    for name in ('jaxlab', 'tests', 'configs'):
+      shutil.copytree(_ROOT / name, folder / name)
+    shutil.copy2(_ROOT / 'setup.cfg', folder)
+    # Named like a worker, so that conftest.py leaves the environment, and in
+    # it the folder of compiled programs, as this session has it.
+    more = {'PYTEST_XDIST_WORKER': 'mutations', 'PYTHONDONTWRITEBYTECODE': '1'}
+    self.server = subprocess.Popen(
+      [sys.executable, '-c', _SERVER],
+      cwd=folder,
+      env={**os.environ, **more},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def pytest(self, words, *files):
+    """The exit code and the output of pytest -k words."""
+    flags = ['-x', '-p', 'no:cacheprovider', '-m', '', '-k', words]
+    self.server.stdin.write(json.dumps([*flags, *files]) + '\n')
+    self.server.stdin.flush()
+    code = int(self.server.stdout.readline())
+    return code, (self.folder / 'log.txt').read_text()
+
+
+@pytest.fixture(scope='session')
+def copy(tmp_path_factory):
+  copy = _Copy(tmp_path_factory.mktemp('mutations'))
+  yield copy
+  copy.server.communicate()
+
+
+def test_the_list_fits_the_code():
+  texts = {file: (_ROOT / file).read_text() for file, *_ in _MUTATIONS}
+  counts = {(f, old): texts[f].count(old) for f, old, *_ in _MUTATIONS}
+  stale = [(n, *where) for where, n in counts.items() if n != 1]
+  assert not stale, f'(times found, file, text): {stale}'
+
+
+@pytest.mark.slow
+def test_the_copy_passes_as_it_is(copy):
+  words = ' or '.join({f'({words})' for *_, words in _MUTATIONS})
+  code, said = copy.pytest(words, *{tests for *_, tests, _ in _MUTATIONS})
+  assert code == 0, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'file, old, new, tests, words',
+  _MUTATIONS,
+  ids=[f'{file}: {old!r} -> {new!r}' for file, old, new, *_ in _MUTATIONS],
+)
+def test_a_mutation_is_noticed(copy, file, old, new, tests, words):
+  text = (_ROOT / file).read_text()
+  assert text.count(old) == 1, 'the list is stale'
+  (copy.folder / file).write_text(text.replace(old, new))
+  code, said = copy.pytest(words, tests)
+  shutil.copy2(_ROOT / file, copy.folder / file)
+  # 0: nothing failed; more than 1: no test ran.
+  assert code == 1, said
+
+
+if __name__ == '__main__':
+  sys.exit(pytest.main(['-m', '', '--durations=0', __file__, *sys.argv[1:]]))
