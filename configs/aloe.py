@@ -290,9 +290,10 @@ def gtsrb():
 
 
 def smoke():
-  """scikit-learn's digits with noise for outliers: no download."""
+  """ALOE alone, scikit-learn's digits, noise for outliers: no download."""
   config = mnist()
-  config.study.methods = ('oe', 'aloe')
+  config.study.methods = ('aloe',)
+  config.study.baseline = 'aloe'
   config.study.seeds = (0,)
   config.data.name = 'digits'
   config.data.train_split = 'train'

@@ -231,6 +231,7 @@ def test_what_the_method_cannot_do_is_named():
 @pytest.fixture(scope='module')
 def small():
   config = config_of('smoke')
+  config.data.size = 16
   config.model.name = 'resnet'
   config.model.width = 4
   built = image_task(config.to_dict())
@@ -396,7 +397,7 @@ def test_a_corruption_that_there_is_none_of_is_named(name, says):
 def test_images_are_drawn_alike_in_every_run_and_noise_differs_by_split():
   sets = Sets(config_of('smoke').to_dict(), offline=True)
   one, two = (sets.ood('uniform_noise', s, 20) for s in ('train', 'test'))
-  assert one.shape == (20, 16, 16, 1)
+  assert one.shape == (20, 8, 8, 1)
   assert (one != two).mean() > 0.9
   np.testing.assert_array_equal(one[:5], sets.ood('uniform_noise', 'train', 5))
   arrays = {'image': np.arange(50), 'label': np.arange(50)}
@@ -413,8 +414,12 @@ def tiny_config():
   config.study.methods = ('oe', 'aloe')
   config.train.steps = 40
   config.train.log_every_steps = 40
+  config.train.eval_every_steps = 0
   config.data.batch_size = 32
+  config.data.size = 16
   config.data.eval_batch_size = 60
+  config.model.padding = 2
+  config.outliers.ratio = 2
   config.detection.detectors = ('odin', 'mahalanobis')
   config.detection.odin_etas = (0.0, 0.01)
   config.detection.mahalanobis_etas = (0.0,)

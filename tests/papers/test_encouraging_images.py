@@ -32,7 +32,6 @@ configs = importlib.import_module('configs.encouraging')
 
 def tiny(**changes):
   config = configs.get_config('smoke')
-  config.model.name = 'lenet'
   config.train.steps = 12
   config.train.log_every_steps = 6
   config.train.eval_every_steps = 6
@@ -41,7 +40,9 @@ def tiny(**changes):
   config.analysis.examples = 60
   config.ood.examples = 60
   config.ood.examples_each = 40
-  config.study.seeds = (0,)
+  config.losses = {'ce': configs.loss(), 'el': config.losses.el}
+  config.study.baseline = 'ce'
+  config.study.rates = (0.05,)
   config.update_from_flattened_dict(changes)
   return config.to_dict()
 

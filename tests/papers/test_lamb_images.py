@@ -39,7 +39,10 @@ def own_data(tmp_path_factory, monkeypatch):
 
 def test_a_small_resnet_learns_the_digits_with_lamb(tmp_path):
   config = config_of('lamb_images', 'smoke')
+  config.model.name = 'resnet'
+  config.optimizer.warmup_steps = 20
   config.train.steps = 80
+  config.train.eval_every_steps = 0
   space = space_of(config, tmp_path, devices=2)
   stage.run_all(images.program(space.config), space)
   found = json.loads((tmp_path / 'train' / 'report.json').read_text())

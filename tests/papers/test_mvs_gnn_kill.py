@@ -12,7 +12,6 @@ from configs import mvs_gnn
 
 def get_config(arg=''):
   config = mvs_gnn.get_config('smoke')
-  del config.methods.sage
   config.study.baseline = 'mvs'
   config.study.rates = (0.01,)
   config.model.width = 8

@@ -287,7 +287,9 @@ def test_micro_f1_of_several_labels_counts_all_of_them():
 
 def config_of(**changes):
   config = configs.get_config('smoke')
-  config.methods.mvs.batch_size = config.methods.sage.batch_size = 16
+  both = configs.methods(16)
+  config.methods = {'mvs': both.mvs, 'sage': both.sage}
+  config.study.baseline = 'sage'
   config.model.width = 8
   config.train.steps = 8
   config.study.rates = (0.05,)
