@@ -1,18 +1,19 @@
 """Fine-tuning's second job: SQuAD v1.1's answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from jaxlab.data.squad import hold_out, read_squad
+from jaxlab.data.squad import Question, Squad, hold_out, read_squad
 from jaxlab.data.squad_windows import Shape, batch_spec, make_windows
 from jaxlab.engine import workdir
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator, Objective
+from jaxlab.engine.require import at_least, require
+from jaxlab.engine.state import Evaluator, Objective, State
 from jaxlab.evals.squad import Ranked, context_mask, squad
 from jaxlab.models.bert_heads import SpanHead
 from jaxlab.papers.lamb import span
@@ -29,7 +30,7 @@ class Job:
   ):
     del offline  # the files are the user's
     data = config['data']
-    self.data, self.tokenizer = data, tokenizer
+    self.config, self.tokenizer = config, tokenizer
     self.files = {
       split: read_squad(
         data[f'squad_{split}'],
@@ -66,16 +67,9 @@ class Job:
     if split not in self.parts:
       return None
     windows = self._windows(split, training=False)
-    evaluator = squad(
-      apply,
-      len(windows.question),
-      windows.read,
-      {q.id: q.answers for q in self.parts[split].questions},
-      n_best=self.data['n_best'],
-      max_answer=self.data['max_answer'],
-      keep=None if folder is None else lambda ranked: _write(folder, ranked),
-    )
-    return evaluator, windows.arrays
+    right = {q.id: q.answers for q in self.parts[split].questions}
+    keep = None if folder is None else lambda ranked: _write(folder, ranked)
+    return _evaluator(self.config, apply, windows, right, keep), windows.arrays
 
   def figures(self) -> dict[str, float]:
     return {}
@@ -84,11 +78,23 @@ class Job:
     found = make_windows(
       self.parts[split],
       self.tokenizer,
-      _shape(self.data),
+      _shape(self.config),
       training=training,
     )
     self.facts[f'{split}_windows'] = len(found.question)
     return found
+
+
+def _evaluator(config: Config, apply, windows, answers, keep) -> Evaluator:
+  return squad(
+    apply,
+    len(windows.question),
+    windows.read,
+    answers,
+    n_best=config['data']['n_best'],
+    max_answer=config['data']['max_answer'],
+    keep=keep,
+  )
 
 
 def make_head(config: Config) -> SpanHead:
@@ -110,19 +116,18 @@ def objective(logits, batch) -> Objective:
 
 def check(config: Config) -> None:
   """Raises InputError for a value of config.data that cannot be."""
-  data = config['data']
-  _shape(data).check()
-  for name in ('n_best', 'max_answer'):
-    if data[name] < 1:
-      raise InputError(f'config.data.{name} = {data[name]} must be at least 1')
+  _shape(config).check()
+  rules = {'data.n_best': at_least(1), 'data.max_answer': at_least(1)}
+  require(config, rules)
 
 
 def spec(config: Config):
   """The arrays of one training batch."""
-  return batch_spec(config['train']['batch_size'], _shape(config['data']))
+  return batch_spec(config['data']['batch_size'], _shape(config))
 
 
-def _shape(data) -> Shape:
+def _shape(config: Config) -> Shape:
+  data = config['data']
   return Shape(data['sequence_length'], data['doc_stride'], data['max_query'])
 
 
@@ -131,8 +136,45 @@ def _write(folder: Path, ranked: Ranked) -> None:
   workdir.write_json(folder / 'predictions.json', best)
   workdir.write_json(
     folder / 'nbest_predictions.json',
-    {
-      key: [{'text': text, 'probability': p} for text, p in found]
-      for key, found in ranked.items()
-    },
+    {key: list(map(_answer, found)) for key, found in ranked.items()},
   )
+
+
+def _answer(found: tuple[str, float]) -> dict[str, Any]:
+  return {'text': found[0], 'probability': found[1]}
+
+
+def predict(
+  config: Config, tokenizer, apply, params, inputs: Sequence[tuple[str, str]]
+):
+  """The answer to each (question, context), with its probability.
+
+  Args:
+    apply: head -> (params, vars, batch) -> (start, end) logits [b, s].
+  """
+  questions = [
+    Question(str(i), i, question, ('',), 0, 0)
+    for i, (question, _) in enumerate(inputs)
+  ]
+  contexts = [context for _, context in inputs]
+  asked = Squad(Path(), contexts, [''] * len(contexts), questions, (), '')
+  windows = make_windows(asked, tokenizer, _shape(config), training=False)
+  ranked: Ranked = {}
+  evaluator = _evaluator(
+    config,
+    apply(make_head(config)),
+    windows,
+    {q.id: q.answers for q in questions},
+    ranked.update,
+  )
+  count = len(windows.question)
+  batch = {
+    **windows.arrays,
+    'id': np.arange(count),
+    'mask': np.ones(count, bool),
+  }
+  state = State(jnp.zeros((), jnp.int32), params, {}, {})
+  key = jax.random.key(0)  # not used
+  total = jax.jit(evaluator.update)(evaluator.init(), state, batch, key)
+  evaluator.finish(jax.device_get(total))
+  return [_answer(ranked[question.id][0]) for question in questions]

@@ -1,15 +1,18 @@
 """Fine-tuning's first job: the class of a text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
 from jaxlab.data import labelled_text
+from jaxlab.data.text import LabelledText
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.state import Evaluator, Objective
 from jaxlab.evals.classify import classify
 from jaxlab.models.bert_heads import ClassificationHead
@@ -63,13 +66,17 @@ class Job:
     return {'test/majority_accuracy': float(np.mean(test == most))}
 
   def _encode(self, split: str, part) -> Arrays:
-    data = self.config['data']
-    found = labelled_text.encode(
-      part, self.tokenizer, data['sequence_length'], data['keep']
-    )
+    found = _encode(self.config, self.tokenizer, part)
     self.facts[f'{split}_truncated'] = round(found.truncated, 4)
     self.facts[f'{split}_unknown_tokens'] = round(found.unknown, 4)
     return found.arrays
+
+
+def _encode(config: Config, tokenizer, part) -> labelled_text.Encoded:
+  data = config['data']
+  return labelled_text.encode(
+    part, tokenizer, data['sequence_length'], data['keep']
+  )
 
 
 def make_head(config: Config, classes: int = 2) -> ClassificationHead:
@@ -95,21 +102,30 @@ def objective(logits, batch) -> Objective:
 
 def check(config: Config) -> None:
   """Raises InputError for a value of config.data that cannot be."""
-  data = config['data']
-  if data['keep'] not in labelled_text.KEEP:
-    raise InputError(
-      f'config.data.keep = "{data["keep"]}" is not one of '
-      f'{", ".join(labelled_text.KEEP)}'
-    )
-  if data['train_examples'] < 0:
-    raise InputError(
-      f'config.data.train_examples = {data["train_examples"]} is negative; 0 '
-      'takes all'
-    )
+  rules = {
+    'data.keep': one_of(*labelled_text.KEEP),
+    'data.train_examples': at_least(0, '0 takes all'),
+  }
+  require(config, rules)
 
 
 def spec(config: Config):
   """The arrays of one training batch."""
-  return labelled_text.batch_spec(
-    config['train']['batch_size'], config['data']['sequence_length']
-  )
+  data = config['data']
+  return labelled_text.batch_spec(data['batch_size'], data['sequence_length'])
+
+
+def predict(config: Config, tokenizer, apply, params, inputs: Sequence[str]):
+  """The class of each text, by number, with its probability.
+
+  Args:
+    apply: head -> (params, vars, batch) -> logits [b, k].
+  """
+  labels = np.zeros(len(inputs), np.int32)
+  rows = _encode(config, tokenizer, LabelledText(list(inputs), labels, ()))
+  head = make_head(config, params['head']['Dense_0']['bias'].size)
+  logits = jax.jit(apply(head))(params, {}, rows.arrays)
+  return [
+    {'label': int(row.argmax()), 'probability': float(row.max())}
+    for row in np.asarray(jax.nn.softmax(logits))
+  ]

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
-from jaxlab.data.corpus import Corpus, prepare_corpus
+from jaxlab.data.corpus import Corpus
 from jaxlab.engine import checkpoint
 from jaxlab.engine.errors import InputError
+from jaxlab.models.bert_heads import encoder_params
+from jaxlab.papers.lamb import bert
 
 Config = Mapping[str, Any]
 
@@ -23,14 +24,6 @@ MODEL = (
 )
 # config.vocabulary's names -> those of the pre-training run's config.data
 VOCABULARY = {'name': 'name', 'text_files': 'text_files', 'size': 'vocab_size'}
-
-
-class Pretrained(NamedTuple):
-  """The encoder of a finished stage."""
-
-  params: dict[str, Any]  # of the network `net`
-  sha256: str  # of the whole State
-  corpus_sha256: str  # of the text and vocabulary that it was trained on
 
 
 def resolve(config: Config, planning: bool = False) -> dict[str, Any]:
@@ -53,7 +46,7 @@ def resolve(config: Config, planning: bool = False) -> dict[str, Any]:
     missing.append('vocabulary.name')
   if not vocabulary['size']:
     missing.append('vocabulary.size')
-  folder = Path(model['checkpoint']).expanduser()
+  folder = _folder(config)
   if not model['checkpoint']:
     if missing:
       raise InputError(
@@ -86,22 +79,17 @@ def _fill(model, vocabulary, folder: Path) -> None:
 def open_corpus(config: Config, offline: bool) -> Corpus:
   """The corpus whose vocabulary the model reads with."""
   c = config['vocabulary']
-  return prepare_corpus(
-    'text_files' if c['text_files'] else c['name'],
-    files=c['text_files'],
-    vocab_size=c['size'],
-    offline=offline,
-  )
+  return bert.open_corpus(c, c['size'], offline)
 
 
-def read(config: Config, corpus: Corpus, devices: Mesh) -> Pretrained:
-  """The newest checkpoint of the stage that the config names.
+def sha256(config: Config, corpus: Corpus) -> str:
+  """Of the State of the stage that the config names.
 
   Raises:
-    InputError: it is damaged, or was trained with another vocabulary.
+    InputError: it was trained with another vocabulary.
   """
-  folder = Path(config['model']['checkpoint']).expanduser()
-  leaves, about = checkpoint.read(folder / 'checkpoints', devices)
+  folder = _folder(config)
+  about = json.loads((folder / 'report.json').read_text())
   trained_on = about.get('corpus_sha256')
   if trained_on != corpus.sha256:
     raise InputError(
@@ -109,6 +97,17 @@ def read(config: Config, corpus: Corpus, devices: Mesh) -> Pretrained:
       f'{trained_on}, and the corpus {corpus.path} has {corpus.sha256}: the '
       'text changed since. Bring it back, or pre-train again'
     )
+  return about['state_sha256']
+
+
+def encoder(config: Config, devices: Mesh) -> dict[str, Any]:
+  """The encoder's parameters in the newest checkpoint of that stage.
+
+  Raises:
+    InputError: there is none, it is damaged, or holds no BERT.
+  """
+  folder = _folder(config)
+  leaves, _ = checkpoint.read(folder / 'checkpoints', devices)
   params: dict[str, Any] = {}
   for path, leaf in leaves.items():
     if not path.startswith('params/net/'):
@@ -123,28 +122,11 @@ def read(config: Config, corpus: Corpus, devices: Mesh) -> Pretrained:
       f'{folder} holds no network "net", only {sorted(leaves)[:5]}; name a '
       'stage of configs/bert_lamb.py'
     )
-  return Pretrained(params, about['state_sha256'], trained_on)
+  return encoder_params(params, config['model']['scan_layers'])
 
 
-def check_shapes(params, expected, folder: str) -> None:
-  """Raises InputError where a checkpoint's encoder is not the model's."""
-  have = _shapes(params)
-  want = _shapes(expected)
-  for path in sorted({*have, *want}):
-    if have.get(path) != want.get(path):
-      raise InputError(
-        f'the checkpoint {folder} has "{path}" of shape {have.get(path)}, and '
-        f'the model of its config.json has {want.get(path)}: they do not '
-        'belong together'
-      )
-
-
-def _shapes(tree) -> dict[str, tuple[int, ...]]:
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
-    for path, leaf in leaves
-  }
+def _folder(config: Config) -> Path:
+  return Path(config['model']['checkpoint']).expanduser()
 
 
 def _run_config(folder: Path) -> dict[str, Any]:
