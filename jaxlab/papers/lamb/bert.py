@@ -33,7 +33,6 @@ def check(config: Config) -> None:
     config,
     {
       'data.sequence_length': between(3, c['max_positions'], f'see {table}'),
-      'data.workers': at_least(0),
       'model.dtype': one_of('float32', 'bfloat16'),
       'model.num_heads': at_least(1),
       'model.hidden_size': multiple_of(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.data import packages, wordpiece
+from jaxlab.data.corpus import Corpus
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start
@@ -38,7 +39,7 @@ class Opened(NamedTuple):
 
   model: Bert
   job: Any  # a Job of the target: its data and head
-  apply: Any  # (params, vars, batch) -> what the head says, no dropout
+  apply: Any  # (params, vars, batch) -> outputs of the head, no dropout
 
 
 def program(config: Config) -> list[Stage]:
@@ -61,12 +62,11 @@ def program(config: Config) -> list[Stage]:
       opened: Opened = inputs.data
       return make_task(config, opened.model, opened.job.head)
     size, platform = shaped['vocabulary']['size'], mesh.platform(space.mesh)
-    model = make_model(shaped, size, platform)
+    model = bert.make_model(shaped, size, platform, heads=False)
     return make_task(config, model, target.make_head(shaped))
 
   def start(space):
-    encoder = pretrained.encoder(config, space.mesh)
-    return Start({'net': encoder})
+    return Start({'net': pretrained.encoder(config, space.mesh)})
 
   return [
     training(
@@ -83,13 +83,8 @@ def program(config: Config) -> list[Stage]:
   ]
 
 
-def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
-  """The encoder of the config, for devices of a platform."""
-  return bert.make_model(config, vocab_size, platform, heads=False)
-
-
 def forward(model: Bert, head, params, batch, dropout=None):
-  """What the head says of a batch: logits, or (start, end) logits."""
+  """The head's logits of a batch, or its (start, end) logits."""
   tokens = batch['tokens']
   first = batch.get('first', batch['length'])  # no second segment
   segments, attention = span.layout(first, batch['length'], tokens.shape[1])
@@ -149,32 +144,34 @@ def step_flops(config: Config) -> float:
 def _open(config: Config, space: Workspace) -> Inputs:
   """The feed and the held-out rows; `data` is an Opened."""
   config = pretrained.resolve(config)
-  corpus = pretrained.open_corpus(config, space.offline)
+  corpus = _corpus(config, space.offline)
   about = {'corpus_sha256': corpus.sha256}
   # Before the data, whose preparation takes longer.
   if config['model']['checkpoint']:
     about['pretrained_sha256'] = pretrained.sha256(config, corpus)
-  model = make_model(config, corpus.vocab_size, mesh.platform(space.mesh))
+  size, platform = corpus.vocab_size, mesh.platform(space.mesh)
+  model = bert.make_model(config, size, platform, heads=False)
   tokenizer = wordpiece.make_tokenizer(corpus.pieces)
   job = TARGETS[config['target']].Job(config, tokenizer, space.offline)
   apply = _plain(model, job.head)
-  found = job.evaluation('validation', apply, None)
+  found = job.evaluation('validation', apply)
   evals = {'validation': _held_out(config, found, space)} if found else {}
-  data = config['data']
-  feed = Feed(
-    ArraySource(
-      job.training(), batch_size=data['batch_size'], seed=config['seed']
-    ),
-    space.mesh,
-    workers=data['workers'],
-    ahead=data['ahead'],
+  c = config['data']
+  source = ArraySource(
+    job.training(), batch_size=c['batch_size'], seed=config['seed']
   )
+  feed = Feed(source, space.mesh, workers=c['workers'], ahead=c['ahead'])
   opened = Opened(model, job, apply)
   return Inputs(feed, evals, {**about, **job.about}, opened)
 
 
+def _corpus(config: Config, offline: bool) -> Corpus:
+  """The corpus whose vocabulary the model reads with."""
+  c = config['vocabulary']
+  return bert.open_corpus(c, c['size'], offline)
+
+
 def _plain(model: Bert, head):
-  """(params, vars, batch) -> what the head says, without dropout."""
   return lambda params, vars, batch: forward(model, head, params, batch)
 
 
@@ -202,27 +199,25 @@ def _finish(
     'epochs': round(rows / inputs.feed.source.num_examples, 3),
     'download_seconds': round(packages.download_seconds(), 3),
   }
-  return {**figures, **job.figures()}
+  return {**figures, **job.figures}
 
 
 def predict(
   config: Config, params: Mapping, vars: Vars, inputs: list
 ) -> list[dict[str, Any]]:
-  """What a fine-tuned BERT says.
+  """Classes of texts, or answers, by a fine-tuned BERT.
 
   Args:
     params: of the State that the stage left.
     inputs: texts; for SQuAD pairs (question, context).
 
   Returns:
-    An answer each: `label`, the number of a class, or `text`; `probability`.
+    For each `label`, the number of a class, or `text`; and `probability`.
   """
   del vars
   config = pretrained.resolve(config, planning=True)
-  corpus = pretrained.open_corpus(config, offline=False)
+  corpus, platform = _corpus(config, False), jax.default_backend()
   tokenizer = wordpiece.make_tokenizer(corpus.pieces)
-  model = make_model(config, corpus.vocab_size, jax.default_backend())
-  target = TARGETS[config['target']]
-  return target.predict(
-    config, tokenizer, partial(_plain, model), params, inputs
-  )
+  model = bert.make_model(config, corpus.vocab_size, platform, heads=False)
+  apply, target = partial(_plain, model), TARGETS[config['target']]
+  return target.predict(config, tokenizer, apply, params, inputs)

@@ -123,22 +123,13 @@ def pretraining(
 def check(config: Config) -> None:
   """Raises InputError where a value cannot be."""
   bert.check(config)
-  c = config['data']
-  dtypes = one_of(
-    'float32', config['model']['dtype'], cure='or the model.dtype'
-  )
-  share = between(0, 1, 'a share')
-  require(
-    config,
-    {
-      'data.max_predictions': between(1, c['sequence_length'], 'of a sequence'),
-      'data.masked_fraction': share,
-      'data.short_fraction': share,
-      'data.eval_examples': at_least(1),
-      'sharding.layout': one_of('replicated', 'zero1', 'fsdp'),
-      'sharding.gradient_dtype': dtypes,
-    },
-  )
+  dtypes = 'float32', config['model']['dtype']
+  rules = {
+    'data.eval_examples': at_least(1),
+    'sharding.layout': one_of('replicated', 'zero1', 'fsdp'),
+    'sharding.gradient_dtype': one_of(*dtypes, cure='see config.model.dtype'),
+  }
+  require(config, rules)
 
 
 def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
