@@ -128,8 +128,8 @@ class Study:
       return sign * found
 
     tried = self.trials(arm, setting)
-    reported = lambda cell: (space.folder(cell.name) / 'report.json').exists()
-    if not any(map(reported, tried)):  # a single rate, or a plan: no trial ran
+    if not {cell.name for cell in tried} & {*space.after}:
+      # A single rate, or a plan: no trial ran.
       return self.rates(arm, setting)[0]
     return min(tried, key=loss).learning_rate
 
