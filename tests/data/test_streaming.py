@@ -16,13 +16,13 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxlab.data import array_records, handover, image, image_files, pixels
 from jaxlab.data.array_records import parse_example
-from jaxlab.engine.feed import Feed
 from jaxlab.data.image import Canvas
 from jaxlab.data.in_memory import ArraySource
-from jaxlab.engine.source import Source
 from jaxlab.data.streaming import RecordSource, open_records
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.source import Source
 from tests.data import tfds_sets
 
 N = 50
