@@ -490,6 +490,7 @@ def test_rvl_cdip_is_read_from_its_lists(scans):
   'line, message',
   [
     ('c d.tif 16', r"'c d.tif 16' has a label that is none of 0, …, 15"),
+    ('c d.tif -1', 'has a label that is none of'),
     ('c d.tif x', 'has a label that is none of'),
     ('lost.tif 3', "'lost.tif 3' names a file that is not in .*images"),
     ('c.tif', 'is not "relative/path.tif LABEL"'),
