@@ -301,6 +301,7 @@ def smoke():
   config.data.size = 8
   config.data.mean = (0.3,)
   config.data.std = (0.38,)
+  config.data.batch_size = 32
   config.data.eval_batch_size = 120
   config.outliers.train = (('uniform_noise', 'train'),)
   config.outliers.validation = (('uniform_noise', 'validation'),)
@@ -309,7 +310,6 @@ def smoke():
   config.attack.steps = 1
   config.attack.step_size = 10 / 255
   config.train.steps = 48
-  config.data.batch_size = 32
   config.train.log_every_steps = 12
   config.train.eval_every_steps = 24
   config.detection.detectors = ('msp',)

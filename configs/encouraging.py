@@ -490,11 +490,11 @@ def smoke():
   config.data.size = 8
   config.data.mean = (0.3,)
   config.data.std = (0.38,)
+  config.data.batch_size = 32
   config.data.eval_batch_size = 120
   config.model.name = 'lenet'
   config.model.padding = 4
   config.train.steps = 32
-  config.data.batch_size = 32
   config.train.log_every_steps = 8
   config.train.eval_every_steps = 16
   config.ood.sets = (('gaussian_noise', 'test'),)

@@ -125,7 +125,11 @@ def digits():
   # Of gradients: batches at each evaluation of these seeds' final runs.
   config.variance = ml_collections.ConfigDict({'draws': 8, 'seeds': (0,)})
 
-  config.optimizer = ml_collections.ConfigDict({'weight_decay': 0.0})
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = 'adam'
+  config.optimizer.schedule = 'constant'
+  config.optimizer.clip_norm = 0.0  # 0: none
+  config.optimizer.weight_decay = 0.0  # added to the gradients
   config.early_stopping = ml_collections.ConfigDict({'patience': 10})
   config.train = ml_collections.ConfigDict()
   config.train.steps = 600

@@ -68,7 +68,6 @@ def test_features_may_stay_as_they_are_and_nodes_have_several_labels(tmp_path):
     ({'labels': (0, 1, 2, 0, 'x')}, 'classes are to be numbers'),
     ({'labels': ([0, 2],) * 5}, 'lists are to hold 0 and 1'),
     ({'labels': ([0], [0, 1], [1], [1], [1])}, 'missing or damaged'),
-    ({'labels': (0, 1, 2, 0, -2)}, 'label of node 4 is -2'),
     ({'roles': {'tr': [0], 'va': []}}, 'has no "te"'),
     ({'roles': {**ROLES, 'va': [1]}}, 'node 1 of "va" has two roles'),
     ({'roles': {**ROLES, 'tr': [0, 5]}}, r'node 5 of "tr" is not in \[0, 5\)'),
@@ -114,24 +113,19 @@ def test_without_training_nodes_features_stay_as_they_are(tmp_path):
   ('array', 'message'),
   [
     ({'indices': [1, 0, 2, 1, 4, 5]}, 'joins the nodes 4 and 5, .* 5 nodes'),
-    ({'indices': [1, 0, -1, 1, 4, 3]}, 'joins the nodes 1 and -1'),
     ({'indices': [1, 0, 2, 1, 4, 2**32]}, 'nodes 4 and 4294967296'),
     (
       {'indices': [1, 0, 2, 1, 4, 1.7]},
       r'indices is float64\[6\], .* integers',
     ),
-    ({'indptr': [0.0, 1, 3, 4, 5, 6]}, r'indptr is float64\[6\]'),
     (
       {'indptr': [0, 1, 4, 3, 5, 6]},
       'indptr must rise from 0 to 6, .* 6 steps',
     ),
     ({'indptr': np.array([0, 1, 4, 3, 5, 6], np.uint64)}, 'indptr must rise'),
-    ({'indptr': [1, 1, 3, 4, 5, 6]}, 'indptr must rise'),
-    ({'indptr': [0, 1, 3, 4, 5, 7]}, 'indptr must rise'),
     ({'indptr': [0, 1, 3, 4, 6]}, 'indptr must rise'),
     ({'format': b'csc'}, 'format b.csc., and must be a CSR matrix'),
     ({'shape': [5, 4]}, r'shape is \[5, 4\], and must be \[n, n\]'),
-    ({'shape': [5]}, r'shape is \[5\], and must be'),
     ({'shape': [-1, -1], 'indptr': np.zeros(0, int)}, r'must be \[n, n\]'),
   ],
 )

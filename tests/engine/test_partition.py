@@ -112,6 +112,8 @@ def test_one_array_axis_may_lie_on_two_mesh_axes():
   spec = PartitionSpec(('data', 'model'))
   specs = _specs([('gen/w$', spec), _ALL], {'data': 4, 'model': 2})
   assert specs['params/gen/w'] == spec
+  with pytest.raises(InputError, match='12 does not divide by the 8 devices'):
+    _specs([('gen/b$', spec), _ALL], {'data': 4, 'model': 2})
 
 
 @pytest.mark.parametrize(

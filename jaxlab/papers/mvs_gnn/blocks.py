@@ -318,34 +318,26 @@ def _filled(array: np.ndarray, length: int, value, dtype) -> np.ndarray:
   return filled
 
 
-def fit_budget(
-  draws: list[Sample], *, headroom: float, multiple: int, largest: Budget
+def budget_for(
+  draws: list[Sample], num_nodes: int, headroom: float, multiple: int
 ) -> Budget:
-  """A budget that holds the draws and some more.
+  """A budget that holds samples like these and some more.
 
   Args:
-    draws: of the sampler, without a budget.
+    draws: of a sampler, without a budget.
+    num_nodes: of the graph: no array of nodes is larger, but for the row to
+      spare and what makes it a multiple.
     headroom: >= 1, times the largest of the draws.
     multiple: sizes are multiples of it.
-    largest: sizes that no draw exceeds, the row to spare not counted.
   """
 
-  def size(values, bound):
+  def size(values, bound=num_nodes):
     wanted = min(int(np.ceil(max(values) * headroom)), bound) + 1
     return -(-wanted // multiple) * multiple
 
-  levels = range(len(draws[0].layers))
-  layers = [[draw.layers[level] for draw in draws] for level in levels]
-  outputs = [
-    size([x.destinations for x in at], bound)
-    for at, bound in zip(layers, largest.outputs)
-  ]
-  nodes = [
-    size([len(x.nodes) for x in at], bound)
-    for at, bound in zip(layers, largest.nodes)
-  ]
-  edges = [
-    size([len(x.senders) for x in at], bound)
-    for at, bound in zip(layers, largest.edges)
-  ]
-  return Budget(tuple(nodes), tuple(edges), tuple(outputs))
+  levels = list(zip(*(draw.layers for draw in draws)))
+  return Budget(
+    tuple(size([len(layer.nodes) for layer in at]) for at in levels),
+    tuple(size([len(x.senders) for x in at], 2**31 - 1) for at in levels),
+    tuple(size([layer.destinations for layer in at]) for at in levels),
+  )

@@ -1,17 +1,18 @@
 """Validation against steps and seconds, and the gradients' distances."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxlab.engine import metrics, report, workdir
+from jaxlab.engine import metrics
 from jaxlab.engine.stage import Stage
-from jaxlab.evals import study
+from jaxlab.recipes.study import Study
 
 Config = Mapping[str, Any]
 
 
-def stage(config: Config) -> Stage:
+def stage(config: Config, study: Study) -> Stage:
   """The stage `curves`: of all final runs; needs their metrics alone.
 
   Its figures are, for each method, the median over the seeds of the steps and
@@ -19,49 +20,43 @@ def stage(config: Config) -> Stage:
   with a validation F1 of each of `config.study.reach`; absent where a seed has
   none.
   """
+  reach = config['study']['reach']
 
   def run(space):
-    folder = space.folder('curves')
-    found = {
+    runs = {
       arm: [
         read(space.folder(cell.name) / 'metrics.jsonl')
-        for cell in study.finals_of(config, arm)
+        for cell in study.finals(arm)
       ]
       for arm in config['methods']
     }
-    figures = folder / 'figures'
-    for what in ('f1', 'nats'):
-      for against in ('steps', 'seconds'):
-        _draw(figures, found, f'validation/{what}', against)
-    if any(
-      'gradient/error' in line for runs in found.values() for line in runs[0]
-    ):
-      for what in ('error', 'bias', 'variance', 'uniform'):
-        _draw(figures, found, f'gradient/{what}', 'steps', log=True)
-    reach = config['study']['reach']
-    rows = {
-      arm: [reached(runs, f1) for f1 in reach] for arm, runs in found.items()
-    }
-    workdir.write_json(
-      folder / 'reached.json', {'f1': list(reach), 'rows': rows}
-    )
-    titles = [f'steps to {f1:g} | seconds' for f1 in reach]
-    table = [
-      f'| method | {" | ".join(titles)} |',
-      '|---' * (1 + 2 * len(reach)) + '|',
-      *(
-        f'| {arm} | {" | ".join(_text(x) for pair in at for x in pair)} |'
-        for arm, at in rows.items()
-      ),
+    plots = [
+      (f'validation/{of}', against)
+      for of in ('f1', 'nats')
+      for against in ('steps', 'seconds')
     ]
-    (folder / 'reached.md').write_text('\n'.join(table) + '\n')
-    return {
-      f'{arm}/{what}_to_{f1:g}': value
-      for arm, at in rows.items()
-      for f1, pair in zip(reach, at)
-      for what, value in zip(('steps', 'seconds'), pair)
-      if value is not None
-    }
+    firsts = [line for found in runs.values() for line in found[0]]
+    if any('gradient/error' in line for line in firsts):
+      distances = ('error', 'bias', 'variance', 'uniform')
+      plots += [(f'gradient/{of}', 'steps') for of in distances]
+    for of, against in plots:
+      name = f'{of.replace("/", "_")}_by_{against}'
+      space.page.figure(name, partial(_draw, runs, of, against))
+    figures, rows = {}, []
+    for arm, found in runs.items():
+      row: list[str] = [arm]
+      for f1 in reach:
+        for name, value in zip(('steps', 'seconds'), reached(found, f1)):
+          row.append('not by all seeds' if value is None else f'{value:.0f}')
+          if value is not None:
+            figures[f'{arm}/{name}_to_{f1:g}'] = value
+      rows.append(row)
+    columns = ['method']
+    for f1 in reach:
+      columns += [f'steps to {f1:g}', f'seconds to {f1:g}']
+    title = 'Training to a validation F1, medians over the seeds'
+    space.page.table(title, columns, rows)
+    return figures
 
   return Stage('curves', run)
 
@@ -92,32 +87,17 @@ def reached(
   return middle('steps'), middle('seconds')
 
 
-def _text(value: float | None) -> str:
-  return 'not by all seeds' if value is None else f'{value:.0f}'
-
-
-def _draw(folder, found, what: str, against: str, log: bool = False) -> None:
-  def draw(axes):
-    for i, (arm, runs) in enumerate(found.items()):
-      for j, run in enumerate(runs):
-        points = [
-          (line[against], line[what])
-          for line in run
-          if line.get(what) is not None
-        ]
-        if points:
-          axes.plot(
-            *zip(*points),
-            color=f'C{i % 10}',
-            linewidth=1,
-            label=None if j else arm,
-          )
-    if log:
-      axes.set_yscale('log')
-    axes.set_xlabel(f'{against} of training')
-    axes.set_ylabel(what)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-
-  name = what.replace('/', '_')
-  report.figure(folder / f'{name}_by_{against}.png', draw)
+def _draw(runs, of: str, against: str, axes) -> None:
+  for color, (arm, found) in enumerate(runs.items()):
+    label = arm
+    for run in found:
+      points = [(x[against], x[of]) for x in run if x.get(of) is not None]
+      if points:
+        axes.plot(*zip(*points), color=f'C{color % 10}', lw=1, label=label)
+        label = None
+  if of.startswith('gradient/'):
+    axes.set_yscale('log')
+  axes.set_xlabel(f'{against} of training')
+  axes.set_ylabel(of)
+  axes.grid(alpha=0.3)
+  axes.legend(frameon=False)

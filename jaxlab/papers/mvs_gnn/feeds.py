@@ -10,8 +10,9 @@ that what is computed does not depend on the number of devices.
   'overflow', '<l>/real'        one number, in every lane
 """
 
+import abc
+import copy
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,6 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 from jaxlab.papers.mvs_gnn.blocks import (
   Budget,
@@ -27,17 +27,17 @@ from jaxlab.papers.mvs_gnn.blocks import (
   Layer,
   Padded,
   Sample,
-  fit_budget,
+  budget_for,
   pad,
 )
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 
-_FIT = 1  # streams of random numbers
+_DRAW, _FIT = 0, 1  # streams of random numbers
 PUBLISHING = ('refresh', 'publish')  # kinds of steps
 
 
-class Nodes(NamedTuple):
-  """What a batch says of nodes."""
+class NodeData(NamedTuple):
+  """The nodes of a graph, as batches tell of them."""
 
   features: np.ndarray  # [n, f] float32
   labels: np.ndarray  # [n] int32, or [n, k] uint8
@@ -47,7 +47,7 @@ class Shape(NamedTuple):
   """Of the padded samples of a step kind."""
 
   budget: Budget
-  history: bool
+  history: bool = False
 
   @property
   def levels(self) -> int:
@@ -59,7 +59,7 @@ def generator(seed: int, *counts: int) -> np.random.Generator:
   return np.random.default_rng(np.random.SeedSequence((seed, *counts)))
 
 
-def arrays_of(padded: Padded, nodes: Nodes, lanes: int) -> dict:
+def arrays_of(padded: Padded, nodes: NodeData, lanes: int) -> dict:
   """The global batch, [lanes, …] each."""
   found = {}
   for level, graph in enumerate(padded.layers):
@@ -85,18 +85,14 @@ def arrays_of(padded: Padded, nodes: Nodes, lanes: int) -> dict:
   return batch
 
 
-def spec_of(shape: Shape, nodes: Nodes, lanes: int) -> dict[str, ArraySpec]:
-  """Shapes and dtypes of `arrays_of`."""
+def empty(shape: Shape) -> Padded:
+  """A sample of that shape which holds nothing but padding, nodes of id 0."""
   none, weight = np.zeros(0, np.int32), np.zeros(0, np.float32)
   layers = tuple(
     Layer(none, 0, 0, none, Edges(none, none, weight, old))
     for old in [None, *[weight if shape.history else None] * (shape.levels - 1)]
   )
-  padded = pad(Sample(layers, none, weight, 0), shape.budget, len(nodes.labels))
-  return {
-    name: ArraySpec(array.shape, array.dtype)
-    for name, array in arrays_of(padded, nodes, lanes).items()
-  }
+  return pad(Sample(layers, none, weight, 0), shape.budget, 0)
 
 
 def whole(batch: Mapping[str, jax.Array], name: str) -> jax.Array:
@@ -128,117 +124,113 @@ def real_ids(
   return jnp.where(real, ids, nodes + 1)
 
 
-def blank(shape: Shape):
-  """Layers of the shape that hold nothing, to make parameters with."""
-  budget = shape.budget
-  batch = {}
-  for level, (nodes, edges) in enumerate(zip(budget.nodes, budget.edges)):
-    batch[f'{level}/id'] = jnp.zeros((1, nodes), jnp.int32)
-    batch[f'{level}/senders'] = jnp.zeros((1, edges), jnp.int32)
-    batch[f'{level}/receivers'] = jnp.zeros((1, edges), jnp.int32)
-    batch[f'{level}/weight'] = jnp.zeros((1, edges))
-  return tuple(map(partial(layer_of, batch), range(shape.levels)))
-
-
-def fitted(sampler: Sampler, *, seed: int, draws: int, headroom: float, lanes):
-  """The budget of a sampler: what `draws` samples need, and some more.
-
-  Raises:
-    InputError: headroom below 1, or no draw.
-  """
-  if headroom < 1 or draws < 1:
-    raise InputError(
-      f'config.sampler.headroom = {headroom} must be >= 1 and '
-      f'config.sampler.draws = {draws} at least 1'
-    )
-  found = [sampler.trial(generator(seed, _FIT, i)) for i in range(draws)]
-  return budget_for(found, sampler.operator.num_nodes, headroom, lanes)
-
-
-def budget_for(
-  samples: list[Sample], num_nodes: int, headroom: float, lanes: int
-) -> Budget:
-  """A budget for samples like these; no array of nodes is above all nodes."""
-  levels = len(samples[0].layers)
-  largest = Budget(
-    (num_nodes,) * levels, (2**31 - 1,) * levels, (num_nodes,) * levels
-  )
-  # 128: a lane of an accelerator's registers.
+def shape_for(
+  samples: list[Sample],
+  num_nodes: int,
+  headroom: float,
+  lanes: int,
+  history: bool = False,
+) -> Shape:
+  """A shape for samples like these; 128: a lane of an accelerator."""
   multiple = int(np.lcm(lanes, 128))
-  return fit_budget(
-    samples, headroom=headroom, multiple=multiple, largest=largest
-  )
+  return Shape(budget_for(samples, num_nodes, headroom, multiple), history)
 
 
-class SampledBatches:
-  """Endless batches of a sampler, with refreshes where it learns.
+def fitted(
+  sampler: Sampler, seed: int, draws: int, headroom: float, lanes: int
+) -> Shape:
+  """The shape of a sampler: what `draws` samples need, times a headroom."""
+  found = [sampler.trial(generator(seed, _FIT, i)) for i in range(draws)]
+  nodes = sampler.operator.num_nodes
+  return shape_for(found, nodes, headroom, lanes, sampler.history)
 
-  Batch t is a function of (seed, t, published snapshot). With `refresh`, every
-  batch 0, K, 2K, … is drawn by that sampler and is of the step kind 'refresh';
-  what the step then publishes goes to `sampler`.
-  """
+
+class PaddedSource(abc.ABC):
+  """Batches of samples, padded to the shape of their step kind."""
+
+  def __init__(
+    self, nodes: NodeData, shapes: Mapping[str, Shape], lanes: int
+  ) -> None:
+    self.nodes, self.shapes, self.lanes = nodes, shapes, lanes
+    # Made once: the feed's thread is in `batch` while others ask for it.
+    self.spec = {
+      kind: {
+        name: ArraySpec(array.shape, array.dtype)
+        for name, array in self.arrays(kind, empty(shape)).items()
+      }
+      for kind, shape in shapes.items()
+    }
+
+  @abc.abstractmethod
+  def kind(self, step: int) -> str:
+    """The step kind of a batch."""
+
+  @abc.abstractmethod
+  def sample(self, step: int) -> Sample:
+    """The sample of a batch; a function of the step."""
+
+  def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
+    kind = self.kind(step)
+    budget, nodes = self.shapes[kind].budget, len(self.nodes.labels)
+    batch = self.arrays(kind, pad(self.sample(step), budget, nodes))
+    return {name: array[rows] for name, array in batch.items()}
+
+  def arrays(self, kind: str, padded: Padded) -> dict[str, np.ndarray]:
+    """The global batch of a padded sample."""
+    return arrays_of(padded, self.nodes, self.lanes)
+
+
+class SampledBatches(PaddedSource):
+  """Endless batches of a sampler: functions of (seed, step)."""
 
   def __init__(
     self,
-    nodes: Nodes,
+    nodes: NodeData,
     sampler: Sampler,
-    shape: Shape,
-    *,
+    shapes: Mapping[str, Shape],
     lanes: int,
     seed: int,
-    stream: int = 0,
   ):
-    self.nodes, self.sampler, self.shape = nodes, sampler, shape
-    self.lanes, self.seed, self.stream = lanes, seed, stream
-    sampler.within(shape.budget)
-    self.spec = {'train': spec_of(shape, nodes, lanes)}
+    super().__init__(nodes, shapes, lanes)
+    self.seed = seed
+    self.sampler = copy.copy(sampler)  # what is published stays here
+    self.sampler.within(shapes['train'].budget)
 
   def kind(self, step: int) -> str:
     return 'train'
 
-  def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
-    sample = self.sampler.sample(generator(self.seed, self.stream, step))
-    return self._cut(sample, self.shape.budget, rows)
-
-  def _cut(self, sample, budget, rows):
-    padded = pad(sample, budget, len(self.nodes.labels))
-    batch = arrays_of(padded, self.nodes, self.lanes)
-    return {name: array[rows] for name, array in batch.items()}
+  def sample(self, step: int) -> Sample:
+    return self.sampler.sample(generator(self.seed, _DRAW, step))
 
 
 class RefreshedBatches(SampledBatches):
   """The same with a large batch every K steps, whose norms are published.
 
-  Between two of these the norms of its nodes are published again every M steps,
-  by steps of the kind 'publish', so that later batches follow them.
+  Batches 0, K, 2K, … are drawn by `refresh` and are of the step kind 'refresh';
+  what the step then publishes goes to `sampler`: batches are functions of
+  (seed, step, snapshot). Between two refreshes the norms of its nodes are
+  published again every M steps, by steps of the kind 'publish', so that later
+  batches follow them.
 
   Args:
     refresh: draws the large batches.
-    large: their shape.
     every: K, at least 1.
     publish_every: M; 0: never.
 
   Attributes:
-    followers: further samplers that get the snapshot.
+    followers: all samplers that get the snapshot.
   """
 
   def __init__(
-    self,
-    *args,
-    refresh: Sampler,
-    large: Shape,
-    every: int,
-    publish_every: int,
-    **more,
+    self, *args, refresh: Sampler, every: int, publish_every: int, **more
   ):
     super().__init__(*args, **more)
-    self.refresh, self.large, self.every = refresh, large, every
+    self.refresh, self.every = copy.copy(refresh), every
     self.publish_every = publish_every
-    self.followers: list = []
-    refresh.within(large.budget)
-    specs = {'refresh': spec_of(large, self.nodes, self.lanes)}
-    kinds = {self.kind(step) for step in range(every)}
-    self.spec = {k: specs.get(k, self.spec['train']) for k in sorted(kinds)}
+    self.followers: list = [self.sampler]
+    self.refresh.within(self.shapes['refresh'].budget)
+    kinds = {self.kind(step) for step in range(every)}  # those that occur
+    self.spec = {k: of for k, of in self.spec.items() if k in kinds}
 
   def kind(self, step: int) -> str:
     if not step % self.every:
@@ -246,11 +238,10 @@ class RefreshedBatches(SampledBatches):
     m = self.publish_every
     return 'publish' if m and not step % self.every % m else 'train'
 
-  def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
+  def sample(self, step: int) -> Sample:
     if step % self.every:
-      return super().batch(step, rows)
-    sample = self.refresh.sample(generator(self.seed, self.stream, step))
-    return self._cut(sample, self.large.budget, rows)
+      return super().sample(step)
+    return self.refresh.sample(generator(self.seed, _DRAW, step))
 
   def publishes(self, step: int) -> bool:
     """Whether the step's State has a new snapshot."""
@@ -260,6 +251,5 @@ class RefreshedBatches(SampledBatches):
     """Takes {'id', 'norm'} of the last such step; id n is padding."""
     real = snapshot['id'] < len(self.nodes.labels)
     if real.any():
-      found = snapshot['id'][real], snapshot['norm'][real]
-      for sampler in [self.sampler, *self.followers]:
-        sampler.publish(*found)
+      for sampler in self.followers:
+        sampler.publish(snapshot['id'][real], snapshot['norm'][real])

@@ -16,18 +16,19 @@ from jaxlab.data.adjacency import adjacency
 from jaxlab.data.graph import NodeGraph, open_node_graph
 from jaxlab.data.text_features import text_features
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn.blocks import Operator, make_operator
-from jaxlab.papers.mvs_gnn.feeds import Nodes
+from jaxlab.papers.mvs_gnn.blocks import Normalisation, Operator, make_operator
+from jaxlab.papers.mvs_gnn.feeds import NodeData
 
 Config = Mapping[str, Any]
 PROTOCOLS = ('transductive', 'inductive')
+_NORMALISATIONS: Mapping[str, Normalisation] = {'gat': 'none', 'sage': 'row'}
 
 
 class GraphData(NamedTuple):
   """What the stages of a config share."""
 
   graph: NodeGraph
-  nodes: Nodes
+  nodes: NodeData
   training: Operator
   everything: Operator
   about: Mapping[str, int]  # what was found in making the operator
@@ -36,44 +37,20 @@ class GraphData(NamedTuple):
   def classes(self) -> int:
     return len(self.graph.classes)
 
-  @property
-  def multi_label(self) -> bool:
-    return self.graph.labels.ndim == 2
-
 
 def load(config: Config, offline: bool) -> GraphData:
   """The graph of `config.data` for a network of `config.model.kind`.
 
   Raises:
-    InputError: an unknown protocol, a split without nodes, or as
-      `open_node_graph`.
+    InputError: a split without nodes, or as `open_node_graph`.
   """
-  d, kind = config['data'], config['model']['kind']
-  check(config)
-  normalisation = {'gat': 'none', 'sage': 'row'}.get(kind, 'symmetric')
-  loops = 'drop' if kind == 'sage' else 'add'
-  return _load(
-    d['name'],
-    d['protocol'],
-    d['text_dimensions'],
-    normalisation,
-    loops,
-    offline,
-  )
-
-
-def check(config: Config) -> None:
-  """Raises InputError where a value cannot be."""
-  protocol = config['data']['protocol']
-  if protocol not in PROTOCOLS:
-    raise InputError(
-      f'config.data.protocol = "{protocol}" is not one of '
-      f'{", ".join(PROTOCOLS)}'
-    )
+  d = config['data']
+  name, kind = d['name'], config['model']['kind']
+  return _load(name, d['protocol'], d['text_dimensions'], kind, offline)
 
 
 @lru_cache(maxsize=1)  # a study opens one graph again and again
-def _load(name, protocol, dimensions, normalisation, loops, offline):
+def _load(name, protocol, dimensions, kind, offline):
   graph = open_node_graph(name, offline=offline)
   for split in ('train', 'validation', 'test'):
     if not len(graph.nodes_of(split)):
@@ -87,11 +64,12 @@ def _load(name, protocol, dimensions, normalisation, loops, offline):
     features = text_features(features, train, dimensions)
   elif isinstance(features, scipy.sparse.csr_array):
     features = features.toarray()
+  normalisation = _NORMALISATIONS.get(kind, 'symmetric')
   make = lambda edges: adjacency(
     edges,
     graph.num_nodes,
     symmetric=not graph.directed,
-    self_loops=loops,
+    self_loops='drop' if kind == 'sage' else 'add',
   )
   found = make(graph.edges)
   everything = training = make_operator(found, normalisation)
@@ -100,7 +78,7 @@ def _load(name, protocol, dimensions, normalisation, loops, offline):
     inside[train] = True
     edges = graph.edges[inside[graph.edges].all(1)]
     training = make_operator(make(edges), normalisation)
-  nodes = Nodes(np.ascontiguousarray(features, np.float32), graph.labels)
+  nodes = NodeData(np.ascontiguousarray(features, np.float32), graph.labels)
   about = {
     'self_loops': found.self_loops,
     'duplicates': found.duplicates,

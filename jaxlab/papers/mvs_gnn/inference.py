@@ -14,21 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.state import Evaluator
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import feeds
-from jaxlab.papers.mvs_gnn.blocks import (
-  Assembler,
-  Budget,
-  Operator,
-  Sample,
-  all_edges,
-  pad,
-)
+from jaxlab.papers.mvs_gnn.blocks import Assembler, Operator, Sample, all_edges
 
 
-class LayerChunks:
+class LayerChunks(feeds.PaddedSource):
   """The finite source of an exact pass over the nodes asked for.
 
   The step kind is the layer, 'layer0' …; arrays are those of a sample of one
@@ -43,7 +35,7 @@ class LayerChunks:
 
   def __init__(
     self,
-    nodes: feeds.Nodes,
+    nodes: feeds.NodeData,
     operator: Operator,
     wanted: np.ndarray,
     *,
@@ -51,21 +43,19 @@ class LayerChunks:
     chunk_edges: int,
     lanes: int,
   ):
-    self.nodes, self.operator, self.lanes = nodes, operator, lanes
+    self.operator = operator
     self._assembler = Assembler(operator.num_nodes)
     self._chunks: list[tuple[int, np.ndarray]] = []
-    needed = np.sort(wanted)
+    shapes, needed = {}, np.sort(wanted)
     for level in reversed(range(num_layers)):
       parts = _split(needed, operator.degrees[needed], chunk_edges)
       self._chunks = [(level, part) for part in parts] + self._chunks
+      shapes[f'layer{level}'] = feeds.shape_for(
+        [self._exact(part) for part in parts], operator.num_nodes, 1.0, lanes
+      )
       senders = all_edges(operator, level, needed).senders
       needed = np.union1d(needed, senders)
-    self._budgets = {
-      level: self._budget(level, len(wanted)) for level in range(num_layers)
-    }
-
-    # Made once: the feed's thread is in `batch` while others ask for it.
-    self.spec = {self.kind(step): self._spec(step) for step in self._firsts()}
+    super().__init__(nodes, shapes, lanes)
 
   @property
   def num_batches(self) -> int:
@@ -74,24 +64,24 @@ class LayerChunks:
   def kind(self, step: int) -> str:
     return f'layer{self._chunks[step][0]}'
 
-  def outputs(self, level: int) -> int:
-    """Destinations of a chunk of a layer, padding included."""
-    return self._budgets[level].outputs[-1]
+  def sample(self, step: int) -> Sample:
+    return self._exact(self._chunks[step][1])
 
-  def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
-    level, part = self._chunks[step]
-    sample = self._sample(part)
-    padded = pad(sample, self._budgets[level], self.operator.num_nodes)
-    batch = feeds.arrays_of(padded, self.nodes, self.lanes)
-    if level:
+  def arrays(self, kind, padded):
+    level = kind.removeprefix('layer')
+    batch = super().arrays(kind, padded)
+    if level != '0':
       del batch['features']
-    named = {
-      f'{level}/{name[2:]}' if name.startswith('0/') else name: array[rows]
+    return {
+      f'{level}/{name[2:]}' if name.startswith('0/') else name: array
       for name, array in batch.items()
     }
-    return named
 
-  def _sample(self, part: np.ndarray) -> Sample:
+  def outputs(self, level: int) -> int:
+    """Destinations of a chunk of a layer, padding included."""
+    return self.shapes[f'layer{level}'].budget.outputs[-1]
+
+  def _exact(self, part: np.ndarray) -> Sample:
     return self._assembler.sample(
       np.random.default_rng(0),  # draws nothing
       part.astype(np.int32),
@@ -99,20 +89,6 @@ class LayerChunks:
       1,
       partial(all_edges, self.operator),
     )
-
-  def _spec(self, step: int) -> dict[str, ArraySpec]:
-    batch = self.batch(step, slice(0, self.lanes))
-    return {
-      name: ArraySpec(array.shape, array.dtype) for name, array in batch.items()
-    }
-
-  def _firsts(self) -> list[int]:
-    levels = [level for level, _ in self._chunks]
-    return [levels.index(level) for level in sorted(set(levels))]
-
-  def _budget(self, level: int, wanted: int) -> Budget:
-    draws = [self._sample(part) for at, part in self._chunks if at == level]
-    return feeds.budget_for(draws, self.operator.num_nodes, 1.0, self.lanes)
 
 
 def _split(nodes, degrees, chunk_edges: int) -> list[np.ndarray]:
@@ -131,13 +107,13 @@ def _split(nodes, degrees, chunk_edges: int) -> list[np.ndarray]:
 def evaluator(
   net: SampledGNN,
   source: LayerChunks,
-  judge: Callable[[jax.Array, jax.Array, jax.Array], dict],
-  finish: Callable[[dict], dict[str, float]],
+  judge: Callable[[jax.Array, jax.Array, jax.Array], Any],
+  finish: Callable[[Any], dict[str, Any]],
 ) -> Evaluator:
   """What is judged of the logits of every wanted node.
 
   Args:
-    judge: (logits [b, k], labels, mask [b] bool) -> sums.
+    judge: (logits [b, k], labels, mask [b] bool) -> a tree of sums.
     finish: of the sums, on the host.
   """
   nodes, levels = source.operator.num_nodes, net.num_layers

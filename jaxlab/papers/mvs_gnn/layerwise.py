@@ -16,15 +16,15 @@ Source: Chen, Ma and Xiao, FastGCN, ICLR 2018, algorithm 2; Zou et al., LADIES,
 NeurIPS 2019, algorithm 1.
 """
 
-import abc
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import method
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample
-from jaxlab.papers.mvs_gnn.sampling import Sampler
+from jaxlab.papers.mvs_gnn.blocks import Edges, Operator
+from jaxlab.papers.mvs_gnn.sampling import LayerSampler
 
 Draw = Literal['systematic', 'replacement']
 
@@ -50,36 +50,19 @@ def row_sums(operator: Operator) -> np.ndarray:
   return np.bincount(receivers, operator.weight, operator.num_nodes)
 
 
-class _Layerwise(Sampler):
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    layer_size: int,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    if layer_size < 1:
+@dataclass(eq=False)
+class _Layerwise(LayerSampler):
+  layer_size: int  # m
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.layer_size < 1:
       raise InputError(
-        f'layer_size = {layer_size} draws no nodes; give at least 1'
+        f'layer_size = {self.layer_size} draws no nodes; give at least 1'
       )
-    self.layer_size = layer_size
-
-  def sample(self, rng: np.random.Generator) -> Sample:
-    """Uniform seeds, and drawn senders in every layer."""
-    return self.assembler.sample(
-      rng,
-      *self.uniform_seeds(rng),
-      self.num_layers,
-      lambda level, nodes: self.edges(rng, nodes),
-    )
-
-  @abc.abstractmethod
-  def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
-    """What a layer gathers for [d] destinations."""
 
 
+@dataclass(eq=False)
 class FastGCN(_Layerwise):
   """Every layer draws from all nodes, with chances that no layer changes.
 
@@ -88,21 +71,12 @@ class FastGCN(_Layerwise):
   layer; a destination none of whose neighbours is drawn has an empty row.
   """
 
-  unbiased = True
-
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    layer_size: int,
-  ):
-    super().__init__(operator, train, batch_size, num_layers, layer_size)
-    self._norms = column_norms(operator)
+  def __post_init__(self):
+    super().__post_init__()
+    self._norms = column_norms(self.operator)
     self._ends = np.cumsum(self._norms)
 
-  def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
+  def edges(self, rng, level, nodes):
     scale = np.zeros(self.operator.num_nodes)
     if self._ends[-1] > 0:
       at = draw_with_replacement(rng, self._ends, self.layer_size)
@@ -110,6 +84,7 @@ class FastGCN(_Layerwise):
     return entries(self.operator, nodes, scale)
 
 
+@dataclass(eq=False)
 class LADIES(_Layerwise):
   """Every layer draws from the neighbours of its destinations.
 
@@ -128,27 +103,19 @@ class LADIES(_Layerwise):
   Departs from the paper: without normalise it is unbiased, layer by layer.
   """
 
-  unbiased = True
+  draw: Draw = 'systematic'
+  normalise: bool = False
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    layer_size: int,
-    draw: Draw = 'systematic',
-    normalise: bool = False,
-  ):
-    super().__init__(operator, train, batch_size, num_layers, layer_size)
-    if draw not in ('systematic', 'replacement'):
-      raise InputError(f'draw "{draw}" is not one of systematic, replacement')
-    self.draw = draw
-    self.normalise = normalise
-    self.unbiased = not normalise
-    self._row_sums = row_sums(operator) if normalise else None
+  def __post_init__(self):
+    super().__post_init__()
+    if self.draw not in ('systematic', 'replacement'):
+      raise InputError(
+        f'draw "{self.draw}" is not one of systematic, replacement'
+      )
+    self.unbiased = not self.normalise
+    self._row_sums = row_sums(self.operator) if self.normalise else None
 
-  def edges(self, rng: np.random.Generator, nodes: np.ndarray) -> Edges:
+  def edges(self, rng, level, nodes):
     operator = self.operator
     found, _ = operator.rows(nodes)
     squares = np.square(operator.weight[found], dtype=np.float64)

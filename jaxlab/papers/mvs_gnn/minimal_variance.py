@@ -4,19 +4,21 @@ Source: Algorithm 1, (7) and (9); see `method` for the probabilities.
 """
 
 import copy
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import method
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample, all_edges
+from jaxlab.papers.mvs_gnn.blocks import Edges, Sample, all_edges
 from jaxlab.papers.mvs_gnn.nodewise import Uniform
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 
 Draw = Literal['systematic', 'bernoulli']
 
 
+@dataclass(eq=False)
 class MVS(Sampler):
   """Seeds V_B out of the last refresh's nodes V_S, by their gradient norms.
 
@@ -39,30 +41,27 @@ class MVS(Sampler):
       0: as they are. Clipped weights are biased.
   """
 
-  unbiased = True
   history = True
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    draw: Draw = 'systematic',
-    mix: float = 0.0,
-    floor: float = 0.0,
-    clip: float = 0.0,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    if draw not in ('systematic', 'bernoulli'):
-      raise InputError(f'draw "{draw}" is not one of systematic, bernoulli')
-    for name, value in {'mix': mix, 'floor': floor}.items():
-      if not 0 <= value <= 1:
+  draw: Draw = 'systematic'
+  mix: float = 0.0
+  floor: float = 0.0
+  clip: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.draw not in ('systematic', 'bernoulli'):
+      raise InputError(
+        f'draw "{self.draw}" is not one of systematic, bernoulli'
+      )
+    for name in ('mix', 'floor'):
+      if not 0 <= (value := getattr(self, name)) <= 1:
         raise InputError(f'{name} = {value} is not in [0, 1]')
-    if not clip >= 0:
-      raise InputError(f'clip = {clip} must be at least 0; 0 clips nothing')
-    self.draw, self.mix, self.floor, self.clip = draw, mix, floor, clip
-    self.unbiased = clip == 0
+    if not self.clip >= 0:
+      raise InputError(
+        f'clip = {self.clip} must be at least 0; 0 clips nothing'
+      )
+    self.unbiased = self.clip == 0
     self.publish(self.train, np.ones(len(self.train)))
 
   def publish(self, ids: np.ndarray, norms: np.ndarray) -> None:
@@ -130,6 +129,7 @@ class MVS(Sampler):
     return self.ids[drawn], weight
 
 
+@dataclass(eq=False)
 class Refresh(Uniform):
   """Large batches V_S: uniform seeds and every neighbour, exact in all layers.
 

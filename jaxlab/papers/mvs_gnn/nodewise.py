@@ -8,32 +8,25 @@ Chen, J. Zhu, L. Song, arXiv 1710.10568, eq. (5); M. Balin, U. Catalyurek, arXiv
 2210.13339, section 3.2 (LABOR-0).
 """
 
-import abc
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample, all_edges
-from jaxlab.papers.mvs_gnn.sampling import Sampler
+from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, all_edges
+from jaxlab.papers.mvs_gnn.sampling import LayerSampler
 
 _ENTRY = np.dtype([('sender', np.int32), ('weight', np.float32)])
 
 
-class NodeWise(Sampler):
-  """Uniform seeds; what a layer gathers is for `edges` to say."""
+@dataclass(eq=False)
+class NodeWise(LayerSampler):
+  """Loops apart from the entries of others."""
 
-  unbiased = True
-
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
+  def __post_init__(self):
+    super().__post_init__()
+    operator = self.operator
     rows = np.repeat(np.arange(operator.num_nodes), operator.degrees)
     own = rows == operator.indices
     self._loop = np.zeros(operator.num_nodes, np.float32)
@@ -51,21 +44,6 @@ class NodeWise(Sampler):
       self._entries['sender'],
       self._entries['weight'],
     )
-
-  def sample(self, rng: np.random.Generator) -> Sample:
-    """Seeds, and the neighbours of all layers."""
-    return self.assembler.sample(
-      rng,
-      *self.uniform_seeds(rng),
-      self.num_layers,
-      partial(self.edges, rng),
-    )
-
-  @abc.abstractmethod
-  def edges(
-    self, rng: np.random.Generator, level: int, nodes: np.ndarray
-  ) -> Edges:
-    """What layer `level` gathers for [d] destinations."""
 
   def _loops(self, nodes: np.ndarray) -> Edges:
     kept = np.flatnonzero(self._loop[nodes])
@@ -99,6 +77,7 @@ class NodeWise(Sampler):
     return joined(whole, drawn)
 
 
+@dataclass(eq=False)
 class Uniform(NodeWise):
   """Uniform seeds and all neighbours in every layer: exact embeddings."""
 
@@ -106,37 +85,29 @@ class Uniform(NodeWise):
     return all_edges(self.operator, level, nodes)
 
 
+@dataclass(eq=False)
 class Neighbour(NodeWise):
   """GraphSAGE: as many neighbours of each node as the fan-out says.
 
   An entry weighs L_ij degree / fan-out. A node with no more neighbours than
   the fan-out keeps them all as they are.
 
-  Args:
-    fan_outs: from the output layer down, one a layer.
-    replace: draw with replacement, from all rows that have an entry.
-
   Raises:
     InputError: as many fan-outs as layers are needed, all at least 1.
   """
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    fan_outs: Sequence[int] = (10, 10),
-    replace: bool = False,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    if len(fan_outs) != num_layers:
+  fan_outs: Sequence[int] = (10, 10)  # from the output layer down
+  replace: bool = False  # draw with replacement, from rows that have an entry
+
+  def __post_init__(self):
+    super().__post_init__()
+    if len(self.fan_outs) != self.num_layers:
       raise InputError(
-        f'fan_outs = {tuple(fan_outs)} are {len(fan_outs)}, and there are '
-        f'{num_layers} layers'
+        f'fan_outs = {tuple(self.fan_outs)} are {len(self.fan_outs)}, and '
+        f'there are {self.num_layers} layers'
       )
-    self.fan_outs = [_checked(fan_out) for fan_out in fan_outs]
-    self.replace = replace
+    for fan_out in self.fan_outs:
+      _check(fan_out)
 
   def edges(self, rng, level, nodes):
     fan_out = self.fan_outs[self.num_layers - 1 - level]
@@ -144,31 +115,23 @@ class Neighbour(NodeWise):
     return joined(drawn, self._loops(nodes))
 
 
+@dataclass(eq=False)
 class VRGCN(NodeWise):
   """Control variates: all neighbours' histories, and the change of a few.
 
   sum_j L_ij H_j + degree / fan-out sum_drawn L_ij (h_j - H_j); the first layer
   takes all features. Unbiased for every history.
 
-  Args:
-    fan_out: neighbours of each node whose new values are computed.
-
   Raises:
     InputError: a fan-out below 1.
   """
 
   history = True
+  fan_out: int = 2  # neighbours of each node whose new values are computed
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    fan_out: int = 2,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    self.fan_out = _checked(fan_out)
+  def __post_init__(self):
+    super().__post_init__()
+    _check(self.fan_out)
 
   def edges(self, rng, level, nodes):
     if not level:
@@ -182,6 +145,7 @@ class VRGCN(NodeWise):
     )
 
 
+@dataclass(eq=False)
 class Labor(NodeWise):
   """LABOR-0: one random number a sender, which all of its receivers share.
 
@@ -189,23 +153,15 @@ class Labor(NodeWise):
   weighs L_ij / p_i. Fewer distinct senders than draws of every row by itself,
   and a random number of them.
 
-  Args:
-    fan_out: the expected number of neighbours of each node.
-
   Raises:
     InputError: a fan-out below 1.
   """
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    fan_out: int = 10,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    self.fan_out = _checked(fan_out)
+  fan_out: int = 10  # the expected number of neighbours of each node
+
+  def __post_init__(self):
+    super().__post_init__()
+    _check(self.fan_out)
 
   def edges(self, rng, level, nodes):
     found = self._all(nodes)
@@ -225,10 +181,9 @@ def joined(*parts: Edges) -> Edges:
   return Edges(stack('senders'), stack('receivers'), stack('weight'), history)
 
 
-def _checked(fan_out: int) -> int:
+def _check(fan_out: int) -> None:
   if fan_out < 1:
     raise InputError(f'a fan-out of {fan_out} draws nothing; give at least 1')
-  return fan_out
 
 
 def _below(rng, bounds: np.ndarray) -> np.ndarray:

@@ -28,39 +28,26 @@ _SAMPLERS: Mapping[str, type[Sampler]] = {
 NAMES = tuple(_SAMPLERS)
 
 
-def options_of(name: str) -> dict[str, bool]:
-  """The options of a sampler, and whether it needs them.
-
-  Raises:
-    InputError: there is no such sampler.
-  """
+def check(name: str, options: Mapping[str, Any]) -> None:
+  """Raises InputError: no such sampler, no such option or one is missing."""
   if name not in _SAMPLERS:
     raise InputError(
       f'there is no sampler "{name}"; there are {", ".join(NAMES)}'
     )
+  parameters = inspect.signature(_SAMPLERS[name]).parameters
   common = inspect.signature(Sampler).parameters
-  return {
-    option: parameter.default is parameter.empty
-    for option, parameter in inspect.signature(
-      _SAMPLERS[name]
-    ).parameters.items()
-    if option not in common
-  }
-
-
-def check(name: str, options: Mapping[str, Any]) -> None:
-  """Raises InputError: no such sampler, no such option or one is missing."""
-  known = options_of(name)
+  known = {k: p for k, p in parameters.items() if k not in common}
   listed = ', '.join(known) or 'none'
-  if unknown := [option for option in options if option not in known]:
-    raise InputError(
-      f'the sampler {name} has no option "{unknown[0]}"; it has {listed}'
-    )
-  needed = [option for option, must in known.items() if must]
-  if missing := [option for option in needed if option not in options]:
-    raise InputError(
-      f'the sampler {name} needs the option "{missing[0]}"; it has {listed}'
-    )
+  for option in options:
+    if option not in known:
+      raise InputError(
+        f'the sampler {name} has no option "{option}"; it has {listed}'
+      )
+  for option, parameter in known.items():
+    if parameter.default is parameter.empty and option not in options:
+      raise InputError(
+        f'the sampler {name} needs the option "{option}"; it has {listed}'
+      )
 
 
 def make(
@@ -71,15 +58,7 @@ def make(
   num_layers: int,
   options: Mapping[str, Any],
 ) -> Sampler:
-  """A sampler.
-
-  Args:
-    name: one of NAMES.
-    operator: L.
-    train: [t] int nodes with a training label, each once.
-    batch_size: seeds of a batch, or as many as a sampler aims at.
-    num_layers: layers that gather.
-    options: of the sampler's class, by name.
+  """A sampler of `NAMES` with options of its class, the rest as `Sampler`.
 
   Raises:
     InputError: as `check`, or a value that cannot be.

@@ -1,51 +1,50 @@
 """What every sampler of the package is."""
 
 import abc
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn.blocks import Assembler, Budget, Operator, Sample
+from jaxlab.papers.mvs_gnn.blocks import (
+  Assembler,
+  Budget,
+  Edges,
+  Operator,
+  Sample,
+)
 
 
+@dataclass(eq=False)
 class Sampler(abc.ABC):
   """Draws the layers of a batch; what is drawn depends on the generator alone.
-
-  Args:
-    operator: L, one for all layers.
-    train: [t] int nodes with a training label, each once.
-    batch_size: seeds of a batch, or as many as a sampler aims at.
-    num_layers: layers that gather.
 
   Raises:
     InputError: there are no training nodes, or fewer than a batch takes.
   """
 
+  operator: Operator  # L, one for all layers
+  train: np.ndarray  # [t] int nodes with a training label, each once
+  batch_size: int  # seeds of a batch, or as many as a sampler aims at
+  num_layers: int  # layers that gather
+
   # Whether the expected value of every layer, for given values below it that a
   # history holds as well, is the row of L H, and the seeds' weighted loss the
   # mean training loss.
-  unbiased: bool
-  history: bool = False  # whether edges have a historical weight
+  unbiased = True
+  history = False  # whether edges have a historical weight
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-  ):
-    if not len(train):
+  def __post_init__(self):
+    if not len(self.train):
       raise InputError('the graph has no training nodes; see its split')
-    if not 1 <= batch_size <= len(train):
+    if not 1 <= self.batch_size <= len(self.train):
       raise InputError(
-        f'batch_size = {batch_size} is not in [1, {len(train)}], '
+        f'batch_size = {self.batch_size} is not in [1, {len(self.train)}], '
         'the number of training nodes'
       )
-    self.operator = operator
-    self.train = train.astype(np.int32)
-    self.batch_size = batch_size
-    self.num_layers = num_layers
-    self.assembler = Assembler(operator.num_nodes)
+    self.train = self.train.astype(np.int32)
+    self.assembler = Assembler(self.operator.num_nodes)
 
   def within(self, budget: Budget) -> None:
     """From now on samples fit the budget; see `Assembler`."""
@@ -65,3 +64,20 @@ class Sampler(abc.ABC):
     """[b] training nodes, each subset as likely, and weights 1 / b."""
     seeds = rng.choice(self.train, self.batch_size, replace=False)
     return seeds, np.full(self.batch_size, 1 / self.batch_size, np.float32)
+
+
+@dataclass(eq=False)
+class LayerSampler(Sampler):
+  """Uniform seeds; `edges` says what a layer gathers."""
+
+  def sample(self, rng: np.random.Generator) -> Sample:
+    """Seeds, and the senders of all layers."""
+    edges = partial(self.edges, rng)
+    seeds = self.uniform_seeds(rng)
+    return self.assembler.sample(rng, *seeds, self.num_layers, edges)
+
+  @abc.abstractmethod
+  def edges(
+    self, rng: np.random.Generator, level: int, nodes: np.ndarray
+  ) -> Edges:
+    """What layer `level` gathers for [d] destinations."""

@@ -8,19 +8,21 @@ Source: Chiang et al., Cluster-GCN, KDD 2019, section 3.2; Zeng et al.,
 GraphSAINT, ICLR 2020, section 3.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import layerwise
-from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, Sample
+from jaxlab.papers.mvs_gnn.blocks import Edges, Sample
 from jaxlab.papers.mvs_gnn.partition import partition
 from jaxlab.papers.mvs_gnn.sampling import Sampler
 
 Kind = Literal['node', 'edge', 'walk']
 
 
+@dataclass(eq=False)
 class ClusterGCN(Sampler):
   """The graph is cut once; a batch is the subgraph of some of its parts.
 
@@ -29,48 +31,35 @@ class ClusterGCN(Sampler):
   seeds weigh one over their number. Draws of parts without a training node
   are made again.
 
-  Args:
-    clusters: parts of the graph; 0: as many as make batches of about
-      batch_size training nodes.
-    clusters_per_batch: drawn without replacement, each set of them as likely.
-    seed: of the partition.
-
   Departs from the paper: its partition is METIS's, ours is `partition`.
   """
 
   unbiased = False
+  clusters: int = 0  # parts of the graph; 0: for about batch_size seeds
+  clusters_per_batch: int = 1  # without replacement, each set as likely
+  seed: int = 0  # of the partition
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    clusters: int = 0,
-    clusters_per_batch: int = 1,
-    seed: int = 0,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    if clusters == 0:
-      wanted = round(len(train) * clusters_per_batch / batch_size)
-      clusters = min(max(wanted, clusters_per_batch, 1), operator.num_nodes)
-    if not 1 <= clusters <= operator.num_nodes:
+  def __post_init__(self):
+    super().__post_init__()
+    nodes, together = self.operator.num_nodes, self.clusters_per_batch
+    if self.clusters == 0:
+      wanted = round(len(self.train) * together / self.batch_size)
+      self.clusters = min(max(wanted, together, 1), nodes)
+    if not 1 <= self.clusters <= nodes:
       raise InputError(
-        f'clusters = {clusters} is not in [0, {operator.num_nodes}], the '
-        'number of nodes'
+        f'clusters = {self.clusters} is not in [0, {nodes}], the number of '
+        'nodes'
       )
-    if not 1 <= clusters_per_batch <= clusters:
+    if not 1 <= together <= self.clusters:
       raise InputError(
-        f'clusters_per_batch = {clusters_per_batch} is not in [1, {clusters}], '
-        'the number of clusters'
+        f'clusters_per_batch = {together} is not in [1, {self.clusters}], the '
+        'number of clusters'
       )
-    self.clusters = clusters
-    self.clusters_per_batch = clusters_per_batch
-    rng = np.random.default_rng(seed)
-    self.cluster = partition(rng, operator, clusters)  # [n] int32
-    self._trained = np.zeros(clusters, bool)
+    rng = np.random.default_rng(self.seed)
+    self.cluster = partition(rng, self.operator, self.clusters)  # [n] int32
+    self._trained = np.zeros(self.clusters, bool)
     self._trained[self.cluster[self.train]] = True
-    self._row_sums = layerwise.row_sums(operator)
+    self._row_sums = layerwise.row_sums(self.operator)
 
   def sample(self, rng: np.random.Generator) -> Sample:
     """One draw of clusters."""
@@ -90,6 +79,7 @@ class ClusterGCN(Sampler):
     return self.assembler.sample(rng, seeds, weight, self.num_layers, draw)
 
 
+@dataclass(eq=False)
 class GraphSAINT(Sampler):
   """The subgraph of a random node set, with the paper's two normalisations.
 
@@ -113,10 +103,6 @@ class GraphSAINT(Sampler):
 
   Args:
     batch_size: the expected number of seeds, which sets the number of draws.
-    kind: what a draw touches.
-    walk_length: steps of a walk, along the entries of rows of L but the loops.
-    presamples: walks from every node that are counted.
-    seed: of these walks.
 
   Departs from the paper: p_ij is exact for node and edge, and for walk counts
   walks and not sets of them, so that no entry has the chance 0. Nodes that are
@@ -124,44 +110,38 @@ class GraphSAINT(Sampler):
   no draw would touch is drawn like the mean of the others.
   """
 
-  def __init__(
-    self,
-    operator: Operator,
-    train: np.ndarray,
-    batch_size: int,
-    num_layers: int,
-    kind: Kind = 'walk',
-    walk_length: int = 2,
-    presamples: int = 50,
-    seed: int = 0,
-  ):
-    super().__init__(operator, train, batch_size, num_layers)
-    if kind not in ('node', 'edge', 'walk'):
-      raise InputError(f'kind "{kind}" is not one of node, edge, walk')
-    if walk_length < 1 or presamples < 1:
+  kind: Kind = 'walk'  # what a draw touches
+  walk_length: int = 2  # steps, along the entries of rows of L but the loops
+  presamples: int = 50  # walks from every node that are counted
+  seed: int = 0  # of these walks
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.kind not in ('node', 'edge', 'walk'):
+      raise InputError(f'kind "{self.kind}" is not one of node, edge, walk')
+    if self.walk_length < 1 or self.presamples < 1:
       raise InputError(
-        f'walk_length = {walk_length} and presamples = {presamples} must be at '
-        'least 1'
+        f'walk_length = {self.walk_length} and presamples = {self.presamples} '
+        'must be at least 1'
       )
-    self.kind = kind
-    self.unbiased = kind != 'walk'
-    size = operator.num_nodes
+    self.unbiased = self.kind != 'walk'
+    operator, size = self.operator, self.operator.num_nodes
     rows = np.repeat(np.arange(size), operator.degrees)
     loop = rows == operator.indices
     useful = np.bincount(rows[~loop], minlength=size) > 0
     useful[operator.indices[~loop]] = True
     useful[self.train] = True
     draws: _Nodes | _Pairs | _Walks
-    if kind == 'node':
+    if self.kind == 'node':
       draws = _Nodes(operator, self.train, useful)
-    elif kind == 'edge':
+    elif self.kind == 'edge':
       draws = _Pairs(operator, self.train, rows, loop)
     else:
-      draws = _Walks(operator, useful, rows, loop, walk_length)
-      draws.count(np.random.default_rng(seed), presamples)
+      draws = _Walks(operator, useful, rows, loop, self.walk_length)
+      draws.count(np.random.default_rng(self.seed), self.presamples)
     self._touch = draws
     touched = np.minimum(draws.node, 1 - 1e-9)  # a chance of 1 has no logarithm
-    self.draws = _enough_draws(touched[self.train], batch_size, size)
+    self.draws = _enough_draws(touched[self.train], self.batch_size, size)
     pair = np.where(loop, touched[rows], draws.pair)
     # [n] and [m]: the chances p_i and p_ij.
     self.node_chance, self.pair_chance = _inclusion(

@@ -6,23 +6,31 @@ seeds, stops by the same rule (no better validation F1 in
 exact inference with the parameters of its best evaluation.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
-import optax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.best import Best
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.stage import Planned, Stage, training
-from jaxlab.evals import study
-from jaxlab.evals.study import Cell
+from jaxlab.engine.loop import Inputs
+from jaxlab.engine.require import (
+  Rule,
+  at_least,
+  each,
+  multiple_of,
+  one_of,
+  require,
+)
+from jaxlab.engine.stage import Stage, training
+from jaxlab.engine.state import Evaluator, State, Task
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import (
   curves,
@@ -33,9 +41,11 @@ from jaxlab.papers.mvs_gnn import (
   sampler,
   variance,
 )
-from jaxlab.papers.mvs_gnn.feeds import Shape
 from jaxlab.papers.mvs_gnn.minimal_variance import Refresh
+from jaxlab.papers.mvs_gnn.sampling import Sampler
 from jaxlab.papers.mvs_gnn.training import make_task
+from jaxlab.recipes import optimizers
+from jaxlab.recipes.study import Cell, study_of
 
 Config = Mapping[str, Any]
 
@@ -47,27 +57,41 @@ def program(config: Config) -> list[Stage]:
     InputError: a value that cannot be; nothing has been computed yet.
   """
   check(config)
-  arms = list(config['methods'])
-  return [
-    *study.stages(
-      config, arms, partial(training_stage, config), ('f1', 'nats')
-    ),
-    curves.stage(config),
-  ]
+  study = study_of(config, list(config['methods']), ('f1', 'nats'))
+  stages = study.stages(partial(training_stage, config))
+  return [*stages, curves.stage(config, study)]
 
 
 def check(config: Config) -> None:
   """Raises InputError where a value cannot be."""
-  graph_data.check(config)
   make_net(config, 2)
+  optimizers.make(config['optimizer'], config['train']['steps'], 1.0)
+  share = Rule(lambda x: 0 < x <= 1, 'in (0, 1]')
+  require(
+    config,
+    {
+      'data.protocol': one_of(*graph_data.PROTOCOLS),
+      'data.lanes': at_least(1),
+      'data.eval_edges': at_least(1),
+      'data.text_dimensions': at_least(1),
+      'refresh.share': share,
+      'refresh.every': at_least(1),
+      'refresh.publish_every': at_least(0, '0: by refreshes alone'),
+      'sampler.draws': at_least(1),
+      'sampler.headroom': at_least(1),
+      'variance.draws': at_least(0, '0: not measured'),
+      'study.reach': each(share),
+      'train.log_every_steps': at_least(1),
+    },
+  )
+  log = config['train']['log_every_steps']
+  cure = 'the seconds before an evaluation are those of the log lines until it'
+  require(config, {'train.eval_every_steps': multiple_of(log, cure)})
   for name, method in config['methods'].items():
-    if method['sampler'] not in sampler.NAMES:
-      raise InputError(
-        f'config.methods.{name}.sampler = "{method["sampler"]}" is not one of '
-        f'{", ".join(sampler.NAMES)}'
-      )
-    kind = config['model']['kind']
-    if kind == 'gat' and method['sampler'] == 'vr_gcn':
+    key = f'methods.{name}'
+    names = one_of(*sampler.NAMES)
+    require(config, {f'{key}.sampler': names, f'{key}.batch_size': at_least(1)})
+    if config['model']['kind'] == 'gat' and method['sampler'] == 'vr_gcn':
       raise InputError(
         'config.model.kind = "gat" cannot take vr_gcn: its edges are computed '
         'and historical at once, and attention has no difference of the two'
@@ -75,44 +99,7 @@ def check(config: Config) -> None:
     try:
       sampler.check(method['sampler'], method['options'])
     except InputError as error:
-      raise InputError(f'config.methods.{name}.options: {error}') from error
-    if method['batch_size'] < 1:
-      raise InputError(
-        f'config.methods.{name}.batch_size = {method["batch_size"]} must be at '
-        'least 1'
-      )
-  if not 0 < config['refresh']['share'] <= 1:
-    raise InputError(
-      f'config.refresh.share = {config["refresh"]["share"]} must be in (0, 1]'
-    )
-  least = {
-    'refresh': {'every': 1, 'publish_every': 0},
-    'sampler': {'draws': 1, 'headroom': 1},
-    'variance': {'draws': 0},
-    'data': {'lanes': 1, 'eval_edges': 1, 'text_dimensions': 1},
-    'train': {'log_every_steps': 1},
-  }
-  for part, limits in least.items():
-    for name, low in limits.items():
-      if not config[part][name] >= low:
-        raise InputError(
-          f'config.{part}.{name} = {config[part][name]} must be at least {low}'
-        )
-  every, log = (
-    config['train'][f'{name}_every_steps'] for name in ('eval', 'log')
-  )
-  if every > 0 and every % log:
-    whole = max(log, every - every % log)
-    raise InputError(
-      f'config.train.eval_every_steps = {every} must be a multiple of '
-      f'config.train.log_every_steps = {log}, say {whole}: the seconds between '
-      'the last log line and the evaluation would not be counted'
-    )
-  if wrong := [f1 for f1 in config['study']['reach'] if not 0 < f1 <= 1]:
-    raise InputError(
-      f'config.study.reach has {wrong[0]}; a validation F1 to reach must be in '
-      '(0, 1]'
-    )
+      raise InputError(f'config.{key}.options: {error}') from error
 
 
 def make_net(config: Config, classes: int) -> SampledGNN:
@@ -122,213 +109,207 @@ def make_net(config: Config, classes: int) -> SampledGNN:
     InputError: an option that cannot be.
   """
   c = config['model']
+  names = ('width', 'layers', 'dropout', 'heads', 'dtype')
   try:
-    return SampledGNN(
-      c['kind'],
-      classes,
-      c['width'],
-      c['layers'],
-      c['dropout'],
-      c['heads'],
-      c['dtype'],
-    )
+    return SampledGNN(c['kind'], classes, *(c[name] for name in names))
   except ValueError as error:
     raise InputError(f'config.model: {error}') from error
 
 
 class Job:
-  """What a cell trains with: its samplers, sources and shapes."""
+  """The data of a cell: its graph, samplers, sources and shapes."""
 
   def __init__(self, config: Config, cell: Cell, offline: bool):
     self.config, self.cell = config, cell
     self.data = graph_data.load(config, offline)
     self.net = make_net(config, self.data.classes)
-    self.train = self.data.graph.nodes_of('train')
-    self.lanes = config['data']['lanes']
-    self.sampler = self._sampler()
-    self.shape = self._shape(self.sampler)
-    self.shapes = {'train': self.shape}
-    if config['methods'][cell.arm]['sampler'] == 'mvs':
-      size = max(1, round(config['refresh']['share'] * len(self.train)))
-      self.refresh = Refresh(
-        self.data.training, self.train, size, config['model']['layers']
-      )
-      self.shapes['refresh'] = self._shape(self.refresh)
-      self.shapes['publish'] = self.shape
-
-  def _sampler(self):
-    method = self.config['methods'][self.cell.arm]
-    return sampler.make(
-      method['sampler'],
-      self.data.training,
-      self.train,
-      method['batch_size'],
-      self.config['model']['layers'],
-      dict(method['options']),
+    c, layers = config['methods'][cell.arm], config['model']['layers']
+    graph, train = self.data.training, self.data.graph.nodes_of('train')
+    self.sampler = sampler.make(
+      c['sampler'], graph, train, c['batch_size'], layers, dict(c['options'])
     )
+    self.shapes = {'train': self._fitted(self.sampler)}
+    self.refresh: Refresh | None = None
+    if c['sampler'] == 'mvs':
+      size = max(1, round(config['refresh']['share'] * len(train)))
+      self.refresh = Refresh(graph, train, size, layers)
+      self.shapes['refresh'] = self._fitted(self.refresh)
+      self.shapes['publish'] = self.shapes['train']
 
-  def _shape(self, drawn) -> Shape:
-    c = self.config['sampler']
-    budget = feeds.fitted(
-      drawn,
-      seed=self.cell.seed,
-      draws=c['draws'],
-      headroom=c['headroom'],
-      lanes=self.lanes,
-    )
-    return Shape(budget, drawn.history)
+  def _fitted(self, drawn: Sampler) -> feeds.Shape:
+    c, lanes = self.config['sampler'], self.config['data']['lanes']
+    return feeds.fitted(drawn, self.cell.seed, c['draws'], c['headroom'], lanes)
 
   def batches(self) -> feeds.SampledBatches:
     """The source of training batches."""
-    common = {'lanes': self.lanes, 'seed': self.cell.seed}
-    if 'refresh' not in self.shapes:
-      return feeds.SampledBatches(
-        self.data.nodes, self.sampler, self.shape, **common
-      )
-    return feeds.RefreshedBatches(
+    common = (
       self.data.nodes,
       self.sampler,
-      self.shape,
+      self.shapes,
+      self.config['data']['lanes'],
+      self.cell.seed,
+    )
+    if self.refresh is None:
+      return feeds.SampledBatches(*common)
+    c = self.config['refresh']
+    return feeds.RefreshedBatches(
+      *common,
       refresh=self.refresh,
-      large=self.shapes['refresh'],
-      every=self.config['refresh']['every'],
-      publish_every=self.config['refresh']['publish_every'],
-      **common,
+      every=c['every'],
+      publish_every=c['publish_every'],
     )
 
-  def exact(self, split: str) -> inference.LayerChunks:
-    """The source of exact inference on a split."""
-    return inference.LayerChunks(
-      self.data.nodes,
-      self.data.everything,
-      self.data.graph.nodes_of(split),
-      num_layers=self.config['model']['layers'],
-      chunk_edges=self.config['data']['eval_edges'],
-      lanes=self.lanes,
+  def task(self, rate: float) -> Task:
+    """Init, and a step for each kind of batch that occurs."""
+    c = self.config
+    nodes, features = self.data.nodes.features.shape
+    tx = optimizers.make(c['optimizer'], c['train']['steps'], rate)
+    made = make_task(
+      self.net, self.shapes, nodes, features, tx, c['model']['history_dtype']
     )
+    kinds = self.batches().spec
+    return made._replace(steps={kind: made.steps[kind] for kind in kinds})
 
-  def judged(self, devices, split: str):
+  def judged(self, devices, split: str) -> tuple[Evaluator, Feed]:
     """The evaluator of a split, and its feed."""
-    source = self.exact(split)
-    measure = inference.evaluator(
+    wanted = self.data.graph.nodes_of(split)
+    source = exact(self.config, self.data, self.data.nodes, wanted)
+    made = inference.evaluator(
       self.net, source, judgement.judge, judgement.figures
     )
-    return measure, self.feed(source, devices, source.num_batches)
+    return made, Feed(source, devices, steps=source.num_batches)
 
-  def feed(self, source, devices, steps=None) -> Feed:
-    d = self.config['data']
-    return Feed(
-      source,
-      devices,
-      workers=0 if steps else d['workers'],
-      ahead=d['ahead'],
-      axes=mesh.row_axes(devices),
-      steps=steps,
+  def gradients(self, devices, source) -> tuple[Evaluator, Feed]:
+    """The evaluator of the sampler's gradients, and its feed."""
+    drawn = variance.VarianceBatches(
+      self.data.nodes,
+      self.sampler,
+      self.shapes['train'],
+      draws=self.config['variance']['draws'],
+      headroom=2 * self.config['sampler']['headroom'],
+      lanes=source.lanes,
+      seed=self.cell.seed,
     )
-
-  def task(self, rate: float, evals=None):
-    return make_task(
-      self.net,
-      self.shapes,
-      len(self.data.nodes.labels),
-      self.data.nodes.features.shape[1],
-      make_optimizer(self.config, rate),
-      history_dtype=self.config['model']['history_dtype'],
-      evals=evals,
-    )
+    if self.refresh:
+      source.followers.append(drawn.sampler)
+    made = variance.evaluator(self.net, drawn)
+    return made, Feed(drawn, devices, steps=drawn.num_batches)
 
 
-def make_optimizer(config: Config, rate: float) -> optax.GradientTransformation:
-  """Adam with decay added to the gradients."""
-  decay = config['optimizer']['weight_decay']
-  return optax.chain(optax.add_decayed_weights(decay), optax.adam(rate))
+@lru_cache(maxsize=1)  # of a large graph a sampler's tables are gigabytes
+def _opened(make, offline: bool) -> Job:
+  return make(offline=offline)
+
+
+def exact(config: Config, data, nodes, wanted) -> inference.LayerChunks:
+  """The source of exact inference for some nodes."""
+  return inference.LayerChunks(
+    nodes,
+    data.everything,
+    wanted,
+    num_layers=config['model']['layers'],
+    chunk_edges=config['data']['eval_edges'],
+    lanes=config['data']['lanes'],
+  )
 
 
 def training_stage(config: Config, cell: Cell) -> Stage:
-  """The stage that trains a cell."""
-  options = replace(
-    study.options_of(config, cell, []),
-    best=Best(
-      f'validation/{config["study"]["metric"]}',
-      config['study']['better'] == 'higher',
-      config['early_stopping']['patience'],
-    ),
+  """The stage that trains a cell.
+
+  The shapes of its batches are fitted to draws from the graph: `--plan` opens
+  the graph too, offline.
+  """
+  c, d = config['study'], config['data']
+  make = partial(Job, config, cell)
+  job = lambda space: _opened(make, space.offline)
+  best = Best(
+    f'validation/{c["metric"]}',
+    c['better'] == 'higher',
+    config['early_stopping']['patience'],
   )
 
-  def build(space):
-    job = Job(config, cell, space.offline)
-    space.facts.update(job.data.about)
-    source = job.batches()
-    evals = {'validation': job.judged(space.mesh, 'validation')}
-    c = config['variance']
-    if c['draws'] and cell.test and cell.seed in c['seeds']:
-      own = copy.copy(job.sampler)
-      drawn = variance.VarianceBatches(
-        job.data.nodes,
-        own,
-        job.shape,
-        draws=c['draws'],
-        headroom=2 * config['sampler']['headroom'],
-        lanes=job.lanes,
-        seed=cell.seed,
-      )
-      if isinstance(source, feeds.RefreshedBatches):
-        source.followers.append(own)
-      evals['gradient'] = (
-        variance.evaluator(job.net, drawn),
-        job.feed(drawn, space.mesh, drawn.num_batches),
-      )
-    task = job.task(cell.rate(space), evals)
-    return task, job.feed(source, space.mesh)
+  def inputs(space):
+    opened = job(space)
+    source = opened.batches()
+    evals = {'validation': opened.judged(space.mesh, 'validation')}
+    v = config['variance']
+    if v['draws'] and cell.final and cell.seed in v['seeds']:
+      evals['gradient'] = opened.gradients(space.mesh, source)
+    feed = Feed(source, space.mesh, workers=d['workers'], ahead=d['ahead'])
+    return Inputs(feed, evals, opened.data.about, opened)
 
-  def finish(space, task, fitted):
-    figures = {'best_step': fitted.step, 'steps': fitted.steps}
-    if not cell.test:
-      return figures
-    job = Job(config, cell, space.offline)
-    measure, feed = job.judged(space.mesh, 'test')
-    found = Evaluation('test', measure, feed, cell.seed).run(fitted.state)
-    return {**figures, **{f'test/{k}': v for k, v in found.items()}}
-
-  def plan(space):
-    job = Job(config, cell, space.offline)
-    spec = {
-      kind: {
-        name: jax.ShapeDtypeStruct(array.shape, array.dtype)
-        for name, array in arrays.items()
-      }
-      for kind, arrays in job.batches().spec.items()
-    }
-    return Planned(
-      job.task(cell.learning_rate),
-      spec,
-      options.steps,
-      rules=_rules(config, cell)(space.mesh),
-      max_bad_steps=options.max_bad_steps,
-    )
+  def finish(space, inputs, result):
+    figures = {'best_step': result.step, 'steps': result.steps}
+    if cell.final:
+      judge, feed = inputs.data.judged(space.mesh, 'test')
+      figures |= measure('test', judge, feed, result.state, cell.seed)
+    return figures
 
   return training(
     cell.name,
-    build,
-    options,
-    finish,
-    plan,
-    rules=_rules(config, cell),
+    replace(cell.options(config['train']), best=best),
+    spec=lambda space: job(space).batches().spec,
+    task=lambda space, inputs: job(space).task(cell.rate(space)),
+    inputs=inputs,
+    finish=finish,
+    rules=partial(_rules, config, cell),
     seed=cell.seed,
   )
 
 
-def _rules(config: Config, cell: Cell):
+def _rules(config: Config, cell: Cell, devices) -> list[partition.Rule]:
   """Histories and live norms are cut by nodes; an unused rule is an error."""
   name = config['methods'][cell.arm]['sampler']
+  cut = jax.sharding.PartitionSpec(mesh.row_axes(devices))
+  found: list[partition.Rule] = []
+  if name in ('mvs', 'vr_gcn') and config['model']['layers'] > 1:
+    found.append(('^vars/history/', cut))
+  if name == 'mvs':
+    found.append(('^vars/sampler/live/', cut))
+  return [*found, *partition.REPLICATED]
 
-  def rules(devices):
-    cut = jax.sharding.PartitionSpec(mesh.row_axes(devices))
-    found: list[partition.Rule] = []
-    if name in ('mvs', 'vr_gcn') and config['model']['layers'] > 1:
-      found.append(('^vars/history/', cut))
-    if name == 'mvs':
-      found.append(('^vars/sampler/live/', cut))
-    return [*found, *partition.REPLICATED]
 
-  return rules
+def predict(
+  config: Config, params: Mapping, vars: Mapping, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """Classes of nodes of the config's graph, by exact inference.
+
+  Args:
+    params: of the State that a stage left.
+    inputs: [n] int, numbers of nodes.
+
+  Returns:
+    One answer a node: of its likeliest class the `label` and the `probability`.
+
+  Raises:
+    InputError: a number that is no node's.
+  """
+  data = graph_data.load(config, offline=True)
+  count, nodes = data.graph.num_nodes, np.asarray(inputs)
+  if not ((nodes >= 0) & (nodes < count)).all():
+    raise InputError(f'nodes {nodes} must be in [0, {count}), as in the graph')
+  net = make_net(config, data.classes)
+  named = data.nodes._replace(labels=np.arange(count, dtype=np.int32))
+  source = exact(config, data, named, np.unique(nodes))
+
+  several = data.graph.labels.ndim == 2
+  chances = jax.nn.sigmoid if several else jax.nn.softmax
+
+  def write(logits, ids, mask):
+    table = jnp.zeros((count, data.classes))
+    ids = jnp.where(mask, ids, count)
+    return table.at[ids].set(chances(logits), mode='drop')
+
+  made = inference.evaluator(net, source, write, lambda table: table)
+  total, update = made.init(), jax.jit(made.update)
+  state = State(jnp.zeros((), jnp.int32), dict(params), {}, dict(vars))
+  for step in range(source.num_batches):
+    batch = source.batch(step, slice(None))
+    total = update(total, state, batch, jax.random.key(0))
+  return [
+    {
+      'label': data.graph.classes[int(row.argmax())],
+      'probability': float(row.max()),
+    }
+    for row in np.asarray(made.finish(total))[nodes]
+  ]

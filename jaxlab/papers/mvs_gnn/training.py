@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlab.engine.state import Objective, Task
-from jaxlab.engine.update import create_state, minimise
+from jaxlab.engine.state import Key, Objective, Task, Tree
+from jaxlab.engine.update import minimise
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import feeds
 from jaxlab.papers.mvs_gnn.feeds import Shape
@@ -150,9 +150,7 @@ def make_task(
   num_nodes: int,
   num_features: int,
   tx: optax.GradientTransformation,
-  *,
   history_dtype: str = 'float32',
-  evals: Mapping[str, Any] | None = None,
 ) -> Task:
   """A step kind for each shape; 'refresh' and 'publish' publish.
 
@@ -166,19 +164,11 @@ def make_task(
       loss = publishing(loss, kind == 'refresh')
     updates[kind] = minimise(loss, 'net', tx)
   rows = -(-num_nodes // 1024) * 1024
-  uses = any(shape.history for shape in shapes.values())
 
   def init(key):
-    shape = next(iter(shapes.values()))
-    params = net.init(
-      key,
-      feeds.blank(shape),
-      jnp.zeros((shape.budget.nodes[0], num_features)),
-      shape.budget.outputs,
-      train=False,
-    )['params']
+    params = new_params(net, next(iter(shapes.values())), num_features, key)
     vars: dict[str, Any] = {}
-    if uses:
+    if any(shape.history for shape in shapes.values()):
       vars['history'] = {
         str(level): jnp.zeros((rows, net.hidden), jnp.dtype(history_dtype))
         for level in range(net.num_layers - 1)
@@ -192,9 +182,23 @@ def make_task(
         },
         'live': {'norm': jnp.zeros(rows)},
       }
-    return create_state({'net': params}, *updates.values(), vars=vars)
+    return {'net': params}, vars
 
-  return Task(init, updates, evals or {})
+  return Task(init, updates)
+
+
+def new_params(
+  net: SampledGNN, shape: Shape, num_features: int, key: Key
+) -> Tree:
+  """Parameters of the network; they do not depend on the shape."""
+  budget = shape.budget
+  return net.init(
+    key,
+    feeds.empty(shape).layers,
+    jnp.zeros((budget.nodes[0], num_features)),
+    budget.outputs,
+    train=False,
+  )['params']
 
 
 def _by_level(tables: Mapping[str, jax.Array]) -> list[jax.Array]:

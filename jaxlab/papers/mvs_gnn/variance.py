@@ -8,28 +8,28 @@ batches; see `method.decompose`. Beside them G of as many uniform nodes, at the
 same State.
 """
 
+import copy
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.state import Evaluator
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import feeds
-from jaxlab.papers.mvs_gnn.blocks import Assembler, Sample, all_edges, pad
+from jaxlab.papers.mvs_gnn.blocks import Assembler, Sample, all_edges
 from jaxlab.papers.mvs_gnn.feeds import Shape
 from jaxlab.papers.mvs_gnn.method import decompose, squared_distance
 from jaxlab.papers.mvs_gnn.sampling import Sampler
-from jaxlab.papers.mvs_gnn.training import loss_of
+from jaxlab.papers.mvs_gnn.training import loss_of, new_params
 
 _STREAM = 2  # of random numbers
 MEANS = ('error', 'bias', 'variance', 'uniform')
 KINDS = ('full', 'drawn', 'exact', 'uniform')
 
 
-class VarianceBatches:
+class VarianceBatches(feeds.PaddedSource):
   """All training nodes, then batches in threes.
 
   As drawn; the same with all neighbours; uniform nodes with all neighbours.
@@ -37,12 +37,13 @@ class VarianceBatches:
   The draws are the same in every evaluation but for what was published.
 
   Args:
-    sampler: a sampler of its own, since it is used beside the training's.
+    sampler: of the training; `self.sampler` is a copy.
+    shape: of its batches.
   """
 
   def __init__(
     self,
-    nodes: feeds.Nodes,
+    nodes: feeds.NodeData,
     sampler: Sampler,
     shape: Shape,
     *,
@@ -51,31 +52,25 @@ class VarianceBatches:
     lanes: int,
     seed: int,
   ):
-    self.nodes, self.sampler, self.lanes = nodes, sampler, lanes
+    self.sampler = copy.copy(sampler)
     self.draws, self.seed = draws, seed
-    self._all = Assembler(sampler.operator.num_nodes)
-    sampler.within(shape.budget)
-    first = [self._exact(self._draw(i)) for i in range(min(draws, 4))]
-    self.shapes = {
+    size = sampler.operator.num_nodes
+    self._within = dict.fromkeys(KINDS, Assembler(size))
+    self.sampler.within(shape.budget)
+    some = range(min(draws, 4))
+    fitted = lambda samples, room: feeds.shape_for(samples, size, room, lanes)
+    shapes = {
       'drawn': shape,
-      'full': self._shape([self._everything()], 1.0),
+      'full': fitted([self._everything()], 1.0),
       # The nodes drawn change with what is published.
-      'exact': self._shape(first, headroom),
-      'uniform': self._shape(
-        [self._exact(self._uniform(i)) for i in range(min(draws, 4))], headroom
+      'exact': fitted(
+        [self._exact(self._draw(i), 'exact') for i in some], headroom
       ),
+      'uniform': fitted([self._uniform(i) for i in some], headroom),
     }
-    self._within = {
-      kind: Assembler(sampler.operator.num_nodes, self.shapes[kind].budget)
-      for kind in ('exact', 'uniform')
-    }
-    self.spec = {
-      kind: {
-        **feeds.spec_of(shape, nodes, lanes),
-        f'is_{kind}': ArraySpec((lanes,), bool),
-      }
-      for kind, shape in self.shapes.items()
-    }
+    for kind in ('exact', 'uniform'):
+      self._within[kind] = Assembler(size, shapes[kind].budget)
+    super().__init__(nodes, shapes, lanes)
 
   @property
   def num_batches(self) -> int:
@@ -84,21 +79,18 @@ class VarianceBatches:
   def kind(self, step: int) -> str:
     return KINDS[1 + (step - 1) % 3] if step else KINDS[0]
 
-  def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
+  def sample(self, step: int) -> Sample:
     kind, number = self.kind(step), (step - 1) // 3
     if kind == 'full':
-      sample = self._everything()
-    elif kind == 'uniform':
-      sample = self._uniform(number)
-    else:
-      sample = self._draw(number)
-    if kind in self._within:
-      sample = self._exact(sample, self._within[kind])
-    budget = self.shapes[kind].budget
-    padded = pad(sample, budget, len(self.nodes.labels))
-    batch = feeds.arrays_of(padded, self.nodes, self.lanes)
-    batch[f'is_{kind}'] = np.ones(self.lanes, bool)
-    return {name: array[rows] for name, array in batch.items()}
+      return self._everything()
+    if kind == 'uniform':
+      return self._uniform(number)
+    drawn = self._draw(number)
+    return drawn if kind == 'drawn' else self._exact(drawn, kind)
+
+  def arrays(self, kind, padded):
+    mark = {f'is_{kind}': np.ones(self.lanes, bool)}
+    return {**super().arrays(kind, padded), **mark}
 
   def _draw(self, number: int) -> Sample:
     rng = feeds.generator(self.seed, _STREAM, number)
@@ -106,10 +98,11 @@ class VarianceBatches:
 
   def _uniform(self, number: int) -> Sample:
     rng = feeds.generator(self.seed, _STREAM, number, 1)
-    return Sample((), *self.sampler.uniform_seeds(rng), 0)
+    seeds = self.sampler.uniform_seeds(rng)
+    return self._exact(Sample((), *seeds, 0), 'uniform')
 
-  def _exact(self, drawn: Sample, assembler: Assembler | None = None) -> Sample:
-    return (assembler or self._all).sample(
+  def _exact(self, drawn: Sample, kind: str) -> Sample:
+    return self._within[kind].sample(
       feeds.generator(self.seed, _STREAM),
       drawn.seeds,
       drawn.seed_weight,
@@ -120,12 +113,7 @@ class VarianceBatches:
   def _everything(self) -> Sample:
     train = self.sampler.train
     weight = np.full(len(train), 1 / len(train), np.float32)
-    return self._exact(Sample((), train, weight, 0))
-
-  def _shape(self, samples: list[Sample], headroom: float) -> Shape:
-    nodes = self.sampler.operator.num_nodes
-    budget = feeds.budget_for(samples, nodes, headroom, self.lanes)
-    return Shape(budget, False)
+    return self._exact(Sample((), train, weight, 0), 'full')
 
 
 def evaluator(net: SampledGNN, source: VarianceBatches) -> Evaluator:
@@ -145,26 +133,12 @@ def evaluator(net: SampledGNN, source: VarianceBatches) -> Evaluator:
   }
   width = source.nodes.features.shape[1]
 
-  def zeros():
-    shape = source.shapes['drawn']
-    params = jax.eval_shape(
-      lambda: net.init(
-        jax.random.key(0),
-        feeds.blank(shape),
-        jnp.zeros((shape.budget.nodes[0], width)),
-        shape.budget.outputs,
-        train=False,
-      )['params']
-    )
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
-
   def init():
-    names = (*MEANS, 'overflow')
-    return {
-      'full': zeros(),
-      'drawn': zeros(),
-      **{name: jnp.zeros(()) for name in names},
-    }
+    make = partial(new_params, net, source.shapes['drawn'], width)
+    params = jax.eval_shape(make, jax.random.key(0))
+    zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), params)
+    numbers = {name: jnp.zeros(()) for name in (*MEANS, 'overflow')}
+    return {'full': zeros(), 'drawn': zeros(), **numbers}
 
   def update(total, state, batch, key):
     (kind,) = [kind for kind in KINDS if f'is_{kind}' in batch]
