@@ -299,6 +299,7 @@ def smoke():
   config.study.reach = (0.8,)
   config.model.width = 16
   config.refresh.every = 10
+  config.refresh.publish_every = 2
   config.train.steps = 40
   config.train.log_every_steps = 10
   config.variance.draws = 2

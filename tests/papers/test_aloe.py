@@ -7,14 +7,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
 from jaxlab.data.image_sets import drawn
-from jaxlab.engine import keys, mesh, stage, workdir
+from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import create_state, minimise
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import from_logits, uniform_cross_entropy
@@ -170,24 +168,6 @@ def test_attacks_leave_vars_to_the_pass_of_the_loss():
   np.testing.assert_allclose(
     found.vars['net']['mean'], 0.45 + 0.1 * seen, rtol=1e-5
   )
-
-
-def test_one_and_eight_devices_give_the_same_losses_and_gradients():
-  params, vars, batch = toy(rows=16)
-  update = minimise(loss_of('aloe'), 'net', optax.sgd(0.1))
-  found = []
-  for count in (1, 8):
-    devices = mesh.make(devices=jax.devices()[:count])
-    rows = jax.sharding.NamedSharding(
-      devices, jax.sharding.PartitionSpec('data')
-    )
-    state = create_state(params, update, vars=vars)
-    state = jax.device_put(state, mesh.replicated(devices))
-    split = jax.device_put(batch, rows)
-    new, metrics = jax.jit(update)(state, split, keys.stream(0, 'train'))
-    found.append(jax.device_get((new.params, metrics)))
-  # Single steps of plain SGD: parameters are the gradients.
-  chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
 
 
 def test_the_training_attack_has_the_papers_steps():

@@ -26,7 +26,6 @@ from jaxlab.engine.state import paths
 from jaxlab.ops.squad_metrics import mean_score
 from jaxlab.papers.lamb import (
   answering,
-  classification,
   pretrained,
   pretraining,
   span,
@@ -201,18 +200,6 @@ def test_a_run_writes_figures_of_both_held_out_sets(tuned, tmp_path):
   assert not any(name.startswith('test/') for name in evals[0])
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tuned, tmp_path):
-  """Dropout on, AdamW's moments, the middle of an epoch."""
-  tuned['train']['checkpoint_every_steps'] = 4
-  whole = finetune(tuned, tmp_path / 'whole')
-  folder = tmp_path / 'whole' / 'finetune'
-  shutil.rmtree(folder / 'checkpoints' / '6')
-  (folder / 'report.json').unlink()
-  again = finetune(tuned, tmp_path / 'whole')
-  assert again['state_sha256'] == whole['state_sha256']
-  assert again['metrics'] == whole['metrics']
-
-
 def test_another_checkpoint_under_a_begun_run_is_refused(
   tuned, tmp_path, monkeypatch
 ):
@@ -227,26 +214,6 @@ def test_another_checkpoint_under_a_begun_run_is_refused(
   monkeypatch.setattr(pretrained, 'read', changed)
   with pytest.raises(InputError, match=r'pretrained_sha256.*another'):
     finetune(tuned, tmp_path)
-
-
-def test_one_and_eight_devices_have_the_same_losses(tiny, tmp_path):
-  """Dropout on: its masks are those of the global batch."""
-  losses = []
-  for devices in (1, 8):
-    state, built = first_state(tiny, tmp_path, devices)
-
-    def loss(params, batch, key, head=built.job.head, model=built.model):
-      logits = task.forward(model, head, params, batch, key)
-      return classification.objective(logits, batch).sum
-
-    losses.append(
-      [
-        float(jit(loss)(state.params, batch, keys.stream(0, 'train')))
-        for _, _, batch in built.feed.batches(0, 2)
-      ]
-    )
-  assert losses[0][0] != losses[0][1]
-  np.testing.assert_allclose(*losses, rtol=1e-5)  # the issue's bound
 
 
 def test_lamb_has_a_trust_ratio_for_each_layer_and_for_the_head(tiny):

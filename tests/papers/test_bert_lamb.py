@@ -1,7 +1,6 @@
 """The main job: BERT's task under LAMB, on one device and on eight."""
 
 import functools
-import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import keys, loop, mesh, metrics, stage
+from jaxlab.engine import keys, mesh, stage
 from jaxlab.engine.state import paths
 from jaxlab.models import bert
 from jaxlab.papers.lamb import method
@@ -55,34 +54,6 @@ def space_on(devices, config, folder):
   return stage.Workspace(
     folder, config, mesh.make(devices=jax.devices()[:devices]), config['seed']
   )
-
-
-def losses_on(devices, config, folder):
-  """The loss of each step, and hashes of their batches."""
-  space = space_on(devices, config, folder)
-  phase = task.phases(config)[0]
-  job, feed = task.build(config, phase, space)
-  hashes = []
-  for _, _, batch in feed.batches(0, phase.steps):
-    digest = hashlib.sha256()
-    for name in sorted(batch):
-      digest.update(np.asarray(batch[name]).tobytes())
-    hashes.append(digest.hexdigest())
-  options = loop.Options(steps=phase.steps, log_every_steps=1)
-  loop.fit('fit', job, feed, options, folder, space.mesh, space.seed)
-  lines = metrics.read(folder / 'metrics.jsonl')
-  return hashes, [x['loss'] for x in lines if x['kind'] == 'train']
-
-
-def test_one_and_eight_devices_see_the_same_batches_and_losses(tiny, tmp_path):
-  """Dropout on: its masks are those of the global batch, too."""
-  tiny['train']['steps'] = 6
-  tiny['optimizer']['warmup_steps'] = 2
-  one, losses = losses_on(1, tiny, tmp_path / '1')
-  eight, losses8 = losses_on(8, tiny, tmp_path / '8')
-  assert one == eight
-  assert len(losses) == 6
-  np.testing.assert_allclose(losses8, losses, rtol=1e-5)
 
 
 def test_accumulated_micro_batches_give_the_whole_batch_gradient(

@@ -37,23 +37,6 @@ def own_data(tmp_path_factory, monkeypatch):
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(folder))
 
 
-def test_a_small_resnet_learns_the_digits_with_lamb(tmp_path):
-  config = config_of('lamb_images', 'smoke')
-  config.model.name = 'resnet'
-  config.optimizer.warmup_steps = 20
-  config.train.steps = 80
-  config.train.eval_every_steps = 0
-  space = space_of(config, tmp_path, devices=2)
-  stage.run_all(images.program(space.config), space)
-  found = json.loads((tmp_path / 'train' / 'report.json').read_text())
-  figures = found['metrics']
-  # Ten classes: chance is .1.
-  assert figures['test/accuracy_low'] > 0.6
-  assert figures['validation/accuracy'] > 0.6
-  # Held-out examples are counted once, padding not at all.
-  assert figures['test/examples'] + figures['validation/examples'] < 1797
-
-
 class Trainings:
   """Trainings that are a formula of rate, batch and seed, and a diary."""
 
@@ -200,7 +183,7 @@ def test_a_value_that_cannot_be_is_refused_before_any_work(key, value, message):
 
 def test_imagenet_that_is_not_prepared_is_named_with_the_cure(tmp_path):
   config = config_of('resnet50')
-  config.train.batch_size = 8
+  config.data.batch_size = 8
   config.model.width = 8
   space = space_of(config, tmp_path)
   with pytest.raises(InputError) as caught:

@@ -11,12 +11,10 @@ import optax
 import pytest
 
 from jaxlab.data.adjacency import adjacency
-from jaxlab.engine import loop, mesh, stage, workdir
-from jaxlab.engine.compiled import Steps
+from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.evals.study import Cell
 from jaxlab.models.sampled_gnn import KINDS, SampledGNN
 from jaxlab.papers.mvs_gnn import feeds, inference, judgement, task, training
@@ -333,13 +331,12 @@ def test_a_study_runs_to_its_curves_and_reads_the_test_set_once(tmp_path):
   ).exists()
 
 
-@pytest.mark.parametrize('method', ['mvs', 'sage'])
-def test_eight_devices_train_as_one(tmp_path, method):
+def test_eight_devices_train_and_judge_neighbour_samples_as_one(tmp_path):
   config = config_of()
   finals, figures = [], []
   for devices in (1, 8):
     space = space_of(config, tmp_path / str(devices), devices)
-    cell = Cell('cell', method, 0.01, 0)
+    cell = Cell('cell', 'sage', 0.01, 0)
     task.training_stage(config, cell).run(space)
     finals.append(jax.device_get(space.artefacts['cell'].params))
     text = (space.folder('cell') / 'metrics.jsonl').read_text()
@@ -355,23 +352,6 @@ def test_eight_devices_train_as_one(tmp_path, method):
   np.testing.assert_allclose(*figures, rtol=2e-5)
   # Adam divides by gradients' roots, which makes much of roundings.
   chex.assert_trees_all_close(*finals, atol=2e-3)
-
-
-def test_a_step_kind_is_traced_once():
-  job = task.Job(config_of(), Cell('cell', 'mvs', 0.01, 0), True)
-  made = job.task(0.01)
-  devices = mesh.make(devices=jax.devices()[:1])
-  feed = job.feed(job.batches(), devices)
-  state = made.init(jax.random.key(0))
-  state = mesh.place(jax.tree.map(jnp.copy, state), mesh.replicated(devices))
-  steps = Steps(made, 0, state)
-  for step, kind, batch in feed.batches(0, 1000):
-    state, _ = steps(kind, state, batch, jax.random.key(0))
-    if feed.publishes(step):
-      published = jax.device_get(state.vars['sampler']['published'])
-      feed.publish(jax.tree.map(np.copy, published))
-  assert int(state.step) == 1000
-  assert steps.traces == {'refresh': 1, 'publish': 1, 'train': 1}
 
 
 def test_batches_follow_from_the_seed_the_step_and_the_snapshot():
@@ -434,18 +414,3 @@ def test_an_empty_batch_of_seeds_changes_nothing():
   _, state = state_of(net_of('gcn'), {'train': shape})
   found = loss(state.params, state.vars, empty, jax.random.key(0))
   assert float(found.sum) == 0.0
-
-
-def test_a_run_cut_between_refreshes_goes_on_as_if_it_had_not_been(tmp_path):
-  cell = Cell('cell', 'mvs', 0.01, 0)
-  finals = {}
-  for name, lengths in {'whole': (10,), 'cut': (6, 10)}.items():
-    space = space_of(config_of(), tmp_path / name)
-    for steps in lengths:  # refreshes are steps 0, 4 and 8
-      config = config_of(**{'train.steps': steps, 'train.eval_every_steps': 10})
-      space.config = config
-      task.training_stage(config, cell).run(space)
-    made = task.Job(config, cell, True).task(0.05)
-    newest = loop.last_state(made, space.folder('cell'), space.mesh)
-    finals[name] = state_sha256(newest)
-  assert finals['cut'] == finals['whole']
