@@ -18,7 +18,7 @@ def config_of(file, name=''):
   return door._load(ROOT / 'configs' / f'{file}.py', name).to_dict()
 
 
-def space_of(config, folder=None, devices=1):
+def space_of(config, folder=Path('unused'), devices=1):
   devices = mesh.make(devices=jax.devices()[:devices])
   return stage.Workspace(folder, config, devices, config['seed'])
 

@@ -44,7 +44,7 @@ def test_scanned_and_unscanned_bert_get_the_same_update():
   """One trust ratio a layer, also where layers are slices of one leaf."""
   sizes = {
     'vocab_size': 64,
-    'num_layers': 3,
+    'num_layers': 2,
     'hidden_size': 16,
     'num_heads': 2,
     'intermediate_size': 32,
@@ -61,7 +61,7 @@ def test_scanned_and_unscanned_bert_get_the_same_update():
   init = jax.jit(lambda k: scanned.init(k, *batch, deterministic=True))
   params = init(jax.random.key(0))['params']
   # Layers of equal scale would hide a ratio taken over all of them.
-  scale = jnp.array([0.1, 1.0, 10.0])
+  scale = jnp.array([0.1, 10.0])
   params['layers'] = jax.tree.map(
     lambda x: x * scale.reshape(-1, *[1] * (x.ndim - 1)), params['layers']
   )
@@ -102,7 +102,7 @@ def test_scanned_and_unscanned_bert_get_the_same_update():
       tx.update(grads, tx.init(params), params)[0] for tx in (naive, layered)
     ]
 
-  one, many = moved(params)
+  one, many = moved({'layers': params['layers']})
   kernel = lambda t: t['layers']['intermediate']['kernel']
   assert not np.allclose(kernel(one), kernel(many), rtol=0.1)
 

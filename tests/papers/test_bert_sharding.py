@@ -145,7 +145,9 @@ def test_losses_and_gradients_are_those_of_one_device(name, expected):
     assert np.prod(cut) * ways == leaf.size
 
 
-@pytest.mark.parametrize('update', ['replicated', 'zero1'])
+@pytest.mark.parametrize(
+  'update', [pytest.param('replicated', marks=pytest.mark.slow), 'zero1']
+)
 def test_restored_on_another_mesh_training_goes_on_alike(update, tmp_path):
   """8 -> 4 devices, replicated -> cut or not."""
   eight = job('data-parallel')
@@ -167,7 +169,7 @@ def test_accumulated_micro_batches_give_the_whole_batch_gradient():
   found = []
   for micro in (1, 4):
     config = tiny('replicated')
-    config['model']['dropout_rate'] = 0.0
+    config['model'] |= {'dropout_rate': 0.0, 'num_layers': 1}
     config['optimizer']['micro_batches'] = micro
     one = Job({'data': 1}, 'replicated', config)
     _, (loss,) = one.run(one.begin(), 0, 1)
