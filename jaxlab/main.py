@@ -292,10 +292,22 @@ def _check_keys(rest: Sequence[str], known: dict[str, Any]) -> None:
 
 
 def _module(paper: str, job: str):
-  """The module of a paper's job; one paper may have jobs of its own names.
+  """The module of a paper's job.
 
-  Only this module is loaded: some jobs need libraries that others do not.
+  `paper` is the name of a package in jaxlab/papers, or the dotted path of
+  another one. Only this module is loaded: some jobs need libraries that others
+  do not.
   """
+  if '.' in paper:
+    try:
+      return importlib.import_module(f'{paper}.{job}')
+    except ModuleNotFoundError as error:
+      if not f'{paper}.{job}'.startswith(str(error.name)):
+        raise
+      raise InputError(
+        f'config.paper = "{paper}": there is no module {error.name}; run in '
+        'the folder that has it, or put it on PYTHONPATH'
+      ) from error
   jobs: dict[str, list[str]] = {}
   for path in (Path(__file__).parent / 'papers').glob('*/*.py'):
     if re.search(r'^def program\(', path.read_text(), re.MULTILINE):

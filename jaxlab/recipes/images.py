@@ -36,6 +36,7 @@ from jaxlab.ops.losses import masked_cross_entropy
 Config = Mapping[str, Any]
 # (logits [b, k], labels [b], mask [b], State.vars) -> Objective
 LogitLoss = Callable[[jax.Array, jax.Array, jax.Array, Vars], Objective]
+Finish = Callable[[Workspace, Inputs, FitResult], Figures]
 
 
 class ImageTask(NamedTuple):
@@ -174,6 +175,23 @@ def supervised(
   return minimise(full, 'net', tx)
 
 
+def evaluation(
+  task: ImageTask, space: Workspace, split: str
+) -> tuple[Evaluator, Feed]:
+  """Accuracy and cross-entropy on a split, for `Inputs.evals`."""
+  return classify(task.logits), task.sets.held_out(split, space.mesh)
+
+
+def test_figures(
+  space: Workspace, inputs: Inputs, result: FitResult
+) -> Figures:
+  """Accuracy and cross-entropy on the test set, as `test/…`."""
+  sets = inputs.data.sets
+  evaluator, _ = inputs.evals['validation']  # compiled already
+  feed = sets.held_out(sets.data['test_split'], space.mesh)
+  return measure('test', evaluator, feed, result.state, space.seed)
+
+
 def classifier_stage(
   name: str,
   config: Config,
@@ -182,7 +200,7 @@ def classifier_stage(
   options: Options | None = None,
   seed: int | None = None,
   start: Callable[[Workspace], Start] | None = None,
-  finish: Callable[[Workspace, Inputs, FitResult], Figures] | None = None,
+  finish: Finish | None = test_figures,
   vars: Mapping[str, Tree] | None = None,
   source: Callable[[ImageSets, int], Source] | None = None,
   more_arrays: Spec | None = None,
@@ -190,8 +208,8 @@ def classifier_stage(
 ) -> Stage:
   """The stage that trains the classifier of a config.
 
-  `validation` is evaluated; then the test set is, once, unless `finish` says
-  otherwise. `inputs.data` of `finish` is the ImageTask.
+  `validation` is evaluated, at the end the test set, unless `finish` says
+  otherwise; `inputs.data` of `finish` is the ImageTask.
 
   Args:
     make_update: the training step. Under `--plan` its task has `sets` None.
@@ -236,27 +254,10 @@ def classifier_stage(
     spec=lambda space: arrays,
     task=task,
     inputs=inputs,
-    finish=finish or test_figures,
+    finish=finish,
     seed=seed,
     start=start,
   )
-
-
-def evaluation(
-  task: ImageTask, space: Workspace, split: str
-) -> tuple[Evaluator, Feed]:
-  """Accuracy and cross-entropy on a split, for `Inputs.evals`."""
-  return classify(task.logits), task.sets.held_out(split, space.mesh)
-
-
-def test_figures(
-  space: Workspace, inputs: Inputs, result: FitResult
-) -> Figures:
-  """Accuracy and cross-entropy on the test set, as `test/…`."""
-  sets = inputs.data.sets
-  evaluator, _ = inputs.evals['validation']  # compiled already
-  feed = sets.held_out(sets.data['test_split'], space.mesh)
-  return measure('test', evaluator, feed, result.state, space.seed)
 
 
 def predict(

@@ -9,7 +9,7 @@ arm, the baseline, are paired by seed. A study may go through several settings
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from jaxlab.engine import workdir
@@ -53,10 +53,10 @@ class Cell(NamedTuple):
     skips to its end whatever is not finite, and is chosen only if all others
     do.
     """
+    found = Options(**train)
     if self.final:
-      return Options(**train)
-    bad = max(train['max_bad_steps'], train['steps'])
-    return Options(**{**train, 'max_bad_steps': bad})
+      return found
+    return replace(found, max_bad_steps=max(found.max_bad_steps, found.steps))
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
     update,
     options=cell.options(config['train']),
     seed=cell.seed,
-    finish=lambda space, inputs, result: {},
+    finish=None,
     source=source,
     more_arrays=more if terms.outliers else {},
   )

@@ -12,7 +12,12 @@ from jaxlab.engine.require import between, require
 from jaxlab.engine.stage import Stage
 from jaxlab.papers.lamb import optimizers, sizes
 from jaxlab.recipes import images
-from jaxlab.recipes.images import classifier_stage, cross_entropy, supervised
+from jaxlab.recipes.images import (
+  classifier_stage,
+  cross_entropy,
+  supervised,
+  test_figures,
+)
 from jaxlab.recipes.study import Cell
 
 Config = Mapping[str, Any]
@@ -49,5 +54,5 @@ def _stage(config: Config, cell: Cell | None = None) -> Stage:
     update,
     options=options,
     seed=config['seed'],
-    finish=None if not cell or cell.final else lambda *opened: {},
+    finish=test_figures if not cell or cell.final else None,
   )
