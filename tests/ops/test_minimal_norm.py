@@ -68,7 +68,9 @@ def test_cw_finds_an_image_about_as_near_as_the_nearest_face():
   assert (found <= 1.1 * distance + 0.005).all()
 
 
-@pytest.mark.parametrize('make', MAKES, ids=NAMES)
+@pytest.mark.parametrize(
+  'make', [pytest.param(MAKES[0], marks=pytest.mark.slow), MAKES[1]], ids=NAMES
+)
 def test_images_of_a_net_are_fooled_nearby_and_inside_the_image_range(make):
   x, ids, y, params = trained()
   adv = make(conv_net)(KEY, x, ids, y, params)
