@@ -87,7 +87,7 @@ class RealPackages:
   def use(self, name: str, monkeypatch) -> None:
     """Makes the data folder one that has a set's packages, or skips."""
     if self._home is None:
-      monkeypatch.delenv('JAXLAB_DATA_DIR')
+      monkeypatch.delenv('JAXLAB_DATA_DIR', raising=False)
     else:
       monkeypatch.setenv('JAXLAB_DATA_DIR', self._home)
     inbox = self._folder / 'inbox'

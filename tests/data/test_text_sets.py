@@ -18,12 +18,6 @@ QUARTER = 4  # reviews of each split and label of the small imdb
 
 
 @pytest.fixture(scope='module')
-def real(tmp_path_factory):
-  """The packages of real sets."""
-  return small_packages.RealPackages(tmp_path_factory.mktemp('real'))
-
-
-@pytest.fixture(scope='module')
 def of_tfds(tmp_path_factory):
   """Sets that TFDS wrote: imdb_reviews, with its third split, and others."""
 

@@ -240,7 +240,9 @@ def test_scanned_and_unscanned_are_the_same_function():
   )
 
 
-@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize(
+  'scan', [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_remat_changes_nothing_even_with_dropout(scan):
   # Scanned layers are one in the program; of the others, one tells as much.
   model = Bert(**SIZES | {'num_layers': 1 + scan}, scan_layers=scan)

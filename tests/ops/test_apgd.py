@@ -113,7 +113,12 @@ def test_the_checkpoints_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize(
-  'norm, epsilon', [('linf', 8 / 255), ('l2', 1 / 255), ('l2', 0.5)]
+  'norm, epsilon',
+  [
+    ('linf', 8 / 255),
+    ('l2', 1 / 255),
+    pytest.param('l2', 0.5, marks=pytest.mark.slow),
+  ],
 )
 def test_images_stay_in_the_ball_after_rounding(norm, epsilon):
   draw = np.random.default_rng(2)

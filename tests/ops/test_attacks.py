@@ -106,11 +106,11 @@ def test_fgsm_is_one_signed_step_cut_to_the_image_range():
   [
     (pgd, 'linf', 8 / 255),
     (pgd, 'l2', 1 / 255),
-    (pgd, 'l2', 0.5),
+    pytest.param(pgd, 'l2', 0.5, marks=pytest.mark.slow),
     (fgsm, 'linf', 8 / 255),
     (fgsm, 'l2', 8 / 255),
     (mim, 'linf', 8 / 255),
-    (mim, 'l2', 8 / 255),
+    pytest.param(mim, 'l2', 8 / 255, marks=pytest.mark.slow),
   ],
 )
 def test_perturbations_stay_in_the_ball_after_rounding(make, norm, epsilon):

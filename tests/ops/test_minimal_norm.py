@@ -1,3 +1,5 @@
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -17,10 +19,8 @@ from tests.ops.attacked import (
 
 _quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
 
-MAKES = [
-  lambda net, **options: cw_l2(net, steps=150, searches=8, **options),
-  deepfool,
-]
+LONG_CW = partial(cw_l2, steps=150, searches=8)
+MAKES = [partial(cw_l2, steps=60, searches=4), deepfool]
 NAMES = ['cw_l2', 'deepfool']
 
 
@@ -68,7 +68,14 @@ def test_cw_finds_an_image_about_as_near_as_the_nearest_face():
   assert (found <= 1.1 * distance + 0.005).all()
 
 
-@pytest.mark.parametrize('make', MAKES, ids=NAMES)
+@pytest.mark.parametrize(
+  'make',
+  [
+    pytest.param(LONG_CW, marks=pytest.mark.slow),
+    deepfool,
+  ],
+  ids=NAMES,
+)
 def test_images_of_a_net_are_fooled_nearby_and_inside_the_image_range(make):
   x, ids, y, params = trained()
   adv = make(conv_net)(KEY, x, ids, y, params)
@@ -93,7 +100,7 @@ def test_an_image_that_cannot_be_fooled_comes_back_as_it_was(make):
   chex.assert_trees_all_equal(make(constant)(KEY, x, jnp.arange(6), y), x)
 
 
-@pytest.mark.parametrize('make', MAKES, ids=NAMES)
+@pytest.mark.parametrize('make', [LONG_CW, deepfool], ids=NAMES)
 def test_logits_that_are_not_finite_are_no_success(make):
   x, y, weights, _ = planes(2)
 
