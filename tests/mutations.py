@@ -18,7 +18,8 @@ import pytest
 
 _ROOT = Path(__file__).parents[1]
 # A file and its tests; below, which of them must fail (in the words of pytest's
-# -k) once the left text, which is once in the file, is the right one.
+# -k) once the left text, which is once in the file, is the right one. \n is a
+# new line in it.
 _LIST = r"""
 jaxlab/engine/update.py: tests/engine/test_update.py
   chained_updates_get_keys_of_their_own
@@ -239,8 +240,6 @@ def _read(text):
 
 
 _MUTATIONS = _read(_LIST)
-
-
 # Runs pytest in forks of a process that has imported what takes long.
 _SERVER = """
 import json, os, sys
