@@ -290,31 +290,36 @@ def gtsrb():
 
 
 def smoke():
-  """scikit-learn's digits with noise for outliers: no download."""
+  """ALOE alone, scikit-learn's digits, noise for outliers: no download."""
   config = mnist()
-  config.study.methods = ('oe', 'aloe')
+  config.study.methods = ('aloe',)
+  config.study.baseline = 'aloe'
   config.study.seeds = (0,)
   config.data.name = 'digits'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
-  config.data.size = 16
+  config.data.size = 8
   config.data.mean = (0.3,)
   config.data.std = (0.38,)
+  config.data.batch_size = 32
   config.data.eval_batch_size = 120
   config.outliers.train = (('uniform_noise', 'train'),)
   config.outliers.validation = (('uniform_noise', 'validation'),)
-  config.model.padding = 2
+  config.outliers.ratio = 1
+  config.model.padding = 4
   config.attack.steps = 1
   config.attack.step_size = 10 / 255
-  config.train.steps = 120
-  config.train.log_every_steps = 40
+  config.train.steps = 48
+  config.train.log_every_steps = 12
+  config.train.eval_every_steps = 24
   config.detection.detectors = ('msp',)
+  config.detection.validation_examples = 60
   config.ood.sets = (('gaussian_noise', 'test'),)
-  config.ood.examples = 200
-  config.ood.examples_each = 100
+  config.ood.examples = 60
+  config.ood.examples_each = 60
   config.ood.epsilons = (8 / 255,)
-  config.ood.steps = 3
-  config.ood.attacked = 60
-  config.ood.attacked_each = 30
+  config.ood.steps = 2
+  config.ood.attacked = 25
+  config.ood.attacked_each = 25
   config.ood.adaptive.methods = ()
   return config

@@ -123,16 +123,16 @@ def smoke():
   """Which topic of CPython's help a paragraph is from: no download."""
   config = scratch()
   config.data.name = 'pydoc'
-  config.data.sequence_length = 64
+  config.data.sequence_length = 32
   config.vocabulary.name = 'pydoc'
-  config.vocabulary.size = 1024
-  config.model.hidden_size = 64
-  config.model.intermediate_size = 256
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.warmup_steps = 20
-  config.train.steps = 200
-  config.train.log_every_steps = 20
-  config.train.eval_every_steps = 50
+  config.vocabulary.size = 512
+  config.model.hidden_size = 32
+  config.model.intermediate_size = 64
+  config.optimizer.learning_rate = 4e-3
+  config.optimizer.warmup_steps = 10
+  config.train.steps = 60
+  config.train.log_every_steps = 15
+  config.train.eval_every_steps = 30
   config.train.checkpoint_every_seconds = 5.0
   return config
 

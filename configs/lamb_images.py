@@ -159,7 +159,7 @@ def cifar10():
 
 
 def smoke():
-  """scikit-learn's digits, 8 x 8 pixels: no download."""
+  """LeNet on scikit-learn's digits, 8 x 8 pixels: no download."""
   config = mnist()
   config.data.name = 'digits'
   config.data.train_split = 'train'
@@ -168,7 +168,10 @@ def smoke():
   config.data.mean = (0.3,)
   config.data.std = (0.38,)
   config.data.eval_batch_size = 128
-  config.optimizer.warmup_steps = 20
-  config.train.steps = 150
-  config.train.log_every_steps = 50
+  config.model.name = 'lenet'
+  config.model.padding = 4
+  config.optimizer.warmup_steps = 10
+  config.train.steps = 60
+  config.train.log_every_steps = 15
+  config.train.eval_every_steps = 30
   return config

@@ -114,12 +114,13 @@ def layered():
 
 
 def smoke():
-  """Layers of equal energy alone, 256 steps at most."""
+  """Eight layers of equal energy alone, 128 steps at most."""
   config = layered()
+  config.problem.layers = 8
   config.problem.alike = ('energy',)
-  config.study.steps = (64, 256)
-  config.study.spectra_steps = 256
+  config.study.steps = (64, 128)
+  config.study.spectra_steps = 128
   config.study.seeds = (0, 1, 2)
   config.study.tuning_seeds = (100,)
-  config.study.factors = (0.5, 1.0, 2.0)
+  config.study.factors = (0.5, 1.0)
   return config

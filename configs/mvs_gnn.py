@@ -290,16 +290,17 @@ def ppi():
 
 
 def smoke():
-  """Two samplers for a few steps, under a minute."""
+  """Minimal variance sampling alone, for a few steps: no download."""
   config = digits()
-  chosen = methods(64)
-  config.methods = ml_collections.ConfigDict(
-    {name: chosen[name] for name in ('mvs', 'sage')}
-  )
+  config.methods = ml_collections.ConfigDict({'mvs': methods(64).mvs})
+  config.study.baseline = 'mvs'
   config.study.rates = (1e-2,)
   config.study.seeds = (0,)
-  config.model.width = 32
-  config.train.steps = 60
   config.study.reach = (0.8,)
+  config.model.width = 16
+  config.refresh.every = 10
+  config.refresh.publish_every = 2
+  config.train.steps = 40
+  config.train.log_every_steps = 10
   config.variance.draws = 2
   return config

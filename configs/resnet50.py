@@ -149,13 +149,13 @@ def momentum_8k():
 
 
 def smoke():
-  """The same code on scikit-learn's digits, enlarged to 40 x 40 in colour."""
+  """The same code on scikit-learn's digits, enlarged to 20 x 20 in colour."""
   config = lamb_32k()
   config.data.name = 'digits'
   config.data.test_split = 'test'
   config.data.num_classes = 10
-  config.data.size = 40
-  config.data.crop = 32
+  config.data.size = 20
+  config.data.crop = 16
   config.data.workers = 0
   config.data.eval_batch_size = 120
   config.model.name = 'resnet'
@@ -166,6 +166,6 @@ def smoke():
   config.optimizer.weight_decay = 0.01
   config.train.steps = 60
   config.data.batch_size = 64
-  config.train.log_every_steps = 20
-  config.train.eval_every_steps = 0
+  config.train.log_every_steps = 15
+  config.train.eval_every_steps = 30
   return config

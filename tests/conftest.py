@@ -26,7 +26,7 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 # Files that take minutes come first, or a worker would end alone with one.
-_LONG = ('test_kill.py', 'test_mvs_gnn_task.py', 'test_aloe.py')
+_LONG = ('test_conformance.py', 'test_mvs_gnn_task.py', 'test_aloe.py')
 
 
 def pytest_configure(config):

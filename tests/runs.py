@@ -1,5 +1,6 @@
-"""The program in a process of its own, to be stopped and started again."""
+"""Configs, and the program in a process of its own, stopped and restarted."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,15 @@ from pathlib import Path
 from jaxlab.engine.metrics import TIME_FIELDS
 
 ROOT = Path(__file__).parents[1]
+
+
+def config_of(name: str, variant: str = ''):
+  """configs/NAME.py:VARIANT."""
+  path = ROOT / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location('config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(variant)
 
 
 def one_device() -> dict[str, str]:

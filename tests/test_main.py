@@ -21,7 +21,7 @@ TINY = [
   '--config.model.num_layers=1',
   '--config.model.hidden_size=16',
   '--config.model.intermediate_size=32',
-  '--config.train.batch_size=8',
+  '--config.data.batch_size=8',
   '--config.train.steps=4',
   '--config.train.eval_every_steps=0',
   '--config.optimizer.warmup_steps=2',
@@ -118,7 +118,7 @@ def test_an_unknown_paper_lists_the_known_ones(refused):
     ('model.dtype=float31', ['float31']),
     ('second.opt=keen', ['second.opt = "keen"', 'keep']),
     ('mesh.data=3', ['mesh', '8 devices']),
-    ('train.batch_size=12', ['12 rows', '8 devices']),
+    ('data.batch_size=12', ['12 rows', '8 devices']),
   ],
 )
 def test_a_value_out_of_range_is_named(refused, override, says):

@@ -1,7 +1,9 @@
 """Two processes of four CPU devices each, as one run.
 
-`history` is one run that is interrupted three times: process 1 is killed,
-then process 0, then process 1 is asked to stop; the fourth attempt ends it.
+`whole` is a run that nothing stops, and what every default run tests. `history`
+is one that is interrupted three times (process 1 is killed, then process 0,
+then process 1 is asked to stop; the fourth attempt ends it), `tour` a look at
+layouts, checkpoints and bad steps: both are slow.
 """
 
 import json
@@ -188,6 +190,7 @@ def test_the_leader_alone_speaks_and_every_line_bears_its_process(whole):
   assert names == [HOST, HOST]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number, victim', [(0, 1), (1, 0)])
 def test_a_killed_process_ends_the_other_which_names_it(
   history, number, victim
@@ -208,6 +211,7 @@ def test_a_killed_process_ends_the_other_which_names_it(
   assert seconds < 10  # --host_timeout is 30, for those that fall silent
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_saves_the_same_step_in_both(history):
   found = history[1][2]
   assert found.codes == [75, 75], found.said
@@ -222,6 +226,7 @@ def test_sigterm_to_one_process_saves_the_same_step_in_both(history):
   assert 11 <= newest <= 19
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_and_stopped_once_ends_as_uninterrupted(
   history, whole
 ):
@@ -281,10 +286,12 @@ def _is_free(port):
     return probe.connect_ex(('127.0.0.1', port)) != 0
 
 
+@pytest.mark.slow
 def test_places_come_from_the_cluster_where_it_knows_them(tour):
   assert [seen['process'] for seen in tour[1]] == [[0, 2], [1, 2]]
 
 
+@pytest.mark.slow
 def test_rows_are_right_where_devices_of_two_hosts_take_turns(tour):
   twice = lambda *runs: [list(run) for run in runs]
   wanted = {
@@ -308,6 +315,7 @@ def test_rows_without_an_id_are_named_by_their_number():
   assert found['mask'].tolist() == [True] * 4 + [False] * 12
 
 
+@pytest.mark.slow
 def test_a_spread_state_has_one_fingerprint_under_every_layout(tour):
   state, both = tour
   for seen in both:
@@ -330,6 +338,7 @@ def test_a_spread_state_has_one_fingerprint_under_every_layout(tour):
     }
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_part_of_another_process_is_noticed(tour):
   for seen in tour[1]:
     assert (
@@ -359,11 +368,13 @@ def test_bert_under_lamb_has_the_losses_and_gradients_of_one_device(tmp_path):
     assert worst < 1e-4
 
 
+@pytest.mark.slow
 def test_all_processes_stop_at_a_bad_step_and_name_the_row(tour):
   for seen in tour[1]:
     assert 'are not finite in step 2 (example ids 2040).' in seen['not finite']
 
 
+@pytest.mark.slow
 def test_all_processes_see_the_same_published_snapshots(tour):
   first, second = (seen['published'] for seen in tour[1])
   assert len(first) == 2  # at the start, and after batch 3

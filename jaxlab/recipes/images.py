@@ -18,6 +18,7 @@ import optax
 
 from jaxlab.data.image_sets import ImageSets
 from jaxlab.engine.compiled import Start
+from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import FitResult, Inputs, Options
@@ -73,16 +74,19 @@ def image_task(config: Config, offline: bool = True) -> ImageTask:
     offline: open no socket when the data is opened.
 
   Raises:
-    ValueError: an unknown model, or an option that cannot be.
+    InputError: an unknown model, or an option that cannot be.
   """
   c, d = config['model'], config['data']
   side = d['crop'] or d['size']
-  network = normalised(
-    classifiers.make(c['name'], d['num_classes'], c['dtype'], c),
-    (side, side, d['channels']),
-    d['mean'],
-    d['std'],
-  )
+  try:
+    network = normalised(
+      classifiers.make(c['name'], d['num_classes'], c['dtype'], c),
+      (side, side, d['channels']),
+      d['mean'],
+      d['std'],
+    )
+  except ValueError as error:
+    raise InputError(str(error)) from error
   changes = _augmentation(d)
 
   def prepare(key, batch):
@@ -198,7 +202,7 @@ def classifier_stage(
     evals: further evaluations, name -> (Evaluator, feed).
 
   Raises:
-    InputError, ValueError: a value that cannot be.
+    InputError: a value that cannot be.
   """
   check(config)
   network = image_task(config).network  # complains now

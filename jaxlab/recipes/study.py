@@ -210,10 +210,9 @@ class Study:
       for arm in self.arms:
         points = []
         for at in self.settings:
-          values = results[arm, at].get(name, [math.nan])
-          mean, half = student_t(values)
-          if math.isfinite(mean):
-            points.append((at if along else arm, mean, half))
+          values = results[arm, at].get(name, [])
+          if values and all(map(math.isfinite, values)):
+            points.append((at if along else arm, *student_t(values)))
         if points:
           x, mean, half = zip(*points)
           half = [h if math.isfinite(h) else 0 for h in half]

@@ -1,6 +1,8 @@
 """Packages of the shape of real ones and a thousandth of their size."""
 
+import bz2
 import dataclasses
+import gzip
 import hashlib
 import io
 import lzma
@@ -15,7 +17,8 @@ from jaxlab.engine.errors import InputError
 
 
 def tgz(files, mode='w:gz'):
-  """A tar archive of name -> bytes, or the target of a link."""
+  """A tar archive of name -> bytes, the target of a link, or a kind of entry
+  with its target."""
   buffer = io.BytesIO()
   with tarfile.open(fileobj=buffer, mode=mode) as archive:
     for name, content in files.items():
@@ -23,26 +26,43 @@ def tgz(files, mode='w:gz'):
       if isinstance(content, bytes):
         info.size = len(content)
         archive.addfile(info, io.BytesIO(content))
-      else:
-        info.type, info.linkname = tarfile.SYMTYPE, content
-        archive.addfile(info)
+        continue
+      kind = (tarfile.SYMTYPE, content) if isinstance(content, str) else content
+      info.type, info.linkname = kind
+      archive.addfile(info)
   return buffer.getvalue()
 
 
-def deb(files):
-  """A Debian package of name -> bytes, or the target of a link."""
-  parts = {
-    'debian-binary': b'2.0\n',
-    'control.tar.xz': lzma.compress(tgz({}, 'w:')),
-    'data.tar.xz': lzma.compress(
-      tgz({f'./{name}': content for name, content in files.items()}, 'w:')
-    ),
-  }
+PACKERS = {
+  '': lambda data: data,
+  '.gz': gzip.compress,
+  '.bz2': bz2.compress,
+  '.xz': lzma.compress,
+}
+
+
+def ar(members):
+  """An ar archive of name -> bytes."""
   written = [b'!<arch>\n']
-  for name, data in parts.items():
+  for name, data in members.items():
     head = f'{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n'
     written += [head.encode(), data, b'\n' * (len(data) % 2)]
   return b''.join(written)
+
+
+def deb(files, suffix='.xz'):
+  """A Debian package of name -> content, as `tgz` takes it."""
+  control = lzma.compress(tgz({'./control': b'odd'}, 'w:'))
+  data = PACKERS.get(suffix, bytes)(
+    tgz({f'./{name}': content for name, content in files.items()}, 'w:')
+  )
+  return ar(
+    {
+      'debian-binary': b'2.0\n',
+      'control.tar.xz': control,
+      f'data.tar{suffix}': data,
+    }
+  )
 
 
 def in_inbox(package: packages.Package, content: bytes) -> packages.Package:

@@ -1,6 +1,5 @@
 """Members of tarballs: found, refused, damaged."""
 
-import io
 import tarfile
 
 import pytest
@@ -28,19 +27,16 @@ def test_member_is_read_by_its_exact_name(tmp_path, mode):
 def test_only_regular_files_are_read(tmp_path):
   archive = tmp_path / 'x.tgz'
   (tmp_path / 'secret').write_bytes(b'secret')
-  buffer = io.BytesIO()
-  with tarfile.open(fileobj=buffer, mode='w:gz') as files:
-    for name, kind in (
-      ('link', tarfile.SYMTYPE),
-      ('hard', tarfile.LNKTYPE),
-      ('pipe', tarfile.FIFOTYPE),
-      ('folder', tarfile.DIRTYPE),
-    ):
-      info = tarfile.TarInfo(name)
-      info.type, info.linkname = kind, '../secret'
-      files.addfile(info)
-  archive.write_bytes(buffer.getvalue())
-  for name in ('link', 'hard', 'pipe', 'folder'):
+  kinds = {
+    'link': tarfile.SYMTYPE,
+    'hard': tarfile.LNKTYPE,
+    'pipe': tarfile.FIFOTYPE,
+    'folder': tarfile.DIRTYPE,
+  }
+  archive.write_bytes(
+    small_packages.tgz({k: (kind, '../secret') for k, kind in kinds.items()})
+  )
+  for name in kinds:
     with pytest.raises(InputError, match=f"'{name}' is not a regular file"):
       archives.read_member(archive, name)
 

@@ -45,22 +45,27 @@ def data_dir(module_dir, monkeypatch):
   return module_dir
 
 
-def read(split):
-  rows = tfds.open_split('bible_pairs', split, offline=True)
-  return rows.__getitems__(list(range(len(rows))))
+@pytest.fixture(scope='module')
+def verses(module_dir):
+  """split -> rows."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('JAXLAB_DATA_DIR', str(module_dir))
+    return {
+      split: list(tfds.examples('bible_pairs', split, offline=True))
+      for split in text.SPLITS
+    }
 
 
-def test_splits_are_whole_books_and_together_the_whole_canon():
-  rows = {split: read(split) for split in text.SPLITS}
-  books = {s: {int(row['book']) for row in rows[s]} for s in rows}
+def test_splits_are_whole_books_and_together_the_whole_canon(verses):
+  books = {s: {int(row['book']) for row in verses[s]} for s in verses}
   assert books['test'] == set(range(10, 61, 10))
   assert books['validation'] == set(range(5, 66, 10))
   assert (
     books['train'] == set(range(1, 67)) - books['test'] - books['validation']
   )
-  assert [len(rows[s]) for s in text.SPLITS] == [26_076, 1_990, 3_036]
-  assert sum(map(len, rows.values())) == 31_102
-  for split in rows.values():
+  assert [len(verses[s]) for s in text.SPLITS] == [26_076, 1_990, 3_036]
+  assert sum(map(len, verses.values())) == 31_102
+  for split in verses.values():
     places = [(r['book'], r['chapter'], r['verse']) for r in split]
     assert places == sorted(set(places))
     assert all(
@@ -68,8 +73,8 @@ def test_splits_are_whole_books_and_together_the_whole_canon():
     )
 
 
-def test_verses_are_aligned_across_languages():
-  rows = read('train')
+def test_verses_are_aligned_across_languages(verses):
+  rows = verses['train']
   first = rows[0]
   assert (first['book'], first['chapter'], first['verse']) == (1, 1, 1)
   assert (
@@ -92,6 +97,7 @@ def test_documents_are_chapters_and_sentences_are_verses():
   assert found[0].split == 'train'
 
 
+@pytest.mark.slow
 def test_plan_of_an_epoch_is_quick_and_more_than_half_random():
   made = corpus.prepare_corpus('bible', vocab_size=4096, offline=True)
   assert made.vocab_size == 4096
@@ -110,6 +116,7 @@ def test_plan_of_an_epoch_is_quick_and_more_than_half_random():
   assert 0.5 < plan.random_next.mean() < 0.6
 
 
+@pytest.mark.slow
 def test_unigram_is_better_than_uniform_and_worse_than_text():
   made = corpus.prepare_corpus('bible', vocab_size=4096, offline=True)
   source = pretraining.PretrainingSource(
@@ -127,6 +134,7 @@ def test_unigram_is_better_than_uniform_and_worse_than_text():
   assert 1.5 < unigram.bits_per_character < 2.5
 
 
+@pytest.mark.slow
 def test_killed_preparation_leaves_a_usable_state(wheel, tmp_path):
   (tmp_path / 'inbox').mkdir()
   (tmp_path / 'inbox' / wheel.name).symlink_to(wheel)

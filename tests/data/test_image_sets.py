@@ -4,7 +4,9 @@ import io
 import json
 import struct
 import zipfile
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import tensorflow_datasets as full_tfds
@@ -123,7 +125,6 @@ def test_small_mnist_is_read_back_bit_for_bit(monkeypatch):
     (mnist_files(labels=np.zeros(29, np.uint8)), '30 images .*29 labels'),
     (mnist_files(side=27), r'\(27, 27\) pixels'),
     ({'package/data/train-images-idx3-ubyte': b'\x1f\x8b' * 20}, 'no IDX file'),
-    ({'package/data/train-labels-idx1-ubyte': b''}, 'no IDX file'),
     (
       {'package/data/train-images-idx3-ubyte': idx(noise(3, 28, 28))[:-1]},
       r'says \[3, 28, 28\] and holds 2351 bytes',
@@ -185,7 +186,6 @@ def test_small_cifar10_is_read_back_bit_for_bit(monkeypatch):
   'changes, message',
   [
     ({'data_batch_3__png': None}, "no member 'package/data_batch_3.png'"),
-    ({'train_lables__json': None}, "no member 'package/train_lables.json'"),
     ({'train_lables__json': b'[1, 2'}, 'train_lables.json is no JSON'),
     ({'train_lables__json': b'[1, 2]'}, 'not a list of 100 labels'),
     (
@@ -204,15 +204,7 @@ def test_small_cifar10_is_read_back_bit_for_bit(monkeypatch):
       {'data_batch_1__png': png(noise(ROWS - 1, 1024, 3))},
       r'RGB of \(1024, 19\) pixels, not RGB of \(1024, 20\)',
     ),
-    (
-      {'data_batch_2__png': png(noise(ROWS, 1024, 4))},
-      'RGBA of .* pixels, not RGB',
-    ),
     ({'test_batch__png': b'no image'}, 'test_batch.png is no PNG'),
-    (
-      {'test_batch__png': png(noise(ROWS, 1024, 3))[:5000]},
-      'test_batch.png is no PNG',
-    ),
   ],
 )
 def test_bad_cifar10_files_are_refused(changes, message, data_dir, monkeypatch):
@@ -257,24 +249,18 @@ def test_cifar10_is_the_known_set(real, monkeypatch):
 # letters
 
 
-def test_letters_are_ten_of_a_font_white_in_the_middle(real, monkeypatch):
-  real.use('letters', monkeypatch)
-  figures = small_packages.check_figures('letters')
-  assert figures['train images'] > 3_400
-  rows = {split: read('letters', split) for split in text.SPLITS}
-  families = []
-  for split in rows:
-    fonts = [row['font'].decode() for row in rows[split][::10]]
-    families.append({letters.FAMILIES.get(f, f)[:5] for f in fonts})
-    for start, font in zip(range(0, len(rows[split]), 10), fonts):
-      ten = rows[split][start : start + 10]
-      assert [row['label'] for row in ten] == list(range(10))
-      assert {row['font'].decode() for row in ten} == {font}
-      different = {row['image'].tobytes() for row in ten}
-      assert len(different) == (1 if font == 'unrespon' else 10)
-  assert not families[0] & families[1] and not families[2] & families[0]
-  assert not families[1] & families[2]
-  images = np.stack([row['image'][..., 0] for s in rows for row in rows[s]])
+def check_letters(rows, same=''):
+  """Ten letters of each font, white in the middle; all fonts' families."""
+  for row in rows:
+    assert row['image'].shape == (28, 28, 1)
+  fonts = [row['font'].decode() for row in rows[::10]]
+  for start, font in zip(range(0, len(rows), 10), fonts):
+    ten = rows[start : start + 10]
+    assert [row['label'] for row in ten] == list(range(10))
+    assert {row['font'].decode() for row in ten} == {font}
+    different = {row['image'].tobytes() for row in ten}
+    assert len(different) == (1 if font == same else 10)
+  images = np.stack([row['image'][..., 0] for row in rows])
   # Shrunk to fit 26, so that a letter touches no edge of the 28.
   edge = np.ones((28, 28), bool)
   edge[1:-1, 1:-1] = False
@@ -282,6 +268,34 @@ def test_letters_are_ten_of_a_font_white_in_the_middle(real, monkeypatch):
   # Thin lines of small type are grey; most letters have white ink.
   assert (images.max((1, 2)) > 0).all()
   assert (images.max((1, 2)) > 200).mean() > 0.95
+  return {letters.FAMILIES.get(font, font)[:5] for font in fonts}
+
+
+def test_letters_are_ten_of_a_font_and_families_stay_together(monkeypatch):
+  font = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
+  names = [f'fam{i:02}{face}' for i in range(10) for face in 'ab']
+  package = small_packages.in_inbox(
+    letters.FONTS_AENIGMA,
+    small_packages.deb(
+      {f'usr/share/fonts/{name}.ttf': font.read_bytes() for name in names}, ''
+    ),
+  )
+  monkeypatch.setattr(letters, 'FONTS_AENIGMA', package)
+  rows = {split: read('letters', split) for split in text.SPLITS}
+  assert [len(rows[s]) for s in text.SPLITS] == [120, 40, 40]
+  families = [check_letters(rows[split]) for split in rows]
+  assert sum(map(len, families)) == len(set.union(*families)) == 10
+
+
+@pytest.mark.slow
+def test_letters_have_the_figures_measured(real, monkeypatch):
+  real.use('letters', monkeypatch)
+  figures = small_packages.check_figures('letters')
+  assert figures['train images'] > 3_400
+  families = [
+    check_letters(read('letters', split), 'unrespon') for split in text.SPLITS
+  ]
+  assert sum(map(len, families)) == len(set.union(*families))
 
 
 def test_a_font_that_cannot_be_drawn_is_named(data_dir, monkeypatch):

@@ -13,8 +13,7 @@ import tensorflow_datasets as full_tfds
 from jaxlab.data import builders, packages, prepare
 from jaxlab.data.builders import packaged
 from jaxlab.data.builders.mnist import mnist_dataset_builder as mnist
-from jaxlab.engine.errors import InputError
-from tests.data import small_packages
+from tests.data import small_packages, tfds_sets
 from tests.data.test_image_sets import mnist_files, png
 
 REPO = pathlib.Path(__file__).parents[2]
@@ -47,36 +46,17 @@ def small_mnist(monkeypatch):
 def of_tfds(tmp_path_factory):
   """Sets that TFDS wrote: one of images, and a mnist."""
 
-  def make(name):
-    class Made(full_tfds.core.GeneratorBasedBuilder, skip_registration=True):
-      VERSION = full_tfds.core.Version('3.0.1')
-
-      def _info(self):
-        return full_tfds.core.DatasetInfo(
-          builder=self,
-          features=full_tfds.features.FeaturesDict(
-            {
-              'image': full_tfds.features.Image(shape=(28, 28, 1)),
-              'label': full_tfds.features.ClassLabel(num_classes=10),
-            }
-          ),
-          disable_shuffling=True,
-        )
-
-      def _split_generators(self, dl_manager):
-        return {split: self._generate_examples() for split in ('train', 'test')}
-
-      def _generate_examples(self):
-        for i in range(7):
-          image = png(np.full((28, 28), i, np.uint8))
-          yield i, {'image': image, 'label': i}
-
-    Made.name = name
-    return Made
-
+  features = {
+    'image': full_tfds.features.Image(shape=(28, 28, 1)),
+    'label': full_tfds.features.ClassLabel(num_classes=10),
+  }
+  rows = [
+    {'image': png(np.full((28, 28), i, np.uint8)), 'label': i} for i in range(7)
+  ]
   root = tmp_path_factory.mktemp('tfds')
   for name in ('pictures', 'mnist'):
-    make(name)(data_dir=root).download_and_prepare(file_format='array_record')
+    splits = {'train': rows, 'test': rows}
+    tfds_sets.write(root, name, features, splits, '3.0.1')
   return root
 
 
@@ -283,10 +263,3 @@ def test_the_command_says_nothing_but_its_report(of_tfds, tmp_path):
   assert len(done.stdout.splitlines()) == 3
   assert done.stderr.startswith('error: mnist is not what it should be')
   assert 'WARNING' not in done.stderr and 'jaxlab: ' not in done.stderr
-
-
-def test_input_error_is_what_the_library_raises(small_mnist, monkeypatch):
-  wrong = {'train images': packaged.Published(1)}
-  monkeypatch.setattr(mnist.Builder, 'PUBLISHED', wrong)
-  with pytest.raises(InputError, match='train images is 30, expected 1'):
-    prepare.prepare('mnist', offline=True)

@@ -23,6 +23,7 @@ from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.source import Source
+from tests.data import tfds_sets
 
 N = 50
 CLASSES = ('cat', 'dog', 'fox')
@@ -37,56 +38,34 @@ def picture(number, side=6):
   return data.getvalue()
 
 
-class Pets(full_tfds.core.GeneratorBasedBuilder):
+def pet(i, label, image=None):
   """An image, its label, and features that nobody asks for."""
-
-  VERSION = full_tfds.core.Version('1.0.0')
-
-  def _info(self):
-    features = full_tfds.features
-    return full_tfds.core.DatasetInfo(
-      builder=self,
-      features=features.FeaturesDict(
-        {
-          'a_text': features.Text(),
-          'image': features.Image(shape=(None, None, 3)),
-          'label': features.ClassLabel(names=CLASSES),
-          'other': features.ClassLabel(num_classes=300),
-          'weights': features.Tensor(shape=(3,), dtype=np.float32),
-        }
-      ),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    return {
-      'train': self._generate_examples(N, 0),
-      'broken': self._generate_examples(4, 2),
-      'unlabelled': self._generate_examples(3, 1),
-    }
-
-  def _generate_examples(self, count, kind):
-    for i in range(count):
-      yield (
-        i,
-        {
-          'a_text': 'x' * (300 if i % 2 else 0),
-          'image': b'no image' if kind == 2 and i == 3 else picture(i),
-          'label': -1 if kind == 1 else i % 3,
-          'other': 299 - i,
-          'weights': np.arange(3, dtype=np.float32),
-        },
-      )
+  return {
+    'a_text': 'x' * (300 if i % 2 else 0),
+    'image': image or picture(i),
+    'label': label,
+    'other': 299 - i,
+    'weights': np.arange(3, dtype=np.float32),
+  }
 
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
   """The folder of `pets`, in three shards."""
+  features = {
+    'a_text': full_tfds.features.Text(),
+    'image': full_tfds.features.Image(shape=(None, None, 3)),
+    'label': full_tfds.features.ClassLabel(names=CLASSES),
+    'other': full_tfds.features.ClassLabel(num_classes=300),
+    'weights': full_tfds.features.Tensor(shape=(3,), dtype=np.float32),
+  }
+  splits = {
+    'train': [pet(i, i % 3) for i in range(N)],
+    'broken': [*(pet(i, i % 3) for i in range(3)), pet(3, 0, b'no image')],
+    'unlabelled': [pet(i, -1) for i in range(3)],
+  }
   root = tmp_path_factory.mktemp('tfds')
-  Pets(data_dir=root).download_and_prepare(
-    file_format='array_record',
-    download_config=full_tfds.download.DownloadConfig(num_shards=3),
-  )
+  tfds_sets.write(root, 'pets', features, splits, shards=3)
   return root
 
 
@@ -460,16 +439,15 @@ def test_a_file_that_vanishes_is_named(tmp_path):
     records.read([0, 1])
 
 
-def test_an_image_folder_streams_to_workers(tmp_path):
+def test_a_pickled_image_folder_gives_the_same_batches(tmp_path):
   make_tree(tmp_path / 'set', [f'{c}/{i}.png' for c in 'ab' for i in range(9)])
   records = open_records(f'image_folder:{tmp_path}/set', 'train')
   source = RecordSource(records, Canvas(8, 1), batch_size=4)
-  one = Feed(source, mesh.make(devices=jax.devices()[:1]), workers=1)
-  [(_, _, batch)] = one.batches(2, 3)
   want = source.batch(2, slice(0, 4))
   assert want['image'].shape == (4, 8, 8, 1)
+  found = pickle.loads(pickle.dumps(source)).batch(2, slice(0, 4))
   for name, array in want.items():
-    np.testing.assert_array_equal(batch[name], array)
+    np.testing.assert_array_equal(found[name], array)
 
 
 @pytest.fixture
@@ -516,7 +494,6 @@ def test_rvl_cdip_is_read_from_its_lists(scans):
     ('c d.tif x', 'has a label that is none of'),
     ('lost.tif 3', "'lost.tif 3' names a file that is not in .*images"),
     ('c.tif', 'is not "relative/path.tif LABEL"'),
-    ('', 'is not "relative/path.tif LABEL"'),
     ('../labels/train.txt 1', 'is not "relative/path.tif LABEL"'),
     ('/etc/hostname 1', 'is not "relative/path.tif LABEL"'),
   ],

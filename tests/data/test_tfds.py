@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from tensorflow_datasets import features
 
 from jaxlab.data import corpus, text, tfds
 from jaxlab.engine.errors import InputError
+from tests.data import tfds_sets
 
 REPO = pathlib.Path(__file__).parents[2]
 TALKS = 120
@@ -18,31 +20,13 @@ TALKS = 120
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
   """A folder of TFDS sets, written by TFDS: `talk` in array_record."""
-  import tensorflow_datasets as full_tfds
-
-  class Talk(full_tfds.core.GeneratorBasedBuilder):
-    VERSION = full_tfds.core.Version('1.0.0')
-
-    def _info(self):
-      features = {'text': full_tfds.features.Text()}
-      return full_tfds.core.DatasetInfo(
-        builder=self,
-        features=full_tfds.features.FeaturesDict(features),
-        disable_shuffling=True,
-      )
-
-    def _split_generators(self, dl_manager):
-      return {
-        'train': self._generate_examples(0, TALKS),
-        'test': self._generate_examples(TALKS, TALKS + 10),
-      }
-
-    def _generate_examples(self, start, stop):
-      for i in range(start, stop):
-        yield i, {'text': f'Talk {i} opens. It goes on!<br />Then it\nended.'}
-
+  talks = [
+    {'text': f'Talk {i} opens. It goes on!<br />Then it\nended.'}
+    for i in range(TALKS + 10)
+  ]
   root = tmp_path_factory.mktemp('tfds')
-  Talk(data_dir=root).download_and_prepare(file_format='array_record')
+  splits = {'train': talks[:TALKS], 'test': talks[TALKS:]}
+  tfds_sets.write(root, 'talk', {'text': features.Text()}, splits)
   return root
 
 

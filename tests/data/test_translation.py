@@ -11,12 +11,13 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow_datasets as full_tfds
+from tensorflow_datasets import features
 
 from jaxlab.data import translation
 from jaxlab.data.translation import BOS, EOS, FIRST, PAD, TranslationSource
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import Source
+from tests.data import tfds_sets
 
 REPO = pathlib.Path(__file__).parents[2]
 SMALLEST = 256 + FIRST
@@ -203,47 +204,18 @@ def test_what_cannot_be_asked_for_is_named(tmp_path):
     prepare(name, source='de', target='de')
 
 
-class Small(full_tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A set with two languages and a number, some texts empty."""
-
-  VERSION = full_tfds.core.Version('1.0.0')
-  SPLITS = ('train', 'validation', 'test')
-
-  def _info(self):
-    text = full_tfds.features.Text()
-    return full_tfds.core.DatasetInfo(
-      builder=self,
-      features=full_tfds.features.FeaturesDict(
-        {
-          'xx': text,
-          'yy': text,
-          'zz': text,
-          'n': full_tfds.features.Scalar(dtype=np.int32),
-        }
-      ),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    return {s: self._generate_examples(len(s)) for s in self.SPLITS}
-
-  def _generate_examples(self, count):
-    for i in range(count):
-      yield (
-        i,
-        {'xx': f'où {i}', 'yy': '' if i == 1 else f'wo {i}', 'zz': '', 'n': i},
-      )
-
-
-class Untested(Small, skip_registration=True):
-  SPLITS = ('train',)
-
-
 def test_sets_of_tfds_are_read_by_language(tmp_path):
-  for make in (Small, Untested):
-    make(data_dir=tmp_path / 'tfds').download_and_prepare(
-      file_format='array_record'
-    )
+  names = {
+    **dict.fromkeys(('xx', 'yy', 'zz'), features.Text()),
+    'n': features.Scalar(dtype=np.int32),
+  }
+  rows = [
+    {'xx': f'où {i}', 'yy': '' if i == 1 else f'wo {i}', 'zz': '', 'n': i}
+    for i in range(10)
+  ]
+  splits = {'train': rows[:5], 'validation': rows, 'test': rows[:4]}
+  tfds_sets.write(tmp_path / 'tfds', 'small', names, splits)
+  tfds_sets.write(tmp_path / 'tfds', 'untested', names, {'train': rows})
   pairs = prepare('small')
   assert pairs.texts('test', 'target', np.arange(3)) == ['wo 0', 'wo 2', 'wo 3']
   assert pairs.texts('test', 'source', np.arange(2)) == ['où 0', 'où 2']

@@ -1,9 +1,7 @@
 """Weight files of four formats, and those that packages ship."""
 
-import io
 import json
 import sys
-import tarfile
 import zipfile
 
 import jax.numpy as jnp
@@ -20,6 +18,7 @@ from jaxlab.data.weights import (
   write_safetensors,
 )
 from jaxlab.engine.errors import InputError
+from tests.data import small_packages
 
 h5py = pytest.importorskip('h5py', reason='needs h5py: .[data]')
 
@@ -369,14 +368,7 @@ def make_archive(path, members):
       for name, data in members.items():
         files.writestr(name, data)
   else:
-    with tarfile.open(path, 'w:gz') as files:
-      for name, data in members.items():
-        info = tarfile.TarInfo(name)
-        info.size = len(data)
-        files.addfile(info, io.BytesIO(data))
-      link = tarfile.TarInfo('in/link')
-      link.type, link.linkname = tarfile.SYMTYPE, '/etc/hostname'
-      files.addfile(link)
+    path.write_bytes(small_packages.tgz(members | {'in/link': '/etc/hostname'}))
 
 
 @pytest.mark.parametrize('name', ['a.zip', 'a.tgz'])

@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -6,10 +5,7 @@ import pytest
 from jaxlab.engine.errors import InputError
 from jaxlab.evals import calibrate
 from jaxlab.ops import calibration
-
-
-class state:
-  params = vars = None
+from tests.evals.evaluated import evaluated
 
 
 def drawn(rows, temperature, seed=0):
@@ -36,19 +32,15 @@ def batches(logits, labels, size=16):
   ]
 
 
-def evaluated(some, bins=15):
+def figures(some, bins=15):
   evaluator = calibrate.calibrate(lambda p, v, batch: batch['logits'], bins)
-  total = evaluator.init()
-  update = jax.jit(lambda total, b: evaluator.update(total, state, b, None))
-  for batch in some:
-    total = update(total, batch)
-  return evaluator.finish(total)
+  return evaluated(evaluator, some)
 
 
 @pytest.mark.parametrize('bins', [1, 15])
 def test_the_evaluator_equals_the_functions_on_all_rows(bins):
   logits, labels = drawn(37, 2.0)
-  found = evaluated(batches(logits, labels), bins)
+  found = figures(batches(logits, labels), bins)
   expected = calibration.summary(logits, labels, bins)
   assert found.pop('examples') == 37
   assert set(found) == set(expected) - {'ece_equal_mass'}
@@ -59,7 +51,7 @@ def test_the_evaluator_equals_the_functions_on_all_rows(bins):
 def test_certain_and_even_confidences_have_their_bins():
   # Confidence 1 in float32, and 1/3, the edge of a bin of three.
   logits = np.array([[90, 0, 0], [0, 0, 0]], np.float32)
-  found = evaluated(batches(logits, np.array([0, 1]), 2), bins=3)
+  found = figures(batches(logits, np.array([0, 1]), 2), bins=3)
   assert found['ece'] == pytest.approx((0 + 1 / 3) / 2, abs=1e-6)
 
 
@@ -103,10 +95,10 @@ def test_bad_input_is_refused():
     calibrate.calibrate(lambda p, v, b: b['logits'], bins=0)
   (batch,) = batches(logits, labels)
   with pytest.raises(InputError, match='no examples'):
-    evaluated([{**batch, 'mask': jnp.zeros(16, bool)}])
+    figures([{**batch, 'mask': jnp.zeros(16, bool)}])
   broken = {**batch, 'logits': batch['logits'].at[3, 1].set(jnp.nan)}
   with pytest.raises(InputError, match='not finite'):
-    evaluated([broken])
+    figures([broken])
 
   def scaled(batch):
     return calibrate.temperature_scaled(

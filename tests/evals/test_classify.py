@@ -1,23 +1,14 @@
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlab.engine.errors import InputError
 from jaxlab.evals.classify import classify
+from tests.evals.evaluated import evaluated
 
 
 def evaluate(batches):
   """The evaluator on logits that the batch itself brings."""
-  evaluator = classify(lambda params, vars, batch: batch['logits'])
-
-  class state:
-    params = vars = None
-
-  total = evaluator.init()
-  for batch in batches:
-    arrays = {k: jnp.asarray(v) for k, v in batch.items()}
-    total = evaluator.update(total, state, arrays, None)
-  return evaluator.finish(total)
+  return evaluated(classify(lambda p, v, batch: batch['logits']), batches)
 
 
 def test_figures_equal_a_row_by_row_reference_without_padding():

@@ -1,11 +1,11 @@
 import math
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlab.engine.errors import InputError
 from jaxlab.evals.pretraining import masked_lm
+from tests.evals.evaluated import evaluated
 
 LENGTHS = np.array([0, 2, 3, 5])
 
@@ -13,16 +13,7 @@ LENGTHS = np.array([0, 2, 3, 5])
 def evaluate(batches):
   """The evaluator on logits that the batch itself brings."""
   apply = lambda params, vars, batch: (batch['mlm'], batch['nsp'])
-  evaluator = masked_lm(apply, LENGTHS)
-
-  class state:
-    params = vars = None
-
-  total = evaluator.init()
-  for batch in batches:
-    arrays = {k: jnp.asarray(v) for k, v in batch.items()}
-    total = evaluator.update(total, state, arrays, None)
-  return evaluator.finish(total)
+  return evaluated(masked_lm(apply, LENGTHS), batches)
 
 
 def batches(draw):

@@ -8,14 +8,10 @@ from jaxlab.evals.robust import robust
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import fgsm, pgd
 from jaxlab.ops.intervals import wilson
+from tests.evals.evaluated import evaluated
 from tests.ops.attacked import quick_compiles
 
 _quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
-
-
-class State:
-  def __init__(self, params):
-    self.params, self.vars = params, {}
 
 
 def apply(params, vars, batch):
@@ -35,23 +31,14 @@ def make_batch(rows=24):
     'id': np.arange(rows, dtype=np.int32),
     'mask': np.ones(rows, bool),
   }
-  return State({'net': jnp.asarray(weights)}), batch
+  return {'net': jnp.asarray(weights)}, batch
 
 
 def moved(by):
   return lambda key, images, ids, params, vars, batch: images + by
 
 
-def evaluate(evaluator, state, batches):
-  total = evaluator.init()
-  update = jax.jit(
-    lambda total, params, batch: evaluator.update(
-      total, State(params), batch, None
-    )
-  )
-  for batch in batches:
-    total = update(total, state.params, jax.tree.map(jnp.asarray, batch))
-  return evaluator.finish(jax.device_get(total))
+HARMLESS = robust(apply, {'none': moved(0.0)})
 
 
 def cut(batch, size):
@@ -70,22 +57,22 @@ def cut(batch, size):
 
 
 def test_figures_equal_those_of_the_attacks_called_by_hand():
-  state, batch = make_batch()
+  params, batch = make_batch()
   objective = of_batch(apply)
   attacks = {
     'fgsm': fgsm(objective, epsilon=0.02),
     'pgd': pgd(objective, epsilon=0.03, steps=5),
   }
-  found = evaluate(robust(apply, attacks), state, [batch])
-  right = np.asarray(apply(state.params, {}, batch).argmax(1)) == batch['label']
+  found = evaluated(robust(apply, attacks), [batch], params)
+  right = np.asarray(apply(params, {}, batch).argmax(1)) == batch['label']
   assert found['examples'] == 24
   assert found['accuracy'] == right.mean() == 20 / 24
   worst = right.copy()
   for stage, (name, attack) in enumerate(attacks.items()):
     key = jax.random.fold_in(jax.random.key(0), stage)
-    args = (batch['image'], batch['id'], state.params, {}, batch)
+    args = (batch['image'], batch['id'], params, {}, batch)
     images = attack(key, *args)
-    logits = apply(state.params, {}, {**batch, 'image': images})
+    logits = apply(params, {}, {**batch, 'image': images})
     stands = right & np.asarray(logits.argmax(1) == batch['label'])
     worst &= stands
     assert found[f'{name}_accuracy'] == pytest.approx(stands.mean())
@@ -97,23 +84,23 @@ def test_figures_equal_those_of_the_attacks_called_by_hand():
 
 
 def test_figures_do_not_depend_on_how_the_set_is_cut():
-  state, batch = make_batch()
+  params, batch = make_batch()
   attack = pgd(of_batch(apply), epsilon=0.03, steps=3)
   evaluator = robust(apply, {'pgd': attack})
-  whole = evaluate(evaluator, state, [batch])
+  whole = evaluated(evaluator, [batch], params)
   for size in (7, 16):
-    found = evaluate(evaluator, state, cut(batch, size))
+    found = evaluated(evaluator, cut(batch, size), params)
     assert found == pytest.approx(whole)
 
 
 def test_an_attacked_image_whose_logits_are_not_finite_has_fooled_nobody():
-  state, batch = make_batch()
+  params, batch = make_batch()
 
   def torn(params, vars, batch):
     logits = apply(params, vars, batch)
     return jnp.where(batch['image'].max() > 0.85, jnp.nan, logits)
 
-  found = evaluate(robust(torn, {'torn': moved(0.1)}), state, [batch])
+  found = evaluated(robust(torn, {'torn': moved(0.1)}), [batch], params)
   assert found['torn_accuracy'] == found['accuracy'] == 20 / 24
   assert found['torn_nonfinite'] == 24
 
@@ -128,32 +115,32 @@ def test_an_attacked_image_whose_logits_are_not_finite_has_fooled_nobody():
   ],
 )
 def test_a_bad_set_is_refused(change, message):
-  state, batch = make_batch()
+  params, batch = make_batch()
   changed = {k: change.get(k, lambda x: x)(v) for k, v in batch.items()}
   changed = {k: np.asarray(v, batch[k].dtype) for k, v in changed.items()}
   with pytest.raises(InputError, match=message):
-    evaluate(robust(apply, {'none': moved(0.0)}), state, [changed])
+    evaluated(HARMLESS, [changed], params)
 
 
 def test_probabilities_are_refused():
-  state, batch = make_batch()
+  params, batch = make_batch()
   soft = lambda *args: jax.nn.softmax(apply(*args))
   with pytest.raises(InputError, match='probabilities'):
-    evaluate(robust(soft, {'none': moved(0.0)}), state, [batch])
+    evaluated(robust(soft, {'none': moved(0.0)}), [batch], params)
 
 
 def test_clean_logits_that_are_not_finite_are_refused():
-  state, batch = make_batch()
+  params, batch = make_batch()
   bad = lambda *args: apply(*args).at[3, 1].set(jnp.inf)
   with pytest.raises(InputError, match='1 of 24 examples have NaN or infinite'):
-    evaluate(robust(bad, {'none': moved(0.0)}), state, [batch])
+    evaluated(robust(bad, {'none': moved(0.0)}), [batch], params)
 
 
 def test_logits_of_a_wrong_shape_are_refused():
-  state, batch = make_batch()
+  params, batch = make_batch()
   flat = lambda *args: apply(*args).max(1)
   with pytest.raises(ValueError, match='must return'):
-    evaluate(robust(flat, {'none': moved(0.0)}), state, [batch])
+    evaluated(robust(flat, {'none': moved(0.0)}), [batch], params)
 
 
 @pytest.mark.parametrize('attacks', [{}, {'worst': moved(0.0)}])

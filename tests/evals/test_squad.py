@@ -7,6 +7,7 @@ import pytest
 
 from jaxlab.engine.errors import InputError
 from jaxlab.evals.squad import best_spans, context_mask, rank, squad
+from tests.evals.evaluated import evaluated
 
 S = 9
 # Programs that run once.
@@ -87,17 +88,9 @@ def evaluate(answers, keep=None):
     keep=keep,
   )
 
-  class state:
-    params = vars = None
-
-  update = jit(lambda total, batch: evaluator.update(total, state, batch, None))
-  total = evaluator.init()
   # The last row is padding, whose id is 0: the feed makes it so.
-  for windows, ids, mask in (
-    ([2, 0], [2, 0], [True, True]),
-    ([1, 3], [1, 0], [True, False]),
-  ):
-    batch = {
+  batches = [
+    {
       'start': start[windows],
       'end': end[windows],
       'id': np.array(ids),
@@ -106,8 +99,12 @@ def evaluate(answers, keep=None):
       'startable': np.ones((2, S), bool),
       'mask': np.array(mask),
     }
-    total = update(total, batch)
-  return evaluator.finish(jax.device_get(total))
+    for windows, ids, mask in (
+      ([2, 0], [2, 0], [True, True]),
+      ([1, 3], [1, 0], [True, False]),
+    )
+  ]
+  return evaluated(evaluator, batches)
 
 
 def test_figures_are_percent_of_all_questions():

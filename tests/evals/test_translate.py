@@ -1,13 +1,11 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import sacrebleu
 
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
 from jaxlab.evals.translate import Decoding, bleu, translate
+from tests.evals.evaluated import evaluated
 
 PAD, V, T = 0, 11, 5
 WORDS = ['', 'the', 'a', 'cat', 'dog', 'sat', 'ran', 'on', 'under', 'mat', '.']
@@ -46,15 +44,6 @@ def batches():
   return rows, [{k: v[i : i + 2] for k, v in rows.items()} for i in (0, 2, 4)]
 
 
-def run(evaluator, some):
-  state = State(jnp.zeros((), jnp.int32), {'net': {}}, {}, {})
-  update = jax.jit(evaluator.update)
-  total = evaluator.init()
-  for batch in some:
-    total = update(total, state, batch, jax.random.key(0))
-  return evaluator.finish(jax.device_get(total))
-
-
 def take(name):
   return lambda params, vars, batch: batch[name]
 
@@ -66,7 +55,7 @@ def test_figures_are_those_of_all_tokens_and_all_texts():
   decoding = Decoding(
     take('found'), T, text, references, lambda *found: kept.append(found)
   )
-  figures = run(translate(take('logits'), decoding, pad=PAD), some)
+  figures = evaluated(translate(take('logits'), decoding, pad=PAD), some)
 
   real = (rows['target'] != PAD) & rows['mask'][:, None]
   nats = optax.losses.softmax_cross_entropy_with_integer_labels(
@@ -90,13 +79,13 @@ def test_figures_are_those_of_all_tokens_and_all_texts():
 
 def test_without_decoding_there_is_no_bleu():
   _, some = batches()
-  with_texts = run(
+  with_texts = evaluated(
     translate(
       take('logits'), Decoding(take('found'), T, text, ['a'] * 5), pad=PAD
     ),
     some,
   )
-  plain = run(translate(take('logits'), pad=PAD), some)
+  plain = evaluated(translate(take('logits'), pad=PAD), some)
   assert with_texts.pop('bleu') >= 0
   assert plain == with_texts
 
@@ -128,4 +117,4 @@ def test_no_texts_or_texts_without_references_are_named():
   with pytest.raises(ValueError, match='3 hypotheses and 2 references'):
     bleu(HYPOTHESES, REFERENCES[:2])
   with pytest.raises(InputError, match='no tokens; hold out more'):
-    run(translate(take('logits'), pad=PAD), [])
+    evaluated(translate(take('logits'), pad=PAD), [])

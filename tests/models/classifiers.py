@@ -8,11 +8,14 @@ import numpy as np
 
 from jaxlab.models.convert import template
 from jaxlab.models.densenet_bc import DenseNetBC
+from jaxlab.models.efficientnet_lite import EfficientNetLite
 from jaxlab.models.inception_v3 import InceptionV3
 from jaxlab.models.lenet import LeNet5
 from jaxlab.models.mnist_cnn import MnistCnn
 from jaxlab.models.resnet import ResNet
+from jaxlab.models.resnet50 import ResNet50
 from jaxlab.models.resnet_v2 import ResNetV2
+from jaxlab.models.squeezenet import SqueezeNet
 from jaxlab.models.vgg16 import VGG16
 from jaxlab.models.wide_resnet import WideResNet
 
@@ -29,6 +32,10 @@ SMALL = {
   'densenet_bc': (DenseNetBC(16, 4, 4, dropout_rate=0.2), (8, 8, 3)),
   'vgg16': (VGG16(4, (16,), batch_norm=True), (32, 32, 3)),
   'resnet_v2': (ResNetV2(50, 4, width=4), (32, 32, 3)),
+  'resnet50': (ResNet50(4, (1, 2, 1, 1), 8), (32, 32, 3)),
+  'resnet50_keras': (ResNet50(4, (1, 2, 1, 1), 8, 'keras_v1'), (32, 32, 3)),
+  'squeezenet': (SqueezeNet(4), (32, 32, 3)),
+  'efficientnet_lite': (EfficientNetLite(num_classes=4), (32, 32, 3)),
   'inception_v3': (InceptionV3(4, aux=False), (75, 75, 3)),
 }
 

@@ -85,16 +85,23 @@ def total(model, params, key=None):
   return jnp.sum(jnp.sin(words)) + jnp.sum(jnp.sin(following))
 
 
+slopes = jit(
+  lambda model, params, key: jax.value_and_grad(partial(total, model))(
+    params, key=key
+  ),
+  static_argnums=0,
+)
+
+
 def assert_same_function(a, params_a, b, params_b, to_b, key=None):
   """Equal outputs and gradients; summation order alone may differ.
 
   Outputs to 1e-6 relative to 400 summands, gradients likewise: 1e-4.
   """
-  results = [
-    jit(jax.value_and_grad(partial(total, model)))(params, key=key)
-    for model, params in ((a, params_a), (b, params_b))
-  ]
-  (value_a, grads_a), (value_b, grads_b) = results
+  (value_a, grads_a), (value_b, grads_b) = (
+    slopes(a, params_a, key),
+    slopes(b, params_b, key),
+  )
   chex.assert_trees_all_close(value_a, value_b, atol=1e-4)
   chex.assert_trees_all_close(to_b(grads_a), grads_b, atol=1e-4, rtol=1e-4)
 
@@ -225,9 +232,9 @@ def test_gelu_and_its_derivative_are_exact():
   np.testing.assert_allclose(slope, cdf + x * pdf, atol=2e-6)
 
 
-@pytest.mark.parametrize('unroll', [1, 2])
-def test_scanned_and_unscanned_are_the_same_function(unroll):
-  scanned = Bert(**SIZES, scan_layers=True, unroll=unroll)
+def test_scanned_and_unscanned_are_the_same_function():
+  # Not unrolled, they are compared as encoders, in test_bert_heads.py.
+  scanned = Bert(**SIZES, scan_layers=True, unroll=2)
   assert_same_function(
     Bert(**SIZES), PARAMS, scanned, stack_layers(PARAMS), stack_layers
   )
@@ -235,8 +242,10 @@ def test_scanned_and_unscanned_are_the_same_function(unroll):
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_remat_changes_nothing_even_with_dropout(scan):
-  model = Bert(**SIZES, scan_layers=scan)
-  params = stack_layers(PARAMS) if scan else PARAMS
+  # Scanned layers are one in the program; of the others, one tells as much.
+  model = Bert(**SIZES | {'num_layers': 1 + scan}, scan_layers=scan)
+  params = {k: v for k, v in PARAMS.items() if scan or k != 'layers_1'}
+  params = stack_layers(params) if scan else params
   assert_same_function(
     model,
     params,
@@ -269,8 +278,8 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters():
   params = make_params(scale=0.1)
   words, following = forward(model, params)
   chex.assert_type([words, following], jnp.float32)
-  sequence, pooled = encode(model, params)
-  chex.assert_type([sequence, pooled], jnp.bfloat16)
+  encoded = jax.eval_shape(partial(encode.__wrapped__, model), params)
+  assert {leaf.dtype for leaf in encoded} == {jnp.dtype('bfloat16')}
   want_words, want_following = forward(Bert(**SIZES), params)
   # An activation of order 1 is rounded by up to 2^-9 about 20 times in a row;
   # roundings add up as their root, and to no more than 3 deviations.
@@ -300,42 +309,42 @@ def test_shorter_batch_gives_the_same_logits_as_a_padded_one():
   tokens, segments, attention, positions = (x[1:] for x in INPUTS)
   cut = (tokens[:, :7], segments[:, :7], attention[:, :7], positions)
   assert attention[:, :7].all()
+  whole = forward(Bert(**SIZES), PARAMS)
   chex.assert_trees_all_close(
     forward(Bert(**SIZES), PARAMS, cut),
-    forward(Bert(**SIZES), PARAMS, (tokens, segments, attention, positions)),
+    jax.tree.map(lambda x: x[1:], whole),
     atol=2e-5,
   )
 
 
 @pytest.mark.parametrize(
-  'rates', [{}, {'dropout_rate': 0.0}, {'attention_dropout_rate': 0.0}]
+  'rates', [{'dropout_rate': 0.0}, {'attention_dropout_rate': 0.0}]
 )
 def test_dropout_follows_its_key_and_only_when_not_deterministic(rates):
   model = Bert(**SIZES, **rates)
   one, again, other = (
     forward(model, PARAMS, key=jax.random.key(i))[0] for i in (1, 1, 2)
   )
-  still = forward(model, PARAMS)[0]
+  still = forward(Bert(**SIZES), PARAMS)[0]
+  assert jax.eval_shape(partial(apply, model), PARAMS)  # needs no key
   chex.assert_trees_all_equal(one, again)
   assert np.abs(one - other).max() > 1e-3
   assert np.abs(one - still).max() > 1e-3
 
 
-@pytest.mark.parametrize('scan', [False, True])
-def test_each_layer_drops_other_elements(scan):
+def test_each_layer_drops_other_elements():
   # All is zero but the output biases b, so that two layers give
   # LN(LN(d1) + d2), d1 and d2 being b with half of its 16 elements dropped.
   # With d1 = d2 the ~8 dropped elements of a row would end with one value,
   # leaving ~9 distinct values; independent masks share only ~4: ~13.
-  model = Bert(**SIZES | {'num_layers': 2}, scan_layers=scan, dropout_rate=0.5)
+  model = Bert(**SIZES, scan_layers=True, dropout_rate=0.5)
   params = jax.tree.map(jnp.zeros_like, PARAMS)
   for i in range(2):
     layer = params[f'layers_{i}']
     layer['attention_layer_norm']['scale'] += 1
     layer['output_layer_norm']['scale'] += 1
     layer['output']['bias'] += jnp.arange(1.0, 17.0)
-  params = stack_layers(params) if scan else params
-  sequence, _ = encode(model, params, key=jax.random.key(0))
+  sequence, _ = encode(model, stack_layers(params), key=jax.random.key(0))
   rows = np.round(np.asarray(sequence).reshape(20, 16), 4)
   assert 12 < np.mean([len(np.unique(row)) for row in rows]) < 14
 
@@ -425,11 +434,8 @@ def test_trees_without_layers_are_refused():
     unstack_layers({'layers_0': {}})
 
 
-@pytest.mark.parametrize('scan', [False, True])
-def test_one_trace_for_batches_of_one_shape(scan):
-  model = Bert(**SIZES, scan_layers=scan)
-  params = stack_layers(PARAMS) if scan else PARAMS
-
+def test_one_trace_for_batches_of_one_shape():
+  model, params = Bert(**SIZES, scan_layers=True), stack_layers(PARAMS)
   chex.clear_trace_counter()
 
   @jit

@@ -32,8 +32,12 @@ ROWS = TOKENS, TOKENS * 0, TOKENS < 20
 def pretraining(scan_layers):
   """A pre-training model's parameters."""
   model = Bert(**SIZES, scan_layers=scan_layers)
-  init = jit(lambda key: model.init(key, *ROWS, TOKENS, deterministic=True))
-  return init(jax.random.key(0))['params']
+  init = lambda key: model.init(key, *ROWS, TOKENS, deterministic=True)
+  shapes = jax.eval_shape(init, jax.random.key(0))['params']
+  draw = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda leaf: draw.normal(0.1, 0.3, leaf.shape).astype(np.float32), shapes
+  )
 
 
 def encode(params, scan_layers, heads):
@@ -46,10 +50,9 @@ def encode(params, scan_layers, heads):
   return apply(params)
 
 
-@pytest.mark.parametrize(
-  'saved, wanted', [(True, True), (True, False), (False, True)]
-)
-def test_a_pretraining_tree_drops_into_the_encoder(saved, wanted):
+@pytest.mark.parametrize('saved', [True, False])
+def test_a_pretraining_tree_drops_into_the_encoder(saved):
+  wanted = not saved
   params = pretraining(saved)
   found = encoder_params(params, wanted)
   assert set(PRETRAINING) <= set(params)

@@ -1,7 +1,7 @@
 """Sizes, feature shapes and initial values of the image classifiers."""
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -10,33 +10,31 @@ import pytest
 
 from jaxlab.models.convert import template
 from jaxlab.models.densenet_bc import DenseNetBC
+from jaxlab.models.efficientnet_lite import EfficientNetLite
 from jaxlab.models.inception_v3 import InceptionV3
 from jaxlab.models.lenet import LeNet5
 from jaxlab.models.resnet import ResNet
+from jaxlab.models.resnet50 import ResNet50
 from jaxlab.models.resnet_v2 import ResNetV2
+from jaxlab.models.squeezenet import SqueezeNet
 from jaxlab.models.vgg16 import VGG16
 from jaxlab.models.wide_resnet import WideResNet
 from tests.models.classifiers import jit, zeros
 
 # (model, one image's shape, parameters, running statistics)
 COUNTS = [
-  (LeNet5(), (32, 32, 1), 61_706, 0),
   (LeNet5(), (32, 32, 3), 62_006, 0),
   (LeNet5(padding=2), (28, 28, 1), 61_706, 0),
   (ResNet(20), (32, 32, 3), 269_722, 1_376),
   (ResNet(56), (32, 32, 3), 853_018, 4_064),
-  (ResNet(110), (32, 32, 3), 1_727_962, 8_096),
   (ResNet(20, shortcut='B'), (32, 32, 3), 272_474, 1_568),
   (WideResNet(28, 10), (32, 32, 3), 36_479_194, 17_952),
   (WideResNet(40, 2), (32, 32, 3), 2_243_546, 5_408),
-  (WideResNet(28, 2), (32, 32, 3), 1_467_610, 3_616),
   (DenseNetBC(), (32, 32, 3), 769_162, 23_988),
   (VGG16(), (224, 224, 3), 138_357_544, 0),
-  (VGG16(batch_norm=True), (224, 224, 3), 138_365_992, 8_448),
   (VGG16(16), (224, 224, 3), 134_326_096, 0),
   (VGG16(10, (), batch_norm=True), (32, 32, 3), 14_728_266, 8_448),
   (InceptionV3(), (299, 299, 3), 27_161_264, 36_224),
-  (InceptionV3(aux=False), (299, 299, 3), 23_834_568, 34_432),
   (
     InceptionV3(aux=False, norm_scale=False),
     (299, 299, 3),
@@ -44,56 +42,80 @@ COUNTS = [
     34_432,
   ),
   (ResNetV2(50), (224, 224, 3), 25_613_800 - 45_440, 45_440),
-  (ResNetV2(101), (224, 224, 3), 44_675_560 - 97_664, 97_664),
-  (ResNetV2(152), (224, 224, 3), 60_380_648 - 143_744, 143_744),
+  (ResNet50(), (224, 224, 3), 25_557_032, 53_120),
+  (ResNet50(layout='keras_v1'), (224, 224, 3), 25_583_592, 53_120),
+  (SqueezeNet(), (227, 227, 3), 1_235_496, 0),
+  (EfficientNetLite(), (224, 224, 3), 4_652_008, 42_016),
+  (EfficientNetLite(1), (224, 224, 3), 5_416_680, 53_664),
 ]
-# The documented [b, h, w, c] of block<i>, from the first on, and of embedding.
+COUNTS += [
+  pytest.param(*row, marks=pytest.mark.slow)
+  for row in (
+    (ResNet(110), (32, 32, 3), 1_727_962, 8_096),
+    (ResNetV2(101), (224, 224, 3), 44_675_560 - 97_664, 97_664),
+    (ResNetV2(152), (224, 224, 3), 60_380_648 - 143_744, 143_744),
+    (EfficientNetLite(4), (224, 224, 3), 13_006_568, 112_368),
+  )
+]
+# (model, side of an image and channels, the documented side and channels of
+# block<i> from which i on, width of the embedding)
 FEATURES = [
-  (LeNet5(), (32, 32, 1), 1, [(14, 14, 6), (5, 5, 16)], 84),
-  (
-    ResNet(20),
-    (32, 32, 3),
-    0,
-    [(32, 32, 16), (32, 32, 16), (16, 16, 32), (8, 8, 64)],
-    64,
-  ),
+  (LeNet5(), (32, 1), [(14, 6), (5, 16)], 1, 84),
+  (ResNet(20), (32, 3), [(32, 16), (32, 16), (16, 32), (8, 64)], 0, 64),
   (
     WideResNet(28, 10),
-    (32, 32, 3),
+    (32, 3),
+    [(32, 16), (32, 160), (16, 320), (8, 640)],
     0,
-    [(32, 32, 16), (32, 32, 160), (16, 16, 320), (8, 8, 640)],
     640,
   ),
-  (
-    DenseNetBC(),
-    (32, 32, 3),
-    0,
-    [(32, 32, 24), (16, 16, 108), (8, 8, 150), (8, 8, 342)],
-    342,
-  ),
+  (DenseNetBC(), (32, 3), [(32, 24), (16, 108), (8, 150), (8, 342)], 0, 342),
   (
     VGG16(),
-    (224, 224, 3),
+    (224, 3),
+    [(112, 64), (56, 128), (28, 256), (14, 512), (7, 512)],
     1,
-    [(112, 112, 64), (56, 56, 128), (28, 28, 256), (14, 14, 512), (7, 7, 512)],
     4096,
   ),
-  (VGG16(10, ()), (32, 32, 3), 5, [(1, 1, 512)], 512),
+  (VGG16(10, ()), (32, 3), [(1, 512)], 5, 512),
   (
     InceptionV3(),
-    (299, 299, 3),
+    (299, 3),
+    [(35, 192), (35, 288), (17, 768), (8, 2048)],
     0,
-    [(35, 35, 192), (35, 35, 288), (17, 17, 768), (8, 8, 2048)],
     2048,
   ),
   (
     ResNetV2(50),
-    (224, 224, 3),
+    (224, 3),
+    [(56, 64), (28, 256), (14, 512), (7, 1024), (7, 2048)],
     0,
-    [(56, 56, 64), (28, 28, 256), (14, 14, 512), (7, 7, 1024), (7, 7, 2048)],
     2048,
   ),
+  (
+    ResNet50(),
+    (224, 3),
+    [(56, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)],
+    0,
+    2048,
+  ),
+  (SqueezeNet(), (227, 3), [(56, 64), (56, 128), (27, 256), (13, 512)], 0, 512),
+  (
+    EfficientNetLite(),
+    (224, 3),
+    [
+      *((112, 32), (112, 16), (56, 24), (28, 40)),
+      *((14, 80), (14, 112), (7, 192), (7, 320)),
+    ],
+    0,
+    1280,
+  ),
 ]
+
+
+@cache
+def shapes_of(model, shape):
+  return template(model, zeros(shape))
 
 
 def describe(value):
@@ -102,7 +124,7 @@ def describe(value):
 
 @pytest.mark.parametrize('model, shape, params, stats', COUNTS, ids=describe)
 def test_parameters_are_as_many_as_in_the_source(model, shape, params, stats):
-  shapes = template(model, zeros(shape))
+  shapes = shapes_of(model, shape)
   count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
   assert count(shapes['params']) == params
   assert count(shapes.get('batch_stats', {})) == stats
@@ -110,31 +132,31 @@ def test_parameters_are_as_many_as_in_the_source(model, shape, params, stats):
 
 
 @pytest.mark.parametrize(
-  'model, shape, first, blocks, width', FEATURES, ids=describe
+  'model, image, blocks, first, width', FEATURES, ids=describe
 )
 def test_sown_features_have_the_documented_shapes(
-  model, shape, first, blocks, width
+  model, image, blocks, first, width
 ):
-  for train in (False, True):
-    image = jax.ShapeDtypeStruct((3, *shape), jnp.float32)
-    options = {'train': train, 'mutable': ['intermediates', 'batch_stats']}
-    if train:
-      options['rngs'] = {'dropout': jax.random.key(0)}
-    variables = template(model, zeros(shape))
-    logits, state = jax.eval_shape(
-      partial(model.apply, **options), variables, image
-    )
-    sown = state['intermediates']
-    assert logits.shape == (3, model.num_classes)
-    for i, block in enumerate(blocks, first):
-      (leaf,) = sown.pop(f'block{i}')
-      assert leaf.shape == (3, *block)
-    (leaf,) = sown.pop('embedding')
-    assert (leaf.shape, leaf.dtype) == ((3, width), jnp.float32)
-    if getattr(model, 'aux', False) and train:
-      (leaf,) = sown.pop('aux_logits')
-      assert (leaf.shape, leaf.dtype) == ((3, 1000), jnp.float32)
-    assert set(sown) <= {f'block{i}' for i in range(first)}
+  side, channels = image
+  variables = shapes_of(model, (side, side, channels))
+  image = jax.ShapeDtypeStruct((3, side, side, channels), jnp.float32)
+  train = getattr(model, 'aux', False)
+  options = {'train': train, 'mutable': ['intermediates', 'batch_stats']}
+  if train:
+    options['rngs'] = {'dropout': jax.random.key(0)}
+  apply = partial(model.apply, **options)
+  logits, state = jax.eval_shape(apply, variables, image)
+  sown = state['intermediates']
+  assert logits.shape == (3, model.num_classes)
+  for i, (side, channels) in enumerate(blocks, first):
+    (leaf,) = sown.pop(f'block{i}')
+    assert leaf.shape == (3, side, side, channels)
+  (leaf,) = sown.pop('embedding')
+  assert (leaf.shape, leaf.dtype) == ((3, width), jnp.float32)
+  if train:
+    (leaf,) = sown.pop('aux_logits')
+    assert (leaf.shape, leaf.dtype) == ((3, 1000), jnp.float32)
+  assert set(sown) <= {f'block{i}' for i in range(first)}
 
 
 # (model, shape, variance times fan and that fan, of convs and of dense kernels)
@@ -143,11 +165,11 @@ FAN_OUT = lambda shape: math.prod(shape) / shape[-2]
 STARTS = [
   (LeNet5(), (32, 32, 3), 1, FAN_IN, 1, FAN_IN),
   (ResNet(8, 10, shortcut='B'), (8, 8, 3), 2, FAN_IN, 2, FAN_IN),
-  (WideResNet(10, 2), (8, 8, 3), 2, FAN_IN, 2, FAN_IN),
   (DenseNetBC(10, 12), (8, 8, 3), 2, FAN_OUT, 1, FAN_IN),
 ]
 ONE = lambda _: 1
 SLOW_STARTS = [
+  (WideResNet(10, 2), (8, 8, 3), 2, FAN_IN, 2, FAN_IN),
   (VGG16(10, (64,)), (32, 32, 3), 2, FAN_OUT, 1e-4, ONE),
   (ResNetV2(50, 10, width=8), (32, 32, 3), 2, FAN_IN, 2, FAN_IN),
   (InceptionV3(10), (299, 299, 3), 0.01, ONE, 0.01, ONE),

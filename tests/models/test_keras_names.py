@@ -1,6 +1,6 @@
 """Keras' weights find their places, and give Keras' logits where it is."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -177,6 +177,11 @@ PLACES = {
 }
 
 
+@cache
+def inception_shapes():
+  return template(KERAS_INCEPTION, zeros((75, 75, 3)))
+
+
 @pytest.mark.parametrize('first', [0, 1, 94])
 def test_inception_layers_are_placed_by_the_order_of_their_numbers(first):
   paths = conv_paths()
@@ -186,7 +191,7 @@ def test_inception_layers_are_placed_by_the_order_of_their_numbers(first):
     number = f'_{i}' if i else ''
     layers[f'conv2d{number}'] = f'{path}/conv'
     layers[f'batch_normalization{number}'] = f'{path}/norm'
-  shapes = template(KERAS_INCEPTION, zeros((75, 75, 3)))
+  shapes = inception_shapes()
   flat, want = fill(shapes, layers, SPELLINGS['keras_3'])
   assert len(flat) == 378
   shuffled = dict(sorted(flat.items()))
@@ -196,7 +201,7 @@ def test_inception_layers_are_placed_by_the_order_of_their_numbers(first):
 
 
 def test_weights_of_another_network_are_refused():
-  shapes = template(KERAS_INCEPTION, zeros((75, 75, 3)))
+  shapes = inception_shapes()
   flat = {'conv2d_1/kernel': np.zeros((3, 3, 3, 32), np.float32)}
   with pytest.raises(ValueError, match='1 layers are named conv2d'):
     keras_names.inception_v3(shapes, flat)

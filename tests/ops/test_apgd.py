@@ -1,12 +1,9 @@
-from unittest import mock
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.models import convert
 from jaxlab.ops.apgd import (
   apgd,
   apgd_ce,
@@ -14,9 +11,8 @@ from jaxlab.ops.apgd import (
   apgd_targeted,
   checkpoints,
 )
-from jaxlab.ops.attack_objectives import cross_entropy, dlr, misclassified
+from jaxlab.ops.attack_objectives import cross_entropy, misclassified
 from jaxlab.ops.attack_steps import make_ball
-from jaxlab.ops.attacks import pgd
 from tests.ops.attacked import (
   KEY,
   accuracy,
@@ -26,7 +22,6 @@ from tests.ops.attacked import (
   linear_net,
   optimised,
   quick_compiles,
-  sharded,
   trained,
 )
 
@@ -117,20 +112,9 @@ def test_the_checkpoints_are_those_of_the_paper():
   assert checkpoints(1) == [(True, 1)]
 
 
-def test_a_linear_objective_is_maximised_in_closed_form():
-  weights = jnp.asarray(np.random.default_rng(0).normal(size=20), jnp.float32)
-  x = jnp.full([3, 20], 0.5)
-  for norm, best in [
-    ('linf', 0.05 * abs(weights).sum()),
-    ('l2', 0.05 * jnp.linalg.norm(weights)),
-  ]:
-    attack = apgd(lambda x, w: x @ w, epsilon=0.05, norm=norm, steps=30)
-    gain = (attack(KEY, x, jnp.arange(3), weights) - x) @ weights
-    np.testing.assert_allclose(gain, best, rtol=1e-4)
-
-
-@pytest.mark.parametrize('epsilon', [1 / 255, 8 / 255, 0.5])
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize(
+  'norm, epsilon', [('linf', 8 / 255), ('l2', 1 / 255), ('l2', 0.5)]
+)
 def test_images_stay_in_the_ball_after_rounding(norm, epsilon):
   draw = np.random.default_rng(2)
   x = draw.uniform(-0.5, 1.5, (6, 60)).clip(0, 1).astype(np.float32)
@@ -141,19 +125,6 @@ def test_images_stay_in_the_ball_after_rounding(norm, epsilon):
   with optimised():
     adv = attack(KEY, x, jnp.arange(6), weights)
   assert_feasible(x, adv, norm, epsilon)
-
-
-def test_the_final_loss_is_no_lower_than_that_of_pgd():
-  x, ids, y, params = trained()
-  objective = cross_entropy(conv_net)
-  same = {'epsilon': 0.1, 'steps': 40}
-  values = [
-    objective(make(objective, **same)(KEY, x, ids, y, params), y, params)
-    for make in (pgd, apgd)
-  ]
-  # Both end in corners of the ball; single rows may end in another one.
-  assert values[1].mean() >= values[0].mean()
-  assert (values[1] >= 0.98 * values[0] - 1e-3).mean() > 0.9
 
 
 def test_a_misclassified_image_comes_before_one_of_larger_loss():
@@ -174,22 +145,6 @@ def test_a_misclassified_image_comes_before_one_of_larger_loss():
   )
   fooled = misclassified(net)(adv, y)
   assert (fooled[start[:, 0] < 0]).all() and 8 < fooled.sum() < 24
-
-
-def test_success_decides_before_the_objective_does():
-  objective = lambda x: x.sum(1)
-  success = lambda x: (x < 0.5).all(1)  # downhill, near the start only
-  x = jnp.full([64, 2], 0.5)
-  adv = apgd(objective, epsilon=0.1, steps=5, success=success)(
-    KEY, x, jnp.arange(64)
-  )
-  start = x + make_ball('test', 'linf', 0.1).surface(
-    jax.random.fold_in(KEY, 0), jnp.arange(64), (2,)
-  )
-  lucky = success(start)
-  assert 5 < lucky.sum() < 30
-  np.testing.assert_array_equal(success(adv), lucky)
-  np.testing.assert_allclose(adv[~lucky], 0.6, atol=1e-6)
 
 
 def test_targeted_apgd_reaches_the_classes_one_after_the_other():
@@ -219,7 +174,7 @@ def test_targeted_apgd_is_as_strong_as_the_untargeted_one():
   assert found[1] <= found[0] < 1
 
 
-def test_rows_do_not_depend_on_batch_size_place_or_devices():
+def test_rows_do_not_depend_on_batch_size_or_place():
   x, ids, y, params = trained()
   attack = apgd_ce(conv_net, epsilon=0.1, steps=6)
   whole = attack(KEY, x, ids, y, params)
@@ -229,9 +184,6 @@ def test_rows_do_not_depend_on_batch_size_place_or_devices():
   order = np.random.default_rng(0).permutation(32)
   turned = attack(KEY, x[order], ids[order], y[order], params)
   assert_rows_agree(turned, whole[order], 0.1)
-  spread = attack(KEY, *sharded(x, ids, y), params)
-  assert len(spread.sharding.device_set) == 8
-  assert_rows_agree(spread, whole, 0.1)
 
 
 def test_looped_and_unrolled_runs_agree():
@@ -257,16 +209,17 @@ def test_one_trace_serves_all_eager_calls():
     attack(jax.random.key(seed), x, ids, y, params)
 
 
-@pytest.mark.parametrize('bad', [jnp.nan, jnp.inf])
-def test_an_objective_that_is_not_finite_is_never_adopted(bad):
-  def objective(images):
+def test_an_objective_that_is_not_finite_is_never_adopted():
+  def objective(images, bad):
     rise = images.sum(1)
     return jnp.where(rise > 2.1, bad, rise)
 
   x = jnp.array([[0.5] * 4, [0.5] * 4, [0.9] * 4])
-  adv = apgd(objective, epsilon=0.1, steps=20)(KEY, x, jnp.arange(3))
-  assert jnp.isfinite(objective(adv[:2])).all()
-  chex.assert_trees_all_equal(adv[2], x[2])
+  attack = apgd(objective, epsilon=0.1, steps=20)
+  for bad in map(jnp.float32, (jnp.nan, jnp.inf)):
+    adv = attack(KEY, x, jnp.arange(3), bad)
+    assert jnp.isfinite(objective(adv[:2], bad)).all()
+    chex.assert_trees_all_equal(adv[2], x[2])
 
 
 def test_logits_that_are_not_finite_are_no_success():
@@ -315,54 +268,3 @@ def test_a_budget_of_zero_returns_the_images():
   x, ids, y, params = trained()
   adv = apgd_ce(conv_net, epsilon=0)(KEY, x, ids, y, params)
   chex.assert_trees_all_equal(adv, x)
-
-
-@pytest.fixture(scope='module')
-def converted():
-  torch = pytest.importorskip('torch', reason='the extra `bench` has torch')
-  pytest.importorskip('torchattacks', reason='torchattacks is not installed')
-  from tests.ops.torch_twin import make
-
-  return make(torch, convert)
-
-
-@pytest.mark.parametrize('loss', ['ce', 'dlr'])
-@pytest.mark.parametrize('norm, epsilon', [('Linf', 0.05), ('L2', 0.5)])
-def test_it_equals_torchattacks_from_the_same_start(
-  converted, norm, epsilon, loss
-):
-  import torch
-  import torchattacks
-
-  twin = converted
-  ball = make_ball('test', norm.lower(), epsilon)
-  start = ball.surface(jax.random.fold_in(KEY, 0), twin.ids, (14, 14, 1))
-  start = np.asarray(start).transpose(0, 3, 1, 2)
-  theirs = torchattacks.APGD(
-    twin.net, norm=norm, eps=epsilon, steps=50, loss=loss
-  )
-  # They scale a uniform draw to [-1, 1] and divide by its largest entry.
-  uniform = lambda shape: torch.tensor((start / epsilon + 1) / 2)
-  normal = lambda shape: torch.tensor(start)
-  with (
-    mock.patch('torch.rand', uniform),
-    mock.patch('torch.randn', normal),
-  ):
-    _, images = theirs.perturb(
-      torch.tensor(twin.planes), torch.tensor(twin.labels), best_loss=True
-    )
-  objective = {'ce': cross_entropy, 'dlr': dlr}[loss](twin.apply)
-  ours = apgd(objective, epsilon=epsilon, steps=50, norm=norm.lower())(
-    KEY, twin.images, twin.ids, twin.labels, twin.params
-  )
-  found = [
-    np.asarray(twin.apply(x, twin.params).argmax(-1))
-    for x in (ours, images.numpy().transpose(0, 2, 3, 1))
-  ]
-  right = [classes == twin.labels for classes in found]
-  assert (right[0] != right[1]).sum() <= 1
-  assert 0.1 < right[0].mean() < 0.9
-  if loss == 'ce':
-    # Beyond the border the DLR has poles and no bound: which of several wrong
-    # classes an image ends in is decided by rounding there.
-    assert (found[0] != found[1]).sum() <= 1

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.models import convert
-from jaxlab.ops import attack_loop, attack_objectives, attacks
+from jaxlab.ops import attack_loop, attack_objectives
 from jaxlab.ops.attack_objectives import (
   cross_entropy,
   dlr,
@@ -20,7 +19,6 @@ from jaxlab.ops.attack_steps import make_ball
 from jaxlab.ops.attacks import fgsm, in_chunks, mim, pgd
 from tests.ops.attacked import (
   KEY,
-  accuracy,
   assert_feasible,
   assert_rows_agree,
   bfloat16_net,
@@ -103,35 +101,34 @@ def test_fgsm_is_one_signed_step_cut_to_the_image_range():
   np.testing.assert_allclose(adv, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize('epsilon', EPSILONS)
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
-def test_perturbations_stay_in_the_ball_after_rounding(norm, epsilon):
+@pytest.mark.parametrize(
+  'make, norm, epsilon',
+  [
+    (pgd, 'linf', 8 / 255),
+    (pgd, 'l2', 1 / 255),
+    (pgd, 'l2', 0.5),
+    (fgsm, 'linf', 8 / 255),
+    (fgsm, 'l2', 8 / 255),
+    (mim, 'linf', 8 / 255),
+    (mim, 'l2', 8 / 255),
+  ],
+)
+def test_perturbations_stay_in_the_ball_after_rounding(make, norm, epsilon):
   weights = jax.random.normal(KEY, [128])
   x, ids = edges(), jnp.arange(6)
-  attack = jax.jit(pgd(projection, epsilon=epsilon, norm=norm, steps=3))
+  steps = {} if make is fgsm else {'steps': 3}
+  attack = jax.jit(make(projection, epsilon=epsilon, norm=norm, **steps))
   with optimised():
     adv = attack(KEY, x, ids, weights)
   assert_feasible(x, adv, norm, epsilon)
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
-@pytest.mark.parametrize('make', [fgsm, mim], ids=lambda make: make.__name__)
-def test_fgsm_and_mim_stay_in_the_ball_too(make, norm):
-  weights = jax.random.normal(KEY, [128])
-  x, ids = edges(), jnp.arange(6)
-  attack = jax.jit(make(projection, epsilon=8 / 255, norm=norm))
-  with optimised():
-    adv = attack(KEY, x, ids, weights)
-  assert_feasible(x, adv, norm, 8 / 255)
-
-
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
-def test_the_model_may_compute_in_bfloat16(norm):
+def test_the_model_may_compute_in_bfloat16():
   x, ids, y, params = trained()
-  attack = pgd(cross_entropy(bfloat16_net), epsilon=1 / 255, norm=norm)
+  attack = pgd(cross_entropy(bfloat16_net), epsilon=1 / 255)
   with optimised():
     adv = attack(KEY, x, ids, y, params)
-  assert_feasible(x, adv, norm, 1 / 255)
+  assert_feasible(x, adv, 'linf', 1 / 255)
   # bfloat16 pixels above .5 are 1/256 apart; the images move by less.
   assert (adv != x).mean() > 0.9
 
@@ -174,12 +171,9 @@ def test_an_l2_start_is_even_in_the_ball():
   assert abs(start.mean((0, 3))).max() < 0.01
 
 
-@pytest.mark.parametrize('make', [pgd, mim], ids=lambda make: make.__name__)
-def test_rows_do_not_depend_on_batch_size_place_or_devices(make):
+def test_rows_do_not_depend_on_batch_size_place_or_devices():
   x, ids, y, params = trained()
-  attack = make(
-    cross_entropy(conv_net), epsilon=0.1, steps=5, random_start=True
-  )
+  attack = pgd(cross_entropy(conv_net), epsilon=0.1, steps=5)
   whole = attack(KEY, x, ids, y, params)
   for row in (0, 17):
     one = slice(row, row + 1)
@@ -200,19 +194,19 @@ def test_other_ids_draw_other_starts():
   assert (first != attack(KEY, x, jnp.arange(4) + 4)).mean() > 0.99
 
 
-@pytest.mark.parametrize('bad', [jnp.nan, jnp.inf, -jnp.inf])
 @pytest.mark.parametrize('make', [pgd, mim], ids=lambda make: make.__name__)
-def test_an_objective_that_is_not_finite_is_never_adopted(make, bad):
-  def objective(images):
+def test_an_objective_that_is_not_finite_is_never_adopted(make):
+  def objective(images, bad):
     rise = images.sum(range(1, images.ndim))
     return jnp.where(rise > 54.5, bad, rise)
 
   x = jnp.full([3, 6, 6, 3], 0.5).at[2].set(0.9)  # 54, 54, 97.2
   attack = make(objective, epsilon=0.1, steps=8, step_size=0.002)
-  adv = attack(KEY, x, jnp.arange(3))
-  assert jnp.isfinite(objective(adv[:2])).all()
-  assert (objective(adv[:2]) > 54).all()
-  chex.assert_trees_all_equal(adv[2], x[2])  # bad wherever one looks
+  for bad in map(jnp.float32, (jnp.nan, jnp.inf, -jnp.inf)):
+    adv = attack(KEY, x, jnp.arange(3), bad)
+    assert jnp.isfinite(objective(adv[:2], bad)).all()
+    assert (objective(adv[:2], bad) > 54).all()
+    chex.assert_trees_all_equal(adv[2], x[2])  # bad wherever one looks
 
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
@@ -225,13 +219,12 @@ def test_a_gradient_that_is_not_finite_counts_as_zero(norm):
   np.testing.assert_allclose(adv, [[0.0, 0.6]], atol=1e-6)
 
 
-@pytest.mark.parametrize('make, norm', [(pgd, 'linf'), (mim, 'l2')])
-def test_jitted_looped_and_unrolled_attacks_agree(make, norm):
+def test_jitted_looped_and_unrolled_attacks_agree():
   x, ids, y, params = trained()
   args = (KEY, x[:8], ids[:8], y[:8], params)
-  options = {'epsilon': 0.1, 'norm': norm, 'steps': 2, 'restarts': 2}
+  options = {'epsilon': 0.1, 'norm': 'l2', 'steps': 2, 'restarts': 2}
   one, other = (
-    make(cross_entropy(conv_net), unroll=unroll, random_start=True, **options)
+    mim(cross_entropy(conv_net), unroll=unroll, random_start=True, **options)
     for unroll in (True, False)
   )
   expected = one(*args)
@@ -335,15 +328,6 @@ def test_a_budget_of_zero_returns_the_images():
     chex.assert_trees_all_equal(adv, x)
 
 
-def test_attacks_lower_the_accuracy_of_a_net():
-  x, ids, y, params = trained()
-  steps = {'epsilon': 0.15, 'steps': 10}
-  one = fgsm(cross_entropy(conv_net), epsilon=0.15)(KEY, x, ids, y, params)
-  many = pgd(cross_entropy(conv_net), **steps)(KEY, x, ids, y, params)
-  found = [accuracy(conv_net, adv, y, params) for adv in (x, one, many)]
-  assert found[0] == 1 and found[2] <= found[1] < 0.8
-
-
 @pytest.mark.parametrize('count, programs', [(1, 1), (7, 7), (12, 3), (10, 2)])
 def test_steps_run_in_order_a_few_in_a_program(monkeypatch, count, programs):
   monkeypatch.setattr(attack_loop, 'TOGETHER', 5)
@@ -368,8 +352,7 @@ def test_steps_end_early_where_nothing_changes_any_more():
   assert total == 3 and len(looks) == 2
 
 
-@pytest.mark.parametrize('rows', [5, 32, 50])
-def test_chunks_of_rows_give_the_same_images_with_one_program(rows):
+def test_chunks_of_rows_give_the_same_images_with_one_program():
   x, ids, y, params = trained()
   shapes = []
 
@@ -379,11 +362,12 @@ def test_chunks_of_rows_give_the_same_images_with_one_program(rows):
 
   attack = pgd(objective, epsilon=0.1, steps=5)
   whole = attack(KEY, x, ids, y, params)
-  shapes.clear()
-  found = in_chunks(attack, rows)(KEY, x, ids, y, params)
-  assert_rows_agree(found, whole, 0.05)
-  assert {shape[0] for shape in shapes} == ({5} if rows == 5 else set())
-  assert len(shapes) <= 2
+  for rows in (5, 32, 50):
+    shapes.clear()
+    found = in_chunks(attack, rows)(KEY, x, ids, y, params)
+    assert_rows_agree(found, whole, 0.05)
+    assert {shape[0] for shape in shapes} == ({5} if rows == 5 else set())
+    assert len(shapes) <= 2
 
 
 def test_chunks_know_which_arguments_have_rows():
@@ -412,7 +396,6 @@ def test_chunks_know_which_arguments_have_rows():
     ({'epsilon': float('nan')}, 'number >= 0'),
     ({'epsilon': 0.1, 'norm': 'l1'}, 'none of'),
     ({'epsilon': 0.1, 'steps': 0}, 'steps must be an integer >= 1'),
-    ({'epsilon': 0.1, 'steps': 2.5}, 'steps must be an integer >= 1'),
     ({'epsilon': 0.1, 'restarts': 0}, 'restarts'),
     ({'epsilon': 0.1, 'step_size': 0.0}, 'step_size'),
     ({'epsilon': 0.1, 'step_size': float('inf')}, 'step_size'),
@@ -441,7 +424,6 @@ def test_a_negative_decay_is_refused():
     (np.full([2, 4], -0.1), np.arange(2), ValueError, r'not in \[0, 1\]'),
     (np.full([2, 4], np.nan), np.arange(2), ValueError, r'not in \[0, 1\]'),
     (np.zeros([0, 4]), np.arange(0), ValueError, 'b >= 1'),
-    (np.zeros([4]), np.arange(4), ValueError, 'b >= 1'),
   ],
 )
 def test_bad_images_and_ids_are_refused(images, ids, error, message):
@@ -536,9 +518,7 @@ class TestObjectives:
     'make, shape, message',
     [
       (cross_entropy, (20,), 'must return'),
-      (cross_entropy, (19, 6), 'must return'),
       (cross_entropy, (20, 1), 'must return'),
-      (margin, (20, 2, 3), 'must return'),
       (dlr, (20, 2), '3 classes'),
     ],
   )
@@ -576,43 +556,3 @@ class TestObjectives:
   def test_a_scale_must_be_positive(self):
     with pytest.raises(ValueError, match='scale'):
       cross_entropy(conv_net, 0.0)
-
-
-@pytest.fixture(scope='module')
-def converted():
-  """A torch net, its Flax twin and 500 images that it knows."""
-  torch = pytest.importorskip('torch', reason='the extra `bench` has torch')
-  pytest.importorskip('torchattacks', reason='torchattacks is not installed')
-  from tests.ops.torch_twin import make
-
-  return make(torch, convert)
-
-
-@pytest.mark.parametrize('epsilon', [0.02, 0.05, 0.1])
-def test_pgd_equals_torchattacks(converted, epsilon):
-  import torch
-  import torchattacks
-
-  twin = converted
-  steps = {'steps': 20, 'random_start': False}
-  attack = torchattacks.PGD(twin.net, eps=epsilon, alpha=epsilon / 4, **steps)
-  theirs = attack(torch.tensor(twin.planes), torch.tensor(twin.labels)).numpy()
-  ours = pgd(
-    cross_entropy(twin.apply),
-    epsilon=epsilon,
-    step_size=epsilon / 4,
-    keep='last',
-    **steps,
-  )(KEY, twin.images, twin.ids, twin.labels, twin.params)
-  classes = [
-    np.asarray(twin.apply(x, twin.params).argmax(-1))
-    for x in (ours, theirs.transpose(0, 2, 3, 1))
-  ]
-  assert (classes[0] != classes[1]).sum() <= 1
-  if epsilon == 0.05:
-    assert 0.1 < (classes[0] == twin.labels).mean() < 0.9
-
-
-def test_the_public_names_exist():
-  for name in attacks.__all__:
-    assert callable(getattr(attacks, name)) or name == 'Attack'

@@ -129,8 +129,6 @@ def test_an_attacked_image_whose_logits_are_not_finite_has_fooled_nobody():
     (lambda x: jax.nn.softmax(steps_net(x)), 'probabilities'),
     (lambda x: steps_net(x, (0, 1)), 'NaN or infinite logits on 4 of 4'),
     (lambda x: steps_net(x)[:, 0], 'must return'),
-    (lambda x: steps_net(x)[:2], 'must return'),
-    (lambda x: steps_net(x)[:, :1], 'must return'),
   ],
 )
 def test_a_network_no_attack_can_judge_is_refused(net, message):

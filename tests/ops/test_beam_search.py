@@ -210,44 +210,6 @@ def test_equal_scores_are_ordered_by_the_lower_index():
   )
 
 
-def test_eos_at_once_is_the_empty_text():
-  table = tables(1)
-  table[0, 0] = [0, 0, 20, 0]
-  found = search(table, all_of(1), 1)
-  assert found.tokens[0, 0].tolist() == [EOS, PAD, PAD, PAD]
-  np.testing.assert_allclose(found.score[0, 0], 0, atol=1e-6)
-
-
-def test_at_the_longest_length_a_text_must_end():
-  table = tables(3)
-  table[:, :, EOS] = -30.0
-  found = search(table, all_of(3), 2)
-  for row, k in itertools.product(range(3), range(2)):
-    assert len(text_of(found.tokens[row, k])) == LONGEST
-  only = search(table, all_of(3), 2, 1)
-  assert only.tokens[:, 0].tolist() == [[EOS]] * 3
-  assert np.isneginf(only.score[:, 1]).all()  # there is one text of no word
-
-
-def test_alpha_moves_a_longer_text_to_the_front():
-  """p = .5 of one token against p = .45 of three: log -.69 and -.80, and with
-  alpha = 1 -.69 / 1 against -.80 / (8 / 6) = -.60."""
-  table = np.full((1, PREFIXES, V), -30.0, np.float32)
-  table[0, 0, [EOS, 0]] = np.log([0.5, 0.45])
-  table[0, 0, 3] = np.log(0.05)
-  for prefix in ((0,), (0, 0), (3,), (3, 0)):
-    table[0, number_of(prefix), 0 if len(prefix) < 2 else EOS] = 0.0
-  short, long = (EOS,), (0, 0, EOS)
-  plain = search(table, all_of(1), 2, LONGEST, 0.0)
-  assert [text_of(t) for t in plain.tokens[0]] == [short, long]
-  np.testing.assert_allclose(plain.score[0], np.log([0.5, 0.45]), rtol=1e-5)
-  penalised = search(table, all_of(1), 2, LONGEST, 1.0)
-  assert [text_of(t) for t in penalised.tokens[0]] == [long, short]
-  np.testing.assert_allclose(
-    penalised.score[0], [np.log(0.45) * 6 / 8, np.log(0.5)], rtol=1e-5
-  )
-
-
 def test_one_trace_serves_every_batch_of_a_shape():
   plain = lambda table: search.__wrapped__(table, all_of(2), 2)
   traced = jax.jit(chex.assert_max_traces(plain, n=1))

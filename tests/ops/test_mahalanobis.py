@@ -151,16 +151,19 @@ def test_the_score_is_the_logistic_regressions_log_odds(toy):
   assert found[:60].mean() > 0 > found[60:].mean()
 
   score = mahalanobis.ensemble(two_layers)
-  each = mahalanobis.layer_confidences(two_layers)(images, layers, weights)
+  each = jax.jit(mahalanobis.layer_confidences(two_layers))
+  each = each(images, layers, weights)
   np.testing.assert_allclose(
-    score(images, fitted, weights),
+    jax.jit(score)(images, fitted, weights),
     each @ fitted.weights + fitted.bias,
     rtol=1e-5,
   )
   ready = mahalanobis.detector(two_layers, fitted, weights, eta=1e-3)
   assert isinstance(ready, detection.Detector)
-  moved = mahalanobis.ensemble(two_layers, 1e-3)(images, fitted, weights)
-  np.testing.assert_allclose(ready.score(images, *ready.args), moved)
+  moved = jax.jit(mahalanobis.ensemble(two_layers, 1e-3))
+  np.testing.assert_allclose(
+    jax.jit(ready.score)(images, *ready.args), moved(images, fitted, weights)
+  )
 
 
 def test_a_layer_that_says_nothing_gets_no_weight(toy):
@@ -185,10 +188,6 @@ _FEATURES, _LABELS = gaussian(rows=60)
   'change, words',
   [
     (
-      {'features': [_FEATURES[:, [0, 1, 1]]]},
-      'covariance of layer 0 is singular',
-    ),
-    (
       {'features': [_FEATURES, _FEATURES * [1, 0, 1, 1, 1]]},
       'covariance of layer 1 is singular.*ridge',
     ),
@@ -203,7 +202,6 @@ _FEATURES, _LABELS = gaussian(rows=60)
     ({'labels': _LABELS.astype(float)}, 'labels are float64'),
     ({'features': []}, '0 layers'),
     ({'features': [_FEATURES[:, :, None]]}, 'pooled over space'),
-    ({'features': [_FEATURES[:, :0]]}, 'features of layer 0'),
     (
       {'features': [np.where(_FEATURES > 5, np.nan, _FEATURES)]},
       'layer 0 are not finite in .* of 60 rows',

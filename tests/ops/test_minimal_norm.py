@@ -56,9 +56,8 @@ def test_deepfool_goes_straight_to_the_nearest_face_of_a_linear_net(classes):
   )
 
 
-@pytest.mark.parametrize('classes', [2, 5])
-def test_cw_finds_an_image_about_as_near_as_the_nearest_face(classes):
-  x, y, weights, distance = planes(classes)
+def test_cw_finds_an_image_about_as_near_as_the_nearest_face():
+  x, y, weights, distance = planes(5)
   attack = cw_l2(linear_net, steps=300, searches=9, learning_rate=0.002)
   adv = attack(KEY, x, jnp.arange(6), y, weights)
   assert (linear_net(adv, weights).argmax(1) != y).all()

@@ -1,41 +1,32 @@
 """ALOE: the family's identities, its batches, and a run from end to end."""
 
-import importlib.util
 import json
 from functools import partial
-from pathlib import Path
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
 from jaxlab.data.image_sets import drawn
-from jaxlab.engine import keys, mesh, stage, workdir
+from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import create_state, minimise
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import from_logits, uniform_cross_entropy
-from jaxlab.papers.aloe import detectors, method, network, task
+from jaxlab.papers.aloe import detectors, method, task
 from jaxlab.papers.aloe.sets import Sets
-from jaxlab.planning import plan
+from jaxlab.recipes.images import image_task
+from tests import runs
 
-ROOT = Path(__file__).parents[2]
 # Programs that run once or twice.
 quick = partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 CLASSES, SIDE = 5, 6
 
 
-def config_of(name=''):
-  path = ROOT / 'configs' / 'aloe.py'
-  spec = importlib.util.spec_from_file_location('config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(name)
+config_of = partial(runs.config_of, 'aloe')
 
 
 @pytest.fixture(autouse=True)
@@ -179,24 +170,6 @@ def test_attacks_leave_vars_to_the_pass_of_the_loss():
   )
 
 
-def test_one_and_eight_devices_give_the_same_losses_and_gradients():
-  params, vars, batch = toy(rows=16)
-  update = minimise(loss_of('aloe'), 'net', optax.sgd(0.1))
-  found = []
-  for count in (1, 8):
-    devices = mesh.make(devices=jax.devices()[:count])
-    rows = jax.sharding.NamedSharding(
-      devices, jax.sharding.PartitionSpec('data')
-    )
-    state = create_state(params, update, vars=vars)
-    state = jax.device_put(state, mesh.replicated(devices))
-    split = jax.device_put(batch, rows)
-    new, metrics = jax.jit(update)(state, split, keys.stream(0, 'train'))
-    found.append(jax.device_get((new.params, metrics)))
-  # Single steps of plain SGD: parameters are the gradients.
-  chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
-
-
 def test_the_training_attack_has_the_papers_steps():
   assert [method.attack_steps(k / 255) for k in (0, 1, 2, 8)] == [1, 2, 3, 9]
 
@@ -238,17 +211,18 @@ def test_what_the_method_cannot_do_is_named():
 @pytest.fixture(scope='module')
 def small():
   config = config_of('smoke')
+  config.data.size = 16
   config.model.name = 'resnet'
   config.model.width = 4
-  config.detection.layers = ('block1', 'embedding')
-  net = network.build(config.to_dict())
-  params, vars = net.init(jax.random.key(0))
+  built = image_task(config.to_dict())
+  params, vars = built.network.init(jax.random.key(0))
   images = jax.random.uniform(jax.random.key(1), (6, 16, 16, 1))
-  return config.to_dict(), net, params, vars, images
+  return config.to_dict(), built, params, vars, images
 
 
 def test_running_statistics_make_images_independent(small):
-  _, net, params, vars, images = small
+  _, built, params, vars, images = small
+  net = built.network
   logits, batch_logits = quick(net.logits), quick(net.batch_logits)
   alone = logits(jnp.roll(images, 1, 0), params, vars)
   np.testing.assert_allclose(
@@ -264,15 +238,8 @@ def test_running_statistics_make_images_independent(small):
   assert np.abs(together[:3] - half).max() > 1e-3
 
 
-def test_features_are_pooled_blocks(small):
-  _, net, params, vars, images = small
-  found = jax.eval_shape(net.features, images, params, vars)
-  shapes = [f.shape for f in found]
-  assert shapes == [(6, 4), (6, 16)]
-
-
 def test_an_attack_in_batch_mode_leaves_the_statistics_alone(small):
-  config, net, params, vars, images = small
+  config, built, params, vars, images = small
   config = {**config, 'attack': {**config['attack'], 'batch_norm': 'batch'}}
   batch = {
     'image': jnp.uint8(255 * images),
@@ -285,7 +252,7 @@ def test_an_attack_in_batch_mode_leaves_the_statistics_alone(small):
   key = jax.random.key(0)
 
   def run(config, terms=terms):
-    loss = task.make_loss(config, net, terms, 'cpu')
+    loss = task.make_loss(config, built, terms, 'cpu')
     return quick(lambda *given: loss(*given).vars)(params, vars, batch, key)
 
   expected = run(config, method.FAMILY['original'])
@@ -410,7 +377,7 @@ def test_a_corruption_that_there_is_none_of_is_named(name, says):
 def test_images_are_drawn_alike_in_every_run_and_noise_differs_by_split():
   sets = Sets(config_of('smoke').to_dict(), offline=True)
   one, two = (sets.ood('uniform_noise', s, 20) for s in ('train', 'test'))
-  assert one.shape == (20, 16, 16, 1)
+  assert one.shape == (20, 8, 8, 1)
   assert (one != two).mean() > 0.9
   np.testing.assert_array_equal(one[:5], sets.ood('uniform_noise', 'train', 5))
   arrays = {'image': np.arange(50), 'label': np.arange(50)}
@@ -424,11 +391,15 @@ def test_images_are_drawn_alike_in_every_run_and_noise_differs_by_split():
 
 def tiny_config():
   config = config_of('smoke')
-  config.family.methods = ('oe', 'aloe')
+  config.study.methods = ('oe', 'aloe')
   config.train.steps = 40
   config.train.log_every_steps = 40
-  config.train.batch_size = 32
+  config.train.eval_every_steps = 0
+  config.data.batch_size = 32
+  config.data.size = 16
   config.data.eval_batch_size = 60
+  config.model.padding = 2
+  config.outliers.ratio = 2
   config.detection.detectors = ('odin', 'mahalanobis')
   config.detection.odin_etas = (0.0, 0.01)
   config.detection.mahalanobis_etas = (0.0,)
@@ -468,9 +439,10 @@ def test_a_run_judges_every_network_and_puts_them_side_by_side(finished):
     assert ('none', detector, False, 'clean') in cells
     for attacked, setting in settings:
       assert ('pgd-2', detector, attacked, setting) in cells
-  table = (finished / 'table' / 'table.md').read_text()
-  assert 'aloe - oe AUROC' in table
-  assert (finished / 'table' / 'figures' / 'budgets.png').exists()
+  table = (finished / 'study' / 'tables.md').read_text()
+  assert '| figure | oe | aloe | aloe - oe |' in table
+  assert 'test/pgd-2/odin/both 8/255/auroc' in table
+  assert (finished / 'budgets' / 'figures' / 'budgets.png').exists()
   assert (finished / 'oe-s0-ood' / 'figures' / 'roc.png').exists()
   figures = json.loads((finished / 'oe-s0' / 'report.json').read_text())
   assert figures['metrics']['validation/accuracy'] > 0.5
@@ -495,9 +467,9 @@ def test_accuracy_is_judged_under_attack_too(finished):
   found = {
     name: value
     for name, value in report['metrics'].items()
-    if name.startswith('attacked/') and name.endswith('accuracy')
+    if name.startswith('test/attacked/') and name.endswith('accuracy')
   }
-  clean = found.pop('attacked/accuracy')
+  clean = found.pop('test/attacked/accuracy')
   assert len(found) == 2  # under the one attack, and under the worst
   assert all(value <= clean for value in found.values())
 
@@ -525,19 +497,19 @@ def test_the_better_eta_is_taken_and_the_smaller_of_equals():
 @pytest.mark.parametrize(
   'key, value, says',
   [
-    ('family.methods', ('oe', 'aleo'), 'methods'),
-    ('family.seeds', (), 'seeds'),
+    ('study.methods', ('oe', 'aleo'), 'methods'),
+    ('study.seeds', (), 'seeds'),
     ('attack.epsilon', 8.0, 'units of images in'),
-    ('attack.batch_norm', 'both', 'is not "running" or "batch"'),
-    ('outliers.ratio', 0, 'ratio 0'),
-    ('outliers.candidates', 1, 'candidates 1'),
-    ('outliers.overlap', 'keep', 'is not "refuse" or "drop"'),
+    ('attack.batch_norm', 'both', 'must be one of running, batch'),
+    ('outliers.ratio', 0, 'ratio = 0'),
+    ('outliers.candidates', 1, 'candidates = 1'),
+    ('outliers.overlap', 'keep', 'must be one of refuse, drop'),
     ('data.augment', 'mixup', 'config.data.augment'),
     ('ood.epsilons', (8.0,), 'config.ood.epsilons'),
     ('ood.epsilons', (0.0,), 'config.ood.epsilons'),
-    ('ood.sets', (), 'config.ood.sets is empty'),
+    ('ood.sets', (), 'config.ood.sets'),
     ('detection.detectors', ('msp', 'mps'), 'mps'),
-    ('ood.adaptive.detectors', ('odin',), 'must be among'),
+    ('ood.adaptive.detectors', ('odin',), 'one of config.detection.detectors'),
   ],
 )
 def test_a_value_that_cannot_be_is_refused_before_any_work(key, value, says):
@@ -548,18 +520,3 @@ def test_a_value_that_cannot_be_is_refused_before_any_work(key, value, says):
     config.update_from_flattened_dict({key: value})
   with pytest.raises(InputError, match=says):
     task.program(config.to_dict())
-
-
-@pytest.mark.parametrize('name', ['', 'cifar10', 'cifar100', 'gtsrb', 'paper'])
-def test_every_config_plans_its_step(name):
-  config = config_of(name).to_dict()
-  trained = [s for s in task.program(config) if s.plan]
-  assert len(trained) == len(config['family']['methods']) * len(
-    config['family']['seeds']
-  )
-  devices = mesh.make(devices=jax.devices()[:8])
-  space = stage.Workspace(Path('/none'), config, devices, 0)
-  planned = trained[-1].plan(space)
-  _, batch = plan.shapes(planned, 'train', devices)
-  side, channels = config['data']['size'], config['data']['channels']
-  assert batch['outlier'].shape == (64, 2, side, side, channels)

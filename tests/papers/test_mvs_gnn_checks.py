@@ -21,6 +21,7 @@ VARIANTS = (
 
 def config_of(**changes):
   config = configs.get_config('smoke')
+  config.methods.sage = configs.methods(64).sage
   with config.unlocked():
     config.update_from_flattened_dict(changes)
   return config.to_dict()

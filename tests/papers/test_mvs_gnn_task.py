@@ -12,12 +12,20 @@ import optax
 import pytest
 
 from jaxlab.data.adjacency import adjacency
+<<<<<<< HEAD
 from jaxlab.engine import mesh, stage
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.sections import Sections
+=======
+from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.evaluate import Evaluation
+from jaxlab.engine.feed import Feed
+from jaxlab.evals.study import Cell
+>>>>>>> main
 from jaxlab.models.sampled_gnn import KINDS, SampledGNN
 from jaxlab.papers.mvs_gnn import (
   curves,
@@ -299,7 +307,9 @@ def test_micro_f1_of_several_labels_counts_all_of_them():
 
 def config_of(**changes):
   config = configs.get_config('smoke')
-  config.methods.mvs.batch_size = config.methods.sage.batch_size = 16
+  both = configs.methods(16)
+  config.methods = {'mvs': both.mvs, 'sage': both.sage}
+  config.study.baseline = 'sage'
   config.model.width = 8
   config.train.steps = 8
   config.study.rates = (0.05,)
@@ -315,11 +325,64 @@ def config_of(**changes):
   return config.to_dict()
 
 
+<<<<<<< HEAD
+=======
+def space_of(config, folder, devices=1):
+  made = mesh.make(devices=jax.devices()[:devices])
+  folder.mkdir(exist_ok=True)
+  workdir.write_json(folder / 'config.json', config)
+  return stage.Workspace(folder, config, made, 0)
+
+
+def test_a_study_runs_to_its_curves_and_reads_the_test_set_once(tmp_path):
+  config = config_of()
+  stage.run_all(task.program(config), space_of(config, tmp_path))
+  read = lambda name: json.loads((tmp_path / name).read_text())
+  final = read('mvs-s0/report.json')
+  # Chance is .1.
+  assert 0.15 < final['metrics']['test/f1'] <= 1
+  assert final['best_step'] in (4, 8)
+  rows = read('study/study.json')['rows']
+  assert {row['figure'] for row in rows} == {'test/f1', 'test/nats'}
+  assert 'mvs - sage' in rows[0]
+  lines = (tmp_path / 'mvs-s0' / 'metrics.jsonl').read_text().splitlines()
+  evals = [x for x in map(json.loads, lines) if x['kind'] == 'eval']
+  assert [x['step'] for x in evals] == [4, 8]
+  assert all(x['gradient/variance'] > 0 for x in evals)
+  assert all('test/f1' not in x for x in evals)
+  assert (
+    tmp_path / 'curves' / 'figures' / 'gradient_error_by_steps.png'
+  ).exists()
+
+
+def test_eight_devices_train_and_judge_neighbour_samples_as_one(tmp_path):
+  config = config_of()
+  finals, figures = [], []
+  for devices in (1, 8):
+    space = space_of(config, tmp_path / str(devices), devices)
+    cell = Cell('cell', 'sage', 0.01, 0)
+    task.training_stage(config, cell).run(space)
+    finals.append(jax.device_get(space.artefacts['cell'].params))
+    text = (space.folder('cell') / 'metrics.jsonl').read_text()
+    figures.append(
+      [
+        value
+        for line in map(json.loads, text.splitlines())
+        for name, value in line.items()
+        if name == 'loss' or name.endswith('/nats')
+      ]
+    )
+  assert len(figures[0]) >= 4  # two logged losses, two evaluations
+  np.testing.assert_allclose(*figures, rtol=2e-5)
+  # Adam divides by gradients' roots, which makes much of roundings.
+  chex.assert_trees_all_close(*finals, atol=2e-3)
+
+
+>>>>>>> main
 def test_batches_follow_from_the_seed_the_step_and_the_snapshot():
   config = config_of()
-  make = lambda: task.Job(
-    config, Cell('c', 'mvs', None, 0.01, 3), True
-  ).batches()
+  cell = Cell('cell', 'mvs', None, 0.01, 3)
+  make = lambda: task.Job(config, cell, True).batches()
   one, other = make(), make()
   rows = slice(0, 8)
   one.batch(9, rows)  # in any order
@@ -356,8 +419,9 @@ def test_an_empty_batch_of_seeds_changes_nothing():
   }
   loss = training.loss_of(net_of('gcn'), shape, NODES)
   _, state = state_of(net_of('gcn'), {'train': shape})
-  found = loss(state.params, state.vars, empty, jax.random.key(0))
+  found = quick(loss)(state.params, state.vars, empty, jax.random.key(0))
   assert float(found.sum) == 0.0
+<<<<<<< HEAD
 
 
 def test_gradients_of_all_nodes_are_exact_and_of_some_vary_without_bias():
@@ -435,7 +499,8 @@ def test_steps_and_seconds_are_counted_to_the_first_evaluation_that_reaches(
         step = 20 * (turn + 1)
         for kind in ('train', 'refresh'):  # of the same seconds
           lines.append({'kind': kind, 'step': step, 'seconds': 3.0 + cell.seed})
-        at = {'kind': 'eval', 'step': step, 'gradient/error': 0.1}
+        at = {'kind': 'eval', 'step': step}
+        at |= {f'gradient/{name}': 0.1 for name in variance.MEANS}
         lines.append({**at, 'validation/f1': value, 'validation/nats': 1.0})
       path = tmp_path / cell.name / 'metrics.jsonl'
       path.parent.mkdir()
@@ -455,3 +520,5 @@ def test_steps_and_seconds_are_counted_to_the_first_evaluation_that_reaches(
   assert rows[0][3:] == ['not by all seeds'] * 2
   files = {path.name for path in (tmp_path / 'curves' / 'figures').iterdir()}
   assert {'validation_f1_by_seconds.png', 'gradient_error_by_steps.png'} < files
+=======
+>>>>>>> main

@@ -1,94 +1,94 @@
 """Fine-tuning's second job: SQuAD v1.1's answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
+from tokenizers import Tokenizer
 
-from jaxlab.data.squad import hold_out, read_squad
-from jaxlab.data.squad_windows import Shape, batch_spec, make_windows
+from jaxlab.data.squad import Question, Squad, hold_out, read_squad
+from jaxlab.data.squad_windows import Shape, Windows, batch_spec, make_windows
 from jaxlab.engine import workdir
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator, Objective
+from jaxlab.engine.require import at_least, require
+from jaxlab.engine.state import Evaluator, Objective, State
 from jaxlab.evals.squad import Ranked, context_mask, squad
 from jaxlab.models.bert_heads import SpanHead
 from jaxlab.papers.lamb import span
 
 Config = Mapping[str, Any]
-Arrays = dict[str, np.ndarray]
 
 
 class Job:
-  """The questions, the head and the figures of two files of SQuAD v1.1."""
+  """The questions and the head of two files of SQuAD v1.1."""
 
-  def __init__(
-    self, config: Config, tokenizer: tokenizers.Tokenizer, offline: bool
-  ):
+  figures: Mapping[str, float] = {}
+
+  def __init__(self, config: Config, tokenizer: Tokenizer, offline: bool):
     del offline  # the files are the user's
     data = config['data']
-    self.data, self.tokenizer = data, tokenizer
-    self.files = {
-      split: read_squad(
-        data[f'squad_{split}'],
-        name=f'config.data.squad_{split}',
-        strict=data['strict'],
-      )
-      for split in ('train', 'dev')
-    }
-    self.head = make_head(config)
-    self.about = {
-      f'squad_{split}_sha256': file.sha256 for split, file in self.files.items()
-    }
-    self.facts: dict[str, Any] = {
-      f'{split}_answers_out_of_place': len(file.mismatched)
-      for split, file in self.files.items()
-    }
-    train = self.files['train']
-    self.parts = {'train': train, 'test': self.files['dev']}
+    self.config, self.tokenizer, self.head = (
+      config,
+      tokenizer,
+      make_head(config),
+    )
+    self.about, self.facts, files = {}, {}, {}
+    for split in ('train', 'dev'):
+      key = f'squad_{split}'
+      name, strict = f'config.data.{key}', data['strict']
+      files[split] = file = read_squad(data[key], name=name, strict=strict)
+      self.about[f'{key}_sha256'] = file.sha256
+      self.facts[f'{split}_answers_out_of_place'] = len(file.mismatched)
+    self.parts = {'train': files['train'], 'test': files['dev']}
     if data['hold_out']:
-      self.parts['train'], self.parts['validation'] = hold_out(train)
+      self.parts['train'], self.parts['validation'] = hold_out(files['train'])
 
-  def training(self) -> Arrays:
+  def training(self) -> dict[str, np.ndarray]:
     """All windows to train on."""
-    return self._windows('train', training=True).arrays
+    return self._windows('train', True).arrays
 
-  def evaluation(
-    self, split: str, apply, folder: Path | None
-  ) -> tuple[Evaluator, Arrays] | None:
-    """What measures `validation` or `test`, and its windows.
+  def evaluation(self, split: str, apply, folder: Path | None = None):
+    """The Evaluator of `validation` or `test`, and its windows; None: no such.
 
     Answers are written to a folder: predictions.json, id -> answer, which is
     what the official script reads, and nbest_predictions.json.
     """
     if split not in self.parts:
       return None
-    windows = self._windows(split, training=False)
-    evaluator = squad(
-      apply,
-      len(windows.question),
-      windows.read,
-      {q.id: q.answers for q in self.parts[split].questions},
-      n_best=self.data['n_best'],
-      max_answer=self.data['max_answer'],
-      keep=None if folder is None else lambda ranked: _write(folder, ranked),
-    )
-    return evaluator, windows.arrays
+    windows = self._windows(split, False)
+    keep = None if folder is None else lambda ranked: _write(folder, ranked)
+    return _evaluator(self.config, apply, windows, keep), windows.arrays
 
-  def figures(self) -> dict[str, float]:
-    return {}
-
-  def _windows(self, split: str, *, training: bool):
-    found = make_windows(
-      self.parts[split],
-      self.tokenizer,
-      _shape(self.data),
-      training=training,
-    )
+  def _windows(self, split: str, training: bool) -> Windows:
+    shape, part = _shape(self.config), self.parts[split]
+    found = make_windows(part, self.tokenizer, shape, training=training)
     self.facts[f'{split}_windows'] = len(found.question)
     return found
+
+
+def _evaluator(config: Config, apply, windows: Windows, keep) -> Evaluator:
+  return squad(
+    apply,
+    len(windows.question),
+    windows.read,
+    {q.id: q.answers for q in windows.squad.questions},
+    n_best=config['data']['n_best'],
+    max_answer=config['data']['max_answer'],
+    keep=keep,
+  )
+
+
+def _write(folder: Path, ranked: Ranked) -> None:
+  all_of = {key: list(map(_answer, found)) for key, found in ranked.items()}
+  best = {key: found[0]['text'] for key, found in all_of.items()}
+  workdir.write_json(folder / 'predictions.json', best)
+  workdir.write_json(folder / 'nbest_predictions.json', all_of)
+
+
+def _answer(found: tuple[str, float]) -> dict[str, Any]:
+  return {'text': found[0], 'probability': found[1]}
 
 
 def make_head(config: Config) -> SpanHead:
@@ -110,29 +110,43 @@ def objective(logits, batch) -> Objective:
 
 def check(config: Config) -> None:
   """Raises InputError for a value of config.data that cannot be."""
-  data = config['data']
-  _shape(data).check()
-  for name in ('n_best', 'max_answer'):
-    if data[name] < 1:
-      raise InputError(f'config.data.{name} = {data[name]} must be at least 1')
+  _shape(config).check()
+  rules = {'data.n_best': at_least(1), 'data.max_answer': at_least(1)}
+  require(config, rules)
 
 
 def spec(config: Config):
   """The arrays of one training batch."""
-  return batch_spec(config['train']['batch_size'], _shape(config['data']))
+  return batch_spec(config['data']['batch_size'], _shape(config))
 
 
-def _shape(data) -> Shape:
+def _shape(config: Config) -> Shape:
+  data = config['data']
   return Shape(data['sequence_length'], data['doc_stride'], data['max_query'])
 
 
-def _write(folder: Path, ranked: Ranked) -> None:
-  best = {key: found[0][0] for key, found in ranked.items()}
-  workdir.write_json(folder / 'predictions.json', best)
-  workdir.write_json(
-    folder / 'nbest_predictions.json',
-    {
-      key: [{'text': text, 'probability': p} for text, p in found]
-      for key, found in ranked.items()
-    },
+def predict(
+  config: Config, tokenizer, apply, params, inputs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+  """The answer to each (question, context), and its probability.
+
+  Args:
+    apply: head -> (params, vars, batch) -> (start, end) logits [b, s].
+  """
+  texts = [context for _, context in inputs]
+  asked = [
+    Question(str(i), i, question, ('',), 0, 0)  # what is right is not known
+    for i, (question, _) in enumerate(inputs)
+  ]
+  given = Squad(Path(), texts, [''] * len(texts), asked, (), '')
+  windows = make_windows(given, tokenizer, _shape(config), training=False)
+  ranked: Ranked = {}
+  evaluator = _evaluator(
+    config, apply(make_head(config)), windows, ranked.update
   )
+  rows = len(windows.question)
+  batch = {**windows.arrays, 'id': np.arange(rows), 'mask': np.ones(rows, bool)}
+  state = State(jnp.zeros((), jnp.int32), params, {}, {})
+  total = jax.jit(evaluator.update)(evaluator.init(), state, batch, None)
+  evaluator.finish(jax.device_get(total))
+  return [_answer(ranked[question.id][0]) for question in asked]

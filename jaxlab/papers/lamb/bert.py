@@ -1,17 +1,46 @@
-"""The configs' BERT: its modules, where its parameters lie."""
+"""The configs' BERT: its module, its step, where its parameters lie."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import PartitionSpec
 
+from jaxlab.data.corpus import Corpus, prepare_corpus
 from jaxlab.engine import mesh, partition
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.require import (
+  Rule,
+  at_least,
+  between,
+  multiple_of,
+  one_of,
+  require,
+)
+from jaxlab.engine.state import Loss, Update
+from jaxlab.engine.update import Nets, accumulate, minimise
 from jaxlab.models.bert import Bert
 
 Config = Mapping[str, Any]
+
+
+def check(config: Config) -> None:
+  """Raises InputError where a value of the model, or a length, cannot be."""
+  c = config['model']
+  table = 'config.model.max_positions, the length of the position table'
+  require(
+    config,
+    {
+      'data.sequence_length': between(3, c['max_positions'], f'see {table}'),
+      'model.dtype': one_of('float32', 'bfloat16'),
+      'model.num_heads': at_least(1),
+      'model.hidden_size': multiple_of(
+        c['num_heads'], 'it is shared by config.model.num_heads'
+      ),
+      'model.dropout_rate': Rule(lambda x: 0 <= x < 1, 'in [0, 1)'),
+    },
+  )
 
 
 def make_model(
@@ -38,6 +67,43 @@ def make_model(
   )
 
 
+def make_update(
+  config: Config, loss: Loss, nets: Nets, tx: optax.GradientTransformation
+) -> Update:
+  """One gradient step, over the micro-batches that the config asks for."""
+  micro = config['optimizer']['micro_batches']
+  if micro > 1:
+    return accumulate(micro, loss, nets, tx, unroll=False)
+  return minimise(loss, nets, tx)
+
+
+def open_corpus(section: Config, size: int, offline: bool) -> Corpus:
+  """The corpus that a section's `name` or `text_files` is.
+
+  Args:
+    size: most pieces of its vocabulary.
+    offline: open no socket.
+  """
+  return prepare_corpus(
+    'text_files' if section['text_files'] else section['name'],
+    files=section['text_files'],
+    vocab_size=size,
+    offline=offline,
+  )
+
+
+def encoder_flops(config: Config) -> float:
+  """FLOPs of the encoder on one row: matrix products, forward alone.
+
+  A multiplication and an addition are two; look-ups are none.
+  """
+  c, length = config['model'], config['data']['sequence_length']
+  width, inner = c['hidden_size'], c['intermediate_size']
+  layer = 2 * length * width * (4 * width + 2 * inner) + 4 * length**2 * width
+  types = 2 * length * 2 * width  # a product with one-hot rows
+  return float(c['num_layers'] * layer + types)
+
+
 def rules(config: Config, devices: jax.sharding.Mesh) -> list[partition.Rule]:
   """Where the parameters and moments lie.
 
@@ -46,9 +112,10 @@ def rules(config: Config, devices: jax.sharding.Mesh) -> list[partition.Rule]:
   and moments ('fsdp'), over the axes that share the rows.
   """
   how = config['sharding']['layout']
-  if how not in ('replicated', 'zero1', 'fsdp'):
-    raise InputError(
-      f'config.sharding.layout = "{how}" is not one of replicated, zero1, fsdp'
+  if 'model' in devices.shape:
+    cure = 'or drop the mesh axis "model"'
+    require(
+      config, {'sharding.layout': one_of('replicated', 'zero1', cure=cure)}
     )
   found: list[partition.Rule] = []
   least = config['sharding']['min_bytes']
@@ -56,11 +123,6 @@ def rules(config: Config, devices: jax.sharding.Mesh) -> list[partition.Rule]:
   if how != 'replicated':
     found.append(('^opt/', spread))
   if 'model' in devices.shape:
-    if how == 'fsdp':
-      raise InputError(
-        'config.sharding.layout = "fsdp" with a mesh axis "model" is not '
-        'supported; take "zero1" or drop the axis'
-      )
     found += _tensor_parallel(config['model']['scan_layers'])
   elif how == 'fsdp':
     found.append(('^params/', spread))

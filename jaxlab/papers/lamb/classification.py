@@ -1,16 +1,18 @@
 """Fine-tuning's first job: the class of a text."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
+from tokenizers import Tokenizer
 
 from jaxlab.data import labelled_text
+from jaxlab.data.text import LabelledText
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator, Objective
+from jaxlab.engine.require import at_least, one_of, require
+from jaxlab.engine.state import Objective
 from jaxlab.evals.classify import classify
 from jaxlab.models.bert_heads import ClassificationHead
 from jaxlab.ops.losses import masked_cross_entropy
@@ -22,65 +24,56 @@ Arrays = dict[str, np.ndarray]
 class Job:
   """The texts, the head and the figures of a set with labels."""
 
-  def __init__(
-    self, config: Config, tokenizer: tokenizers.Tokenizer, offline: bool
-  ):
+  def __init__(self, config: Config, tokenizer: Tokenizer, offline: bool):
     self.config, self.tokenizer = config, tokenizer
-    splits = labelled_text.open_splits(config['data']['name'], offline=offline)
-    self.splits = splits
-    self.head = make_head(config, len(splits.train.classes))
-    self.about = {'data_sha256': splits.sha256}
-    self.facts: dict[str, Any] = {'classes': list(splits.train.classes)}
+    name = config['data']['name']
+    self.splits = labelled_text.open_splits(name, offline=offline)
+    train, test = self.splits.train, self.splits.test
+    self.head = make_head(config, len(train.classes))
+    self.about = {'data_sha256': self.splits.sha256}
+    self.facts: dict[str, Any] = {'classes': list(train.classes)}
+    # What the most frequent class of the training texts gives.
+    most = np.bincount(train.labels, minlength=len(train.classes)).argmax()
+    accuracy = float(np.mean(test.labels == most))
+    self.figures = {'test/majority_accuracy': accuracy}
 
   def training(self) -> Arrays:
     """All rows to train on."""
     data, part = self.config['data'], self.splits.train
-    wanted, count = data['train_examples'], len(part.texts)
-    if wanted > count:
+    wanted, count = data['train_examples'] or None, len(part.texts)
+    if wanted and wanted > count:
       raise InputError(
         f'config.data.train_examples = {wanted} is more than the {count} texts '
         f'of {data["name"]} that are trained on; take at most that, or 0 for '
         f'all of them'
       )
-    if wanted:
-      part = part._replace(
-        texts=part.texts[:wanted], labels=part.labels[:wanted]
-      )
-    return self._encode('train', part)
+    texts, labels = part.texts[:wanted], part.labels[:wanted]
+    return self._rows('train', part._replace(texts=texts, labels=labels))
 
-  def evaluation(
-    self, split: str, apply, folder: Path | None
-  ) -> tuple[Evaluator, Arrays] | None:
-    """What measures `validation` or `test`, and its rows."""
+  def evaluation(self, split: str, apply, folder=None):
+    """The Evaluator of `validation` or `test`, and its rows."""
     del folder
-    part = getattr(self.splits, split)
-    return classify(apply), self._encode(split, part)
+    return classify(apply), self._rows(split, getattr(self.splits, split))
 
-  def figures(self) -> dict[str, float]:
-    """What the most frequent class of the training texts gives."""
-    train, test = self.splits.train.labels, self.splits.test.labels
-    most = np.bincount(train, minlength=len(self.splits.train.classes)).argmax()
-    return {'test/majority_accuracy': float(np.mean(test == most))}
-
-  def _encode(self, split: str, part) -> Arrays:
-    data = self.config['data']
-    found = labelled_text.encode(
-      part, self.tokenizer, data['sequence_length'], data['keep']
-    )
+  def _rows(self, split: str, part: LabelledText) -> Arrays:
+    found = _encode(self.config, self.tokenizer, part)
     self.facts[f'{split}_truncated'] = round(found.truncated, 4)
     self.facts[f'{split}_unknown_tokens'] = round(found.unknown, 4)
     return found.arrays
 
 
+def _encode(config: Config, tokenizer: Tokenizer, part: LabelledText):
+  data = config['data']
+  return labelled_text.encode(
+    part, tokenizer, data['sequence_length'], data['keep']
+  )
+
+
 def make_head(config: Config, classes: int = 2) -> ClassificationHead:
   """The head, for the config's model; of two classes before data is read."""
-  model = config['model']
-  return ClassificationHead(
-    classes,
-    model['dropout_rate'],
-    model['initializer_range'],
-    jnp.dtype(model['dtype']),
-  )
+  c = config['model']
+  rates = c['dropout_rate'], c['initializer_range']
+  return ClassificationHead(classes, *rates, jnp.dtype(c['dtype']))
 
 
 def objective(logits, batch) -> Objective:
@@ -88,28 +81,38 @@ def objective(logits, batch) -> Objective:
   mask = batch['mask']
   nats, rows = masked_cross_entropy(logits, batch['label'], mask)
   right = jnp.sum((logits.argmax(-1) == batch['label']) & mask)
-  return Objective(
-    nats, rows, metrics={'accuracy': (right.astype(jnp.float32), rows)}
-  )
+  accuracy = right.astype(jnp.float32), rows
+  return Objective(nats, rows, metrics={'accuracy': accuracy})
 
 
 def check(config: Config) -> None:
   """Raises InputError for a value of config.data that cannot be."""
-  data = config['data']
-  if data['keep'] not in labelled_text.KEEP:
-    raise InputError(
-      f'config.data.keep = "{data["keep"]}" is not one of '
-      f'{", ".join(labelled_text.KEEP)}'
-    )
-  if data['train_examples'] < 0:
-    raise InputError(
-      f'config.data.train_examples = {data["train_examples"]} is negative; 0 '
-      'takes all'
-    )
+  rules = {
+    'data.keep': one_of(*labelled_text.KEEP),
+    'data.train_examples': at_least(0, '0 takes all'),
+  }
+  require(config, rules)
 
 
 def spec(config: Config):
   """The arrays of one training batch."""
-  return labelled_text.batch_spec(
-    config['train']['batch_size'], config['data']['sequence_length']
-  )
+  data = config['data']
+  return labelled_text.batch_spec(data['batch_size'], data['sequence_length'])
+
+
+def predict(
+  config: Config, tokenizer, apply, params, inputs: Sequence[str]
+) -> list[dict[str, Any]]:
+  """The class of each text, by number, and its probability.
+
+  Args:
+    apply: head -> (params, vars, batch) -> logits [b, k].
+  """
+  texts = LabelledText(list(inputs), np.zeros(len(inputs), np.int32), ())
+  head = make_head(config, params['head']['Dense_0']['bias'].size)
+  batch = _encode(config, tokenizer, texts).arrays
+  found = np.asarray(jax.nn.softmax(jax.jit(apply(head))(params, {}, batch)))
+  return [
+    {'label': int(row.argmax()), 'probability': float(row.max())}
+    for row in found
+  ]

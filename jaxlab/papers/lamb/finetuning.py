@@ -1,24 +1,24 @@
 """Fine-tuning BERT: from the config to one stage."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxlab.data import packages, wordpiece
+from jaxlab.data.corpus import Corpus
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.loop import Fitted, Options
-from jaxlab.engine.stage import Planned, Stage, Workspace, training
-from jaxlab.engine.state import Task
-from jaxlab.engine.update import accumulate, create_state, minimise
+from jaxlab.engine.compiled import Start
+from jaxlab.engine.evaluate import measure
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.loop import FitResult, Inputs, Options
+from jaxlab.engine.require import at_least, one_of, require
+from jaxlab.engine.stage import Figures, Stage, Workspace, training
+from jaxlab.engine.state import Task, Vars
 from jaxlab.models.bert import Bert
-from jaxlab.models.bert_heads import encoder_params
 from jaxlab.papers.lamb import (
   answering,
   bert,
@@ -31,8 +31,15 @@ from jaxlab.papers.lamb import (
 Config = Mapping[str, Any]
 
 TARGETS = {'classification': classification, 'squad': answering}
-STAGE = 'finetune'
 NETS = ('net', 'head')  # the encoder, by the name it has in pre-training
+
+
+class Opened(NamedTuple):
+  """The network and the data, at `Inputs.data`."""
+
+  model: Bert
+  job: Any  # a Job of the target: its data and head
+  apply: Any  # (params, vars, batch) -> outputs of the head, no dropout
 
 
 def program(config: Config) -> list[Stage]:
@@ -41,52 +48,44 @@ def program(config: Config) -> list[Stage]:
   Raises:
     InputError: a value that cannot be; nothing has been computed yet.
   """
-  train = dict(config['train'])
-  for name in ('batch_size', 'accumulate'):
-    train.pop(name)
-  options = Options(**train)
-  if config['target'] not in TARGETS:
-    raise InputError(
-      f'config.target = "{config["target"]}" is not one of {", ".join(TARGETS)}'
-    )
+  options = Options(**config['train'])
+  require(config, {'target': one_of(*TARGETS)})
+  # A plan may do without the checkpoint; `_open` may not.
   shaped = pretrained.resolve(config, planning=True)
-  _check(shaped)
-  TARGETS[config['target']].check(config)
-  make_optimizer(config)
-  built: dict[str, _Built] = {}
+  target = TARGETS[config['target']]
+  bert.check(shaped)
+  target.check(config)
+  optimizers.make(config)  # complains now
+  require(config, {'data.eval_batch_size': at_least(1)})
 
-  def make(space):
-    built[STAGE] = found = _build(config, space)
-    # What a checkpoint belongs to, beside the config.
-    options.about.update(found.about)
-    return found.task, found.feed
+  def task(space, inputs):
+    if inputs:
+      opened: Opened = inputs.data
+      return make_task(config, opened.model, opened.job.head)
+    size, platform = shaped['vocabulary']['size'], mesh.platform(space.mesh)
+    model = bert.make_model(shaped, size, platform, heads=False)
+    return make_task(config, model, target.make_head(shaped))
 
-  def finish(space, task, fitted):
-    return _measure(config, space, built[STAGE], fitted)
+  def start(space):
+    return Start({'net': pretrained.encoder(config, space.mesh)})
 
   return [
-    training(STAGE, make, options, finish, lambda space: plan(shaped, space))
+    training(
+      'finetune',
+      options,
+      spec=lambda devices: {'train': target.spec(config)},
+      task=task,
+      inputs=partial(_open, config),
+      finish=partial(_finish, config),
+      seed=config['seed'],
+      start=start if config['model']['checkpoint'] else None,
+      flops={'train': step_flops(shaped)},
+    )
   ]
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-  """Clipping, the optimizer that the config names, warm-up and decay."""
-  c = config['optimizer']
-  return optimizers.make(
-    c,
-    config['train']['steps'],
-    learning_rate=c['learning_rate'],
-    warmup_steps=c['warmup_steps'],
-  )
-
-
-def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
-  """The encoder of the config, for devices of a platform."""
-  return bert.make_model(config, vocab_size, platform, heads=False)
-
-
 def forward(model: Bert, head, params, batch, dropout=None):
-  """What the head says of a batch: logits, or (start, end) logits."""
+  """The head's logits of a batch, or its (start, end) logits."""
   tokens = batch['tokens']
   first = batch.get('first', batch['length'])  # no second segment
   segments, attention = span.layout(first, batch['length'], tokens.shape[1])
@@ -111,198 +110,115 @@ def forward(model: Bert, head, params, batch, dropout=None):
   )
 
 
-def make_task(config: Config, model: Bert, head, encoder, evals) -> Task:
-  """The training step on the encoder and its head.
-
-  Args:
-    encoder: parameters to start from; None for new ones.
-  """
+def make_task(config: Config, model: Bert, head) -> Task:
+  """The training step on the encoder and its head."""
   target = TARGETS[config['target']]
 
   def loss(params, vars, batch, key):
     return target.objective(forward(model, head, params, batch, key), batch)
 
-  tx, micro = make_optimizer(config), config['train']['accumulate']
-  if micro > 1:
-    update = accumulate(micro, loss, NETS, tx, unroll=False)
-  else:
-    update = minimise(loss, NETS, tx)
-
   def init(key):
-    new = new_parameters(model, head, key)
-    if encoder is not None:
-      new['net'] = encoder
-    return create_state(new, update)
-
-  return Task(init, {'train': update}, evals)
-
-
-def new_parameters(model: Bert, head, key) -> dict[str, Any]:
-  """Of the encoder and of the head, drawn from streams of their own."""
-
-  def make(key):
+    """Of the encoder and of the head, drawn from streams of their own."""
     keys = jax.random.split(key)
     row = jnp.zeros((1, 8), jnp.int32)
     outputs, found = model.init_with_output(
       keys[0], row, row, row == 0, deterministic=True, method='encode'
     )
     top = head.init(keys[1], *outputs, deterministic=True)
-    return {'net': found['params'], 'head': top['params']}
+    return {'net': found['params'], 'head': top['params']}, {}
 
-  return jax.jit(make)(key)
-
-
-class _Built(NamedTuple):
-  """What `_build` makes, and `_measure` uses again."""
-
-  task: Task
-  feed: Feed
-  model: Bert
-  job: Any
-  apply: Any  # (params, vars, batch) -> what the head says, no dropout
-  about: dict[str, Any]
-
-
-def _build(config: Config, space: Workspace) -> _Built:
-  config = pretrained.resolve(config)
-  corpus = pretrained.open_corpus(config, space.offline)
-  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
-  model = make_model(config, corpus.vocab_size, mesh.platform(space.mesh))
-  folder = config['model']['checkpoint']
-  # Before the data, whose preparation takes longer.
-  found = pretrained.read(config, corpus, space.mesh) if folder else None
-  job = TARGETS[config['target']].Job(config, tokenizer, space.offline)
-  about = {'corpus_sha256': corpus.sha256, **job.about}
-  encoder = None
-  if found:
-    about['pretrained_sha256'] = found.sha256
-    encoder = encoder_params(found.params, config['model']['scan_layers'])
-    expected = jax.eval_shape(
-      lambda key: new_parameters(model, job.head, key)['net'],
-      jax.random.key(0),
-    )
-    pretrained.check_shapes(encoder, expected, folder)
-  apply = lambda params, vars, batch: forward(model, job.head, params, batch)
-  evals = {}
-  made = job.evaluation('validation', apply, None)
-  if made:
-    evals['validation'] = made[0], _held_out(config, made[1], space)
-  source = ArraySource(
-    job.training(),
-    batch_size=config['train']['batch_size'],
-    seed=config['seed'],
-  )
-  data = config['data']
-  job.facts['epochs'] = round(
-    config['train']['steps'] * source.order.batch_size / source.num_examples, 3
-  )
-  feed = Feed(
-    source,
-    space.mesh,
-    workers=data['workers'],
-    ahead=data['ahead'],
-    axes=mesh.row_axes(space.mesh),
-  )
-  task = make_task(config, model, job.head, encoder, evals)
-  return _Built(task, feed, model, job, apply, about)
-
-
-def plan(config: Config, space: Workspace) -> Planned:
-  """Fine-tuning as shapes, for a machine that is not there.
-
-  No data is read: a classifier has two classes here, and the vocabulary the
-  size that was asked for.
-  """
-  vocab = config['vocabulary']['size']
-  model = make_model(config, vocab, mesh.platform(space.mesh))
-  target = TARGETS[config['target']]
-  return Planned(
-    make_task(config, model, target.make_head(config), None, {}),
-    {'train': target.spec(config)},
-    config['train']['steps'],
-    max_bad_steps=config['train']['max_bad_steps'],
-    flops={'train': step_flops(config)},
-  )
+  update = bert.make_update(config, loss, NETS, optimizers.make(config))
+  return Task(jax.jit(init), {'train': update})
 
 
 def step_flops(config: Config) -> float:
-  """Model FLOPs of one update: matrix products, backward = 2 x forward.
+  """Model FLOPs of one update: backward is twice forward, see `bert`.
 
-  A multiplication and an addition are two; embeddings' look-ups, the heads'
-  few outputs and what is recomputed are none.
+  The heads' few outputs and what is recomputed do not count.
   """
-  c, length = config['model'], config['data']['sequence_length']
-  width, inner = c['hidden_size'], c['intermediate_size']
-  layer = 2 * length * width * (4 * width + 2 * inner) + 4 * length**2 * width
-  types = 2 * length * 2 * width  # a product with one-hot rows
-  row = c['num_layers'] * layer + types + 2 * width * width
-  return 3.0 * config['train']['batch_size'] * row
-
-
-def _measure(
-  config: Config, space: Workspace, built: _Built, fitted: Fitted
-) -> dict[str, float]:
-  """The test set, read once, here."""
-  evaluator, arrays = built.job.evaluation(
-    'test', built.apply, space.folder(STAGE)
+  pooler = 2 * config['model']['hidden_size'] ** 2
+  return (
+    3.0 * config['data']['batch_size'] * (bert.encoder_flops(config) + pooler)
   )
-  feed = _held_out(config, arrays, space)
-  found = Evaluation('test', evaluator, feed, space.seed).run(fitted.state)
+
+
+def _open(config: Config, space: Workspace) -> Inputs:
+  """The feed and the held-out rows; `data` is an Opened."""
+  config = pretrained.resolve(config)
+  corpus = _corpus(config, space.offline)
+  about = {'corpus_sha256': corpus.sha256}
+  # Before the data, whose preparation takes longer.
+  if config['model']['checkpoint']:
+    about['pretrained_sha256'] = pretrained.sha256(config, corpus)
+  size, platform = corpus.vocab_size, mesh.platform(space.mesh)
+  model = bert.make_model(config, size, platform, heads=False)
+  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
+  job = TARGETS[config['target']].Job(config, tokenizer, space.offline)
+  apply = _plain(model, job.head)
+  found = job.evaluation('validation', apply)
+  evals = {'validation': _held_out(config, found, space)} if found else {}
+  c = config['data']
+  source = ArraySource(
+    job.training(), batch_size=c['batch_size'], seed=config['seed']
+  )
+  feed = Feed(source, space.mesh, workers=c['workers'], ahead=c['ahead'])
+  opened = Opened(model, job, apply)
+  return Inputs(feed, evals, {**about, **job.about}, opened)
+
+
+def _corpus(config: Config, offline: bool) -> Corpus:
+  """The corpus whose vocabulary the model reads with."""
+  c = config['vocabulary']
+  return bert.open_corpus(c, c['size'], offline)
+
+
+def _plain(model: Bert, head):
+  return lambda params, vars, batch: forward(model, head, params, batch)
+
+
+def _held_out(config: Config, found, space: Workspace):
+  """(Evaluator, feed) of (Evaluator, arrays)."""
+  evaluator, arrays = found
+  source = lambda rows: ArraySource(
+    arrays, batch_size=rows, repeat=False, shuffle=False
+  )
+  rows = config['data']['eval_batch_size']
+  return evaluator, held_out(source, space.mesh, rows)
+
+
+def _finish(
+  config: Config, space: Workspace, inputs: Inputs, result: FitResult
+) -> Figures:
+  """The test set, read once, here."""
+  job, folder = inputs.data.job, space.folder('finetune')
+  found = job.evaluation('test', inputs.data.apply, folder)
+  evaluator, feed = _held_out(config, found, space)
+  figures = measure('test', evaluator, feed, result.state, space.seed)
+  rows = config['train']['steps'] * config['data']['batch_size']
   space.facts |= {
-    **built.job.facts,
-    **built.about,
+    **job.facts,
+    'epochs': round(rows / inputs.feed.source.num_examples, 3),
     'download_seconds': round(packages.download_seconds(), 3),
   }
-  return {
-    **{f'test/{name}': value for name, value in found.items()},
-    **built.job.figures(),
-  }
+  return {**figures, **job.figures}
 
 
-def _held_out(config: Config, arrays, space: Workspace) -> Feed:
-  ways = space.mesh.size // space.mesh.shape.get('model', 1)
-  source = ArraySource(
-    arrays,
-    batch_size=-(-config['data']['eval_batch_size'] // ways) * ways,
-    repeat=False,
-    shuffle=False,
-  )
-  return Feed(
-    source,
-    space.mesh,
-    steps=source.num_batches,
-    axes=mesh.row_axes(space.mesh),
-  )
+def predict(
+  config: Config, params: Mapping, vars: Vars, inputs: list
+) -> list[dict[str, Any]]:
+  """Classes of texts, or answers, by a fine-tuned BERT.
 
+  Args:
+    params: of the State that the stage left.
+    inputs: texts; for SQuAD pairs (question, context).
 
-def _check(config: Config) -> None:
-  model, data, train = config['model'], config['data'], config['train']
-  if data['sequence_length'] > model['max_positions']:
-    raise InputError(
-      f'config.data.sequence_length = {data["sequence_length"]} is longer than '
-      f'the position table, config.model.max_positions = '
-      f'{model["max_positions"]}; take shorter sequences, or a model that was '
-      'pre-trained with more positions'
-    )
-  if model['dtype'] not in ('float32', 'bfloat16'):
-    raise InputError(
-      f'config.model.dtype = "{model["dtype"]}" is not float32 or bfloat16'
-    )
-  if model['hidden_size'] % model['num_heads']:
-    raise InputError(
-      f'config.model.hidden_size = {model["hidden_size"]} does not divide by '
-      f'config.model.num_heads = {model["num_heads"]}'
-    )
-  if not 0 <= model['dropout_rate'] < 1:
-    raise InputError(
-      f'config.model.dropout_rate = {model["dropout_rate"]} is not in [0, 1)'
-    )
-  if train['accumulate'] < 1 or train['batch_size'] % train['accumulate']:
-    raise InputError(
-      f'config.train.batch_size = {train["batch_size"]} does not divide into '
-      f'config.train.accumulate = {train["accumulate"]} micro-batches'
-    )
-  for name in ('batch_size', 'eval_batch_size'):
-    value = (train if name in train else data)[name]
-    if value < 1:
-      raise InputError(f'config: {name} = {value} must be at least 1')
+  Returns:
+    For each `label`, the number of a class, or `text`; and `probability`.
+  """
+  del vars
+  config = pretrained.resolve(config, planning=True)
+  corpus, platform = _corpus(config, False), jax.default_backend()
+  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
+  model = bert.make_model(config, corpus.vocab_size, platform, heads=False)
+  apply, target = partial(_plain, model), TARGETS[config['target']]
+  return target.predict(config, tokenizer, apply, params, inputs)

@@ -1,6 +1,7 @@
 """The optimizers that the configs name, with their schedule."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -44,7 +45,6 @@ def make(
     InputError: a value out of range.
   """
   c, steps = config['optimizer'], config['train']['steps']
-  micro = 'a batch is cut in config.optimizer.micro_batches'
   require(
     config,
     {
@@ -58,7 +58,8 @@ def make(
       'data.batch_size': at_least(1),
     },
   )
-  require(config, {'data.batch_size': multiple_of(c['micro_batches'], micro)})
+  cure = 'a batch is cut in config.optimizer.micro_batches'
+  require(config, {'data.batch_size': multiple_of(c['micro_batches'], cure)})
   peak = c['learning_rate'] if learning_rate is None else learning_rate
   rate = method.warmup_polynomial(
     peak, c['warmup_steps'], steps, c['power'], c['jump']
@@ -71,7 +72,8 @@ def make(
 
 
 def _named(c, rate) -> optax.GradientTransformation:
-  name, decay, mask = c['name'], c['weight_decay'], _mask(c['exclude'])
+  name, decay, out = c['name'], c['weight_decay'], _EXCLUDED[c['exclude']]
+  mask = out and partial(layers.default_decay_mask, exclude=out)
   both = {
     'decay_mask': mask,
     'adapt_mask': mask,
@@ -98,11 +100,3 @@ def _named(c, rate) -> optax.GradientTransformation:
   return optax.adamw(
     rate, c['b1'], c['b2'], c['eps'], weight_decay=decay, mask=mask
   )
-
-
-def _mask(exclude: str):
-  """Leaves that decay and adapt: a callable of the parameters, or None."""
-  chosen = _EXCLUDED[exclude]
-  if chosen is None:
-    return None
-  return lambda params: layers.default_decay_mask(params, chosen)

@@ -1,45 +1,35 @@
 """BERT pretraining: from `configs/bert_lamb.py` to stages."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxlab.data import packages
-from jaxlab.data.corpus import Corpus, prepare_corpus
+from jaxlab.data import packages, wordpiece
+from jaxlab.data.corpus import Corpus
 from jaxlab.data.pretraining import PretrainingSource, batch_spec, unigram_nats
-from jaxlab.engine import mesh, partition, report
+from jaxlab.engine import mesh, partition
+from jaxlab.engine.compiled import Start
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.loop import Fitted, Options
-from jaxlab.engine.stage import Planned, Stage, Workspace, training
-from jaxlab.engine.state import Objective, Task, paths
-from jaxlab.engine.update import accumulate, create_state, minimise
+from jaxlab.engine.evaluate import measure
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.loop import FitResult, Inputs, Options
+from jaxlab.engine.require import at_least, between, one_of, require
+from jaxlab.engine.sections import Sections
+from jaxlab.engine.stage import Figures, Stage, Workspace, training
+from jaxlab.engine.state import Objective, State, Task, Vars, paths
 from jaxlab.evals.pretraining import masked_lm
 from jaxlab.models.bert import Bert
 from jaxlab.ops.losses import masked_cross_entropy
-from jaxlab.papers.lamb import bert, method, optimizers, study
+from jaxlab.papers.lamb import bert, method, optimizers, sizes
+from jaxlab.recipes.study import Cell
 
 Config = Mapping[str, Any]
 
-
-class Phase(NamedTuple):
-  """One stage of the recipe: a length, a batch, a schedule of its own."""
-
-  name: str
-  steps: int
-  batch_size: int
-  accumulate: int
-  sequence_length: int
-  max_predictions: int
-  learning_rate: float
-  warmup_steps: int
-  before: str = ''  # the phase whose parameters this one starts from
-  kept_steps: int = 0  # updates that its optimizer state brings along; 0: reset
+_METRICS = ('mlm_nats', 'mlm_bits_per_character', 'mlm_accuracy')
 
 
 def program(config: Config) -> list[Stage]:
@@ -52,60 +42,108 @@ def program(config: Config) -> list[Stage]:
     InputError: a value that cannot be; nothing has been computed yet.
   """
   if config['study']['batch_sizes']:
-    return study.stages(config, lambda run: _studied(config, run))
-  return [_stage(config, phase) for phase in phases(config)]
+    return sizes.stages(config, _METRICS, _cell_stage)
+  first = pretraining('pretrain', config)
+  if not config['second']['steps']:
+    return [first]
+  kept = config['second']['opt'] == 'keep'
+
+  def start(space: Workspace) -> Start:
+    earlier = space.artefact(first.name)
+    return Start(earlier.params, opt=earlier.opt if kept else {})
+
+  steps = config['train']['steps'] if kept else 0
+  return [first, pretraining('second', second(config), start, steps)]
 
 
-def _studied(config: Config, run: study.Run) -> Stage:
-  """One run of a study: its own optimizer, seed, batch and rate."""
-  c = {
-    **config,
-    'seed': run.seed,
-    'optimizer': {**config['optimizer'], 'name': run.optimizer},
+def second(config: Config) -> Config:
+  """The config of the second phase: a length, a batch, a schedule of its own.
+
+  Raises:
+    InputError: a value that cannot be.
+  """
+  c = config['second']
+  rules = {
+    'second.opt': one_of('keep', 'reset'),
+    'second.warmup_steps': between(0, c['steps'], 'see config.second.steps'),
   }
-  phase = Phase(
-    run.name,
-    run.steps,
-    run.batch_size,
-    run.accumulate,
-    c['data']['sequence_length'],
-    c['data']['max_predictions'],
-    run.learning_rate,
-    run.warmup_steps,
+  require(config, rules)
+  keys = {
+    'train': ('steps',),
+    'data': ('batch_size', 'sequence_length', 'max_predictions'),
+    'optimizer': ('micro_batches', 'learning_rate', 'warmup_steps'),
+  }
+  new = {name: {key: c[key] for key in of} for name, of in keys.items()}
+  return sizes.changed(config, **new)
+
+
+def _cell_stage(config: Config, cell: Cell) -> Stage:
+  return pretraining(cell.name, config, cell=cell)
+
+
+def pretraining(
+  name: str,
+  config: Config,
+  start: Callable[[Workspace], Start] | None = None,
+  kept_steps: int = 0,
+  cell: Cell | None = None,
+) -> Stage:
+  """The stage of one phase, or of one training of a study.
+
+  Args:
+    start: what it begins with; default: new parameters.
+    kept_steps: updates that the optimizer state of `start` has seen.
+    cell: of a study: has the rate, and whether the test set is read.
+  """
+  c, train = config['data'], config['train']
+  options = cell.options(train) if cell else Options(**train)
+  check(config)
+  optimizers.make(config)  # complains now
+  shape = c['batch_size'], c['sequence_length'], c['max_predictions']
+
+  def task(space, inputs):
+    corpus = inputs.data if inputs else None
+    rate = cell.rate(space) if cell else None
+    tx = optimizers.make(config, rate, kept_steps)
+    return make_task(config, space.mesh, tx, corpus)
+
+  return training(
+    name,
+    options,
+    spec=lambda devices: {'train': batch_spec(*shape)},
+    task=task,
+    inputs=partial(_open, config),
+    finish=partial(_finish, config) if not cell or cell.final else None,
+    rules=partial(bert.rules, config),
+    seed=config['seed'],
+    start=start,
+    flops={'train': step_flops(config)},
   )
-  return _stage(c, phase, run)
 
 
-def make_optimizer(
-  config: Config, phase: Phase
-) -> optax.GradientTransformation:
-  """Clipping, the optimizer and the schedule of one phase."""
-  return optimizers.make(
-    config['optimizer'],
-    phase.steps,
-    learning_rate=phase.learning_rate,
-    warmup_steps=phase.warmup_steps,
-    kept_steps=phase.kept_steps,
-  )
+def check(config: Config) -> None:
+  """Raises InputError where a value cannot be."""
+  bert.check(config)
+  dtypes = 'float32', config['model']['dtype']
+  rules = {
+    'data.eval_examples': at_least(1),
+    'sharding.layout': one_of('replicated', 'zero1', 'fsdp'),
+    'sharding.gradient_dtype': one_of(*dtypes, cure='see config.model.dtype'),
+  }
+  require(config, rules)
 
 
-def make_model(config: Config, vocab_size: int, devices) -> Bert:
+def make_model(config: Config, vocab_size: int, platform: str) -> Bert:
   """The BERT of the config, with the heads of pre-training."""
-  return bert.make_model(
-    config,
-    vocab_size,
-    mesh.platform(devices),
-    gradient_dtype=jnp.dtype(config['sharding']['gradient_dtype']),
-  )
+  dtype = jnp.dtype(config['sharding']['gradient_dtype'])
+  return bert.make_model(config, vocab_size, platform, gradient_dtype=dtype)
 
 
 def make_task(
   config: Config,
-  phase: Phase,
-  model: Bert,
-  init,
-  evals,
   devices: jax.sharding.Mesh,
+  tx: Any,
+  corpus: Corpus | None = None,
 ) -> Task:
   """The training step on `params['net']`.
 
@@ -113,11 +151,16 @@ def make_task(
   pairs. Here a pair weighs as many tokens as a full row masks, so that the
   loss stays one sum over one weight and adds up over micro-batches; the two
   differ by how many rows are short.
+
+  Args:
+    tx: the optimizer.
+    corpus: what is trained on; None: a vocabulary of the size asked for.
   """
-  fraction = config['data']['masked_fraction']
-  pair = min(
-    phase.max_predictions, max(1, round(fraction * phase.sequence_length))
-  )
+  c = config['data']
+  vocab_size = corpus.vocab_size if corpus else c['vocab_size']
+  model = make_model(config, vocab_size, mesh.platform(devices))
+  masked = max(1, round(c['masked_fraction'] * c['sequence_length']))
+  pair = min(c['max_predictions'], masked)
 
   def loss(params, vars, batch, key):
     mlm, nsp = _apply(model, params, batch, dropout=key)
@@ -125,20 +168,25 @@ def make_task(
     mask = batch['target_mask'] & rows[:, None]
     nats, tokens = masked_cross_entropy(mlm, batch['targets'], mask)
     metrics = {'mlm_nats': (nats, tokens)}
-    if not config['data']['next_sentence']:
+    if not c['next_sentence']:
       return Objective(nats, tokens, metrics=metrics)
     nsp_nats, count = masked_cross_entropy(nsp, batch['next_sentence'], rows)
     metrics['nsp_nats'] = (nsp_nats, count)
     return Objective(nats + pair * nsp_nats, tokens, metrics=metrics)
 
-  tx = make_optimizer(config, phase)
+  def init(key):
+    shapes = [(1, 8), (1, 8), (1, 8), (1, 1)]
+    kinds = [jnp.int32, jnp.int32, jnp.bool_, jnp.int32]
+    dummy = [jnp.zeros(s, d) for s, d in zip(shapes, kinds)]
+    make = lambda k: model.init(k, *dummy, deterministic=True)['params']
+    net = jax.jit(make)(key)
+    if corpus and config['model']['unigram_bias']:
+      net = {**net, 'mlm_bias': jnp.asarray(_log_unigram(corpus))}
+    return {'net': net}, {}
+
   if config['sharding']['layout'] != 'replicated':
     tx = partition.spread_update(tx, devices, bert.rules(config, devices))
-  if phase.accumulate > 1:
-    update = accumulate(phase.accumulate, loss, 'net', tx, unroll=False)
-  else:
-    update = minimise(loss, 'net', tx)
-  return Task(lambda key: init(key, update), {'train': update}, evals)
+  return Task(init, {'train': bert.make_update(config, loss, 'net', tx)})
 
 
 def _apply(model, params, batch, dropout=None):
@@ -153,150 +201,6 @@ def _apply(model, params, batch, dropout=None):
   )
 
 
-def build(config: Config, phase: Phase, space: Workspace) -> tuple[Task, Feed]:
-  """The task of one phase and the feed of its training batches."""
-  corpus = _corpus(config, space.offline)
-  model = make_model(config, corpus.vocab_size, space.mesh)
-  evals = {
-    'validation': (
-      masked_lm(_plain(model), corpus.characters),
-      _held_out(config, phase, corpus, 'validation', space),
-    )
-  }
-  source = PretrainingSource(
-    corpus, 'train', batch_size=phase.batch_size, **_examples(config, phase)
-  )
-  data = config['data']
-  feed = Feed(
-    source,
-    space.mesh,
-    workers=data['workers'],
-    ahead=data['ahead'],
-    axes=mesh.row_axes(space.mesh),
-  )
-  init = _initialiser(config, phase, model, corpus, space)
-  return make_task(config, phase, model, init, evals, space.mesh), feed
-
-
-def plan(config: Config, phase: Phase, space: Workspace) -> Planned:
-  """One phase as shapes, for a machine that is not there."""
-  vocab = config['data']['vocab_size']
-  model = make_model(config, vocab, space.mesh)
-
-  def init(key, update):
-    return create_state({'net': _new_parameters(model, key)}, update)
-
-  task = make_task(config, phase, model, init, {}, space.mesh)
-  spec = batch_spec(
-    phase.batch_size, phase.sequence_length, phase.max_predictions
-  )
-  return Planned(
-    task,
-    {'train': spec},
-    phase.steps,
-    bert.rules(config, space.mesh),
-    config['train']['max_bad_steps'],
-    {'train': step_flops(config, phase)},
-  )
-
-
-def measure(
-  config: Config, phase: Phase, space: Workspace, task: Task, fitted: Fitted
-) -> dict[str, float]:
-  """The test set, once, and the unigram on the same masked positions."""
-  corpus = _corpus(config, space.offline)
-  feed = _held_out(config, phase, corpus, 'test', space)
-  evaluator, _ = task.evals['validation']  # compiled already
-  found = Evaluation('test', evaluator, feed, space.seed).run(fitted.state)
-  figures = {**fitted.metrics, **{f'test/{k}': v for k, v in found.items()}}
-  for split in ('validation', 'test'):
-    source = _source(config, phase, corpus, split, space)
-    unigram = unigram_nats(corpus, source)
-    figures |= {
-      f'{split}/unigram_nats': unigram.nats,
-      f'{split}/unigram_bits_per_character': unigram.bits_per_character,
-      f'{split}/nats_below_unigram': (
-        unigram.nats - figures[f'{split}/mlm_nats']
-      ),
-    }
-  space.facts |= {
-    'download_seconds': round(packages.download_seconds(), 3),
-    'vocab_size': corpus.vocab_size,
-    'corpus_sha256': corpus.sha256,
-  }
-  return figures
-
-
-def step_flops(config: Config, phase: Phase) -> float:
-  """Model FLOPs of one update: matrix products, backward = 2 x forward.
-
-  A multiplication and an addition are two; embeddings' look-ups and what is
-  recomputed are none.
-  """
-  c, length = config['model'], phase.sequence_length
-  width, inner = c['hidden_size'], c['intermediate_size']
-  layer = 2 * length * width * (4 * width + 2 * inner) + 4 * length**2 * width
-  words = phase.max_predictions * (width + config['data']['vocab_size'])
-  heads = 2 * width * (words + width + 2)
-  types = 2 * length * 2 * width  # a product with one-hot rows
-  row = c['num_layers'] * layer + heads + types
-  return 3.0 * phase.batch_size * row
-
-
-def _stage(config: Config, phase: Phase, run: study.Run | None = None) -> Stage:
-  # All of these complain now, not after the data has been made.
-  train = dict(config['train'])
-  for name in ('steps', 'batch_size', 'accumulate'):
-    train.pop(name)
-  options = Options(steps=phase.steps, **train)
-  _check(config, phase)
-  make_optimizer(config, phase)
-
-  def make(space):
-    # What a checkpoint belongs to, beside the config.
-    options.about['corpus_sha256'] = _corpus(config, space.offline).sha256
-    rate = run.rate(space) if run else phase.learning_rate
-    return build(config, phase._replace(learning_rate=rate), space)
-
-  def finish(space, task, fitted):
-    if run and not run.test:
-      return fitted.metrics
-    _draw_ratios(space.folder(phase.name) / 'figures', fitted.state)
-    return measure(config, phase, space, task, fitted)
-
-  return training(
-    phase.name,
-    make,
-    options,
-    finish,
-    lambda space: plan(config, phase, space),
-    lambda devices: bert.rules(config, devices),
-    config['seed'],
-  )
-
-
-def _initialiser(config, phase, model, corpus, space):
-  def init(key, update):
-    if phase.before:
-      earlier = space.artefact(phase.before)
-      state = create_state(earlier.params, update)
-      return state.replace(opt=earlier.opt) if phase.kept_steps else state
-    net = _new_parameters(model, key)
-    if config['model']['unigram_bias']:
-      net = {**net, 'mlm_bias': jnp.asarray(_log_unigram(corpus))}
-    return create_state({'net': net}, update)
-
-  return init
-
-
-def _new_parameters(model: Bert, key):
-  shapes = [(1, 8), (1, 8), (1, 8), (1, 1)]
-  kinds = [jnp.int32, jnp.int32, jnp.bool_, jnp.int32]
-  dummy = [jnp.zeros(s, d) for s, d in zip(shapes, kinds)]
-  make = lambda k: model.init(k, *dummy, deterministic=True)['params']
-  return jax.jit(make)(key)
-
-
 def _log_unigram(corpus: Corpus) -> np.ndarray:
   """[vocab] float32, log of the add-one frequencies of the training tokens."""
   tokens = np.asarray(corpus.split('train').tokens)
@@ -304,126 +208,149 @@ def _log_unigram(corpus: Corpus) -> np.ndarray:
   return np.log(counts / counts.sum()).astype(np.float32)
 
 
+def step_flops(config: Config) -> float:
+  """Model FLOPs of one update: backward is twice forward, see `bert`.
+
+  What is recomputed does not count.
+  """
+  c, width = config['data'], config['model']['hidden_size']
+  words = c['max_predictions'] * (width + c['vocab_size'])
+  heads = 2 * width * (words + width + 2)
+  return 3.0 * c['batch_size'] * (bert.encoder_flops(config) + heads)
+
+
 def _corpus(config: Config, offline: bool) -> Corpus:
+  return bert.open_corpus(config['data'], config['data']['vocab_size'], offline)
+
+
+def _source(config: Config, corpus: Corpus, split: str, rows: int, **more):
   c = config['data']
-  return prepare_corpus(
-    'text_files' if c['text_files'] else c['name'],
-    files=c['text_files'],
-    vocab_size=c['vocab_size'],
-    offline=offline,
-  )
-
-
-def _examples(config: Config, phase: Phase) -> dict[str, Any]:
-  c = config['data']
-  return {
-    'sequence_length': phase.sequence_length,
-    'max_predictions': phase.max_predictions,
-    'masked_fraction': c['masked_fraction'],
-    'short_fraction': c['short_fraction'],
-    'whole_word': c['whole_word'],
-    'next_sentence': c['next_sentence'],
-    'seed': config['seed'],
-  }
-
-
-def _source(config, phase, corpus, split, space) -> PretrainingSource:
-  """The held-out examples: the same positions whatever the run's seed."""
-  ways = space.mesh.size // space.mesh.shape.get('model', 1)
   return PretrainingSource(
     corpus,
     split,
-    batch_size=-(-min(128, config['data']['eval_examples']) // ways) * ways,
-    **{**_examples(config, phase), 'seed': 0},
-    repeat=False,
-    examples=config['data']['eval_examples'],
+    batch_size=rows,
+    sequence_length=c['sequence_length'],
+    max_predictions=c['max_predictions'],
+    masked_fraction=c['masked_fraction'],
+    short_fraction=c['short_fraction'],
+    whole_word=c['whole_word'],
+    next_sentence=c['next_sentence'],
+    **more,
   )
 
 
-def _held_out(config, phase, corpus, split, space) -> Feed:
-  source = _source(config, phase, corpus, split, space)
-  return Feed(
-    source,
+def _held_out(config: Config, corpus: Corpus, split: str, devices) -> Feed:
+  """Held-out examples: the same positions whatever the run's seed."""
+  count = config['data']['eval_examples']
+  more = {'seed': 0, 'repeat': False, 'examples': count}
+  source = lambda rows: _source(config, corpus, split, rows, **more)
+  return held_out(source, devices, min(128, count))
+
+
+def _open(config: Config, space: Workspace) -> Inputs:
+  """The feed and the validation examples; `data` is the Corpus."""
+  c, corpus = config['data'], _corpus(config, space.offline)
+  rows, seed = c['batch_size'], config['seed']
+  feed = Feed(
+    _source(config, corpus, 'train', rows, seed=seed),
     space.mesh,
-    steps=source.num_batches,
-    axes=mesh.row_axes(space.mesh),
+    workers=c['workers'],
+    ahead=c['ahead'],
   )
+  model = make_model(config, corpus.vocab_size, mesh.platform(space.mesh))
+  apply = lambda params, vars, batch: _apply(model, params, batch)
+  evaluator = masked_lm(apply, corpus.characters)
+  found = _held_out(config, corpus, 'validation', space.mesh)
+  evals = {'validation': (evaluator, found)}
+  return Inputs(feed, evals, {'corpus_sha256': corpus.sha256}, corpus)
 
 
-def _plain(model: Bert):
-  return lambda params, vars, batch: _apply(model, params, batch)
+def _finish(
+  config: Config, space: Workspace, inputs: Inputs, result: FitResult
+) -> Figures:
+  """The test set, once, and the unigram on the same masked positions."""
+  corpus, (evaluator, validation) = inputs.data, inputs.evals['validation']
+  test = _held_out(config, corpus, 'test', space.mesh)
+  figures = measure('test', evaluator, test, result.state, space.seed)
+  known = {**result.metrics, **figures}
+  for split, feed in (('validation', validation), ('test', test)):
+    unigram = unigram_nats(corpus, feed.source)
+    below = unigram.nats - known[f'{split}/mlm_nats']
+    figures |= {
+      f'{split}/unigram_nats': unigram.nats,
+      f'{split}/unigram_bits_per_character': unigram.bits_per_character,
+      f'{split}/nats_below_unigram': below,
+    }
+  space.facts |= {
+    'download_seconds': round(packages.download_seconds(), 3),
+    'vocab_size': corpus.vocab_size,
+  }
+  _show_ratios(space.page, result.state)
+  return figures
 
 
-def phases(config: Config) -> list[Phase]:
-  """The recipe's phases: one, or two."""
-  train, data, rate = config['train'], config['data'], config['optimizer']
-  first = Phase(
-    'pretrain',
-    train['steps'],
-    train['batch_size'],
-    train['accumulate'],
-    data['sequence_length'],
-    data['max_predictions'],
-    rate['learning_rate'],
-    rate['warmup_steps'],
-  )
-  second = dict(config['second'])
-  opt = second.pop('opt')
-  if opt not in ('keep', 'reset'):
-    raise InputError(f'config.second.opt = "{opt}" is not "keep" or "reset"')
-  if not second['steps']:
-    return [first]
-  kept = train['steps'] if opt == 'keep' else 0
-  return [
-    first,
-    Phase('second', before='pretrain', kept_steps=kept, **second),
-  ]
-
-
-def _check(config: Config, phase: Phase) -> None:
-  model = config['model']
-  if phase.sequence_length > model['max_positions']:
-    raise InputError(
-      f'sequence length {phase.sequence_length} of stage "{phase.name}" is '
-      f'longer than the position table, config.model.max_positions = '
-      f'{model["max_positions"]}; raise that, or take shorter sequences'
-    )
-  if model['dtype'] not in ('float32', 'bfloat16'):
-    raise InputError(
-      f'config.model.dtype = "{model["dtype"]}" is not float32 or bfloat16'
-    )
-  wide = config['sharding']['gradient_dtype']
-  if wide not in ('float32', model['dtype']):
-    raise InputError(
-      f'config.sharding.gradient_dtype = "{wide}" is not float32 or '
-      f'config.model.dtype, "{model["dtype"]}"'
-    )
-  if model['hidden_size'] % model['num_heads']:
-    raise InputError(
-      f'config.model.hidden_size = {model["hidden_size"]} does not divide by '
-      f'config.model.num_heads = {model["num_heads"]}'
-    )
-  if phase.batch_size < 1 or phase.batch_size % max(phase.accumulate, 1):
-    raise InputError(
-      f'batch of {phase.batch_size} does not divide into {phase.accumulate} '
-      f'micro-batches in stage "{phase.name}"'
-    )
-
-
-def _draw_ratios(folder, state) -> None:
+def _show_ratios(page: Sections, state: State) -> None:
   """The trust ratios of the last update, smallest to largest."""
   try:
     ratios = method.trust_ratios(state.opt['net'])
   except ValueError:
     return  # AdamW has none
-  flat = sorted(
-    (float(x), path) for path, leaf in paths(ratios) for x in np.ravel(leaf)
-  )
+  flat = sorted(float(x) for _, leaf in paths(ratios) for x in np.ravel(leaf))
 
   def draw(axes):
-    axes.semilogy([x for x, _ in flat], 'o', markersize=3)
+    axes.semilogy(flat, 'o', markersize=3)
     axes.set_xlabel('parameter tensors of all layers, sorted')
     axes.set_ylabel('trust ratio of the last update')
     axes.grid(alpha=0.3)
 
-  report.figure(folder / 'trust_ratios.png', draw)
+  page.figure('trust_ratios', draw, 'Trust ratios of the last update')
+
+
+def predict(
+  config: Config, params: Mapping, vars: Vars, inputs: list[str]
+) -> list[list[dict[str, float]]]:
+  """Pieces of words that may stand where texts have [MASK].
+
+  Args:
+    params: of the State that a stage left.
+    inputs: texts, no longer than the config's sequences.
+
+  Returns:
+    For each [MASK] of each text the five likeliest pieces with their
+    probabilities.
+
+  Raises:
+    InputError: a text that is too long.
+  """
+  del vars
+  corpus, longest = _corpus(config, False), config['data']['sequence_length']
+  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
+  ids = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+  tokens = np.full((len(inputs), longest), wordpiece.PAD, np.int32)
+  for row, text in zip(tokens, inputs):
+    first, *rest = map(ids, text.split('[MASK]'))
+    masked = [piece for part in rest for piece in (wordpiece.MASK, *part)]
+    whole = [wordpiece.CLS, *first, *masked, wordpiece.SEP]
+    if len(whole) > longest:
+      raise InputError(
+        f'a text of {len(whole)} tokens is longer than '
+        f'config.data.sequence_length = {longest}; shorten it'
+      )
+    row[: len(whole)] = whole
+  model = make_model(config, corpus.vocab_size, jax.default_backend())
+  batch = {
+    'tokens': tokens,
+    'segments': np.zeros_like(tokens),
+    'attention': tokens != wordpiece.PAD,
+    'positions': np.broadcast_to(np.arange(longest), tokens.shape),
+  }
+  logits, _ = jax.jit(partial(_apply, model))(params, batch)
+  best, pieces = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))
+  name = corpus.pieces
+  return [
+    [
+      {name[piece]: float(p) for piece, p in zip(pieces[i, j], best[i, j])}
+      for j in np.flatnonzero(tokens[i] == wordpiece.MASK)
+    ]
+    for i in range(len(inputs))
+  ]

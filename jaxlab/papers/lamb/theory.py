@@ -7,16 +7,23 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys, report, workdir
+from jaxlab.engine import keys, workdir
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.require import (
+  Rule,
+  at_least,
+  inside,
+  one_of,
+  require,
+  some,
+)
+from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.lamb import layered
 
@@ -30,55 +37,38 @@ def program(config: Config) -> list[Stage]:
   Raises:
     InputError: a value that cannot be; nothing has been computed yet.
   """
-  _check(config)
-  return [Stage('theory', lambda space: _study(config, space.folder('theory')))]
+  check(config)
+  return [Stage('theory', lambda space: _study(config, space))]
 
 
-def _check(config: Config) -> None:
-  p, s = config['problem'], config['study']
-  seeds, tuning, factors = {*s['seeds']}, {*s['tuning_seeds']}, s['factors']
-  whole = lambda n: type(n) is int and n > 0
-  positive = lambda x: 0 < x < math.inf
-  rules = {
-    'problem.layers': (whole(p['layers'] - 2), 'a whole number above 2'),
-    'problem.width': (whole(p['width']), 'a whole number above 0'),
-    'problem.spread': (1 < p['spread'] < math.inf, 'a max / min above 1'),
-    'problem.max_smoothness': (positive(p['max_smoothness']), 'one above 0'),
-    'problem.noise': (0 <= p['noise'] < math.inf, 'a number >= 0'),
-    'problem.start': (positive(p['start']), 'a number above 0'),
-    'problem.alike': (
-      p['alike'] and {*p['alike']} <= {*layered.ALIKE},
-      f'some of {", ".join(layered.ALIKE)}',
-    ),
-    'study.steps': (
-      all(map(whole, s['steps'])) and len({*s['steps']}) > 1,
-      'at least two whole numbers above 0: a slope needs them',
-    ),
-    'study.spectra_steps': (
-      whole(s['spectra_steps']),
-      'a whole number above 0',
-    ),
-    'study.seeds': (
-      len(seeds) == len(s['seeds']) > 1,
-      'at least two, none twice: the intervals are over them',
-    ),
-    'study.tuning_seeds': (
-      tuning and not tuning & seeds,
-      'at least one, and none of config.study.seeds',
-    ),
-    'study.factors': (
-      1 in factors and all(map(positive, factors)),
-      'numbers above 0, and among them 1, the rate of the theorem',
-    ),
-    'study.b2': (0 <= s['b2'] < 1, 'a number in [0, 1)'),
-  }
-  for name, (holds, cure) in rules.items():
-    if not holds:
-      section, key = name.split('.')
-      raise InputError(f'config.{name} = {config[section][key]}; give {cure}')
+def check(config: Config) -> None:
+  """Raises InputError where a value cannot be."""
+  s, positive = config['study'], inside(0, math.inf)
+  steps = lambda x: len({*x}) > 1 and min(x) > 0
+  seeds = lambda x: len({*x}) == len(x) > 1
+  tuning = lambda x: x and not {*x} & {*s['seeds']}
+  factors = lambda x: 1 in x and all(map(positive.holds, x))
+  require(
+    config,
+    {
+      'problem.layers': at_least(3),
+      'problem.width': at_least(1),
+      'problem.spread': inside(1, math.inf, 'it is max / min'),
+      'problem.max_smoothness': positive,
+      'problem.noise': at_least(0),
+      'problem.start': positive,
+      'problem.alike': some(one_of(*layered.ALIKE)),
+      'study.steps': Rule(steps, 'two or more above 0', 'for the slopes'),
+      'study.spectra_steps': at_least(1),
+      'study.seeds': Rule(seeds, 'two or more, none twice', 'for intervals'),
+      'study.tuning_seeds': Rule(tuning, 'filled, and none of study.seeds'),
+      'study.factors': Rule(factors, 'above 0, among them 1, the theorem'),
+      'study.b2': Rule(lambda x: 0 <= x < 1, 'in [0, 1)'),
+    },
+  )
 
 
-def _study(config: Config, folder: Path) -> dict[str, float]:
+def _study(config: Config, space: Workspace) -> Figures:
   p, s = config['problem'], config['study']
   kinds = layered.spectra(p['layers'], p['spread'], p['max_smoothness'])
   rates, shapes, rivals, cells = [], [], [], []
@@ -96,10 +86,18 @@ def _study(config: Config, folder: Path) -> dict[str, float]:
         shapes.append(about | _exponents(mixed[name], kinds, how, of))
     for name in ('lars', 'lamb', 'lamb_b2'):
       rivals += [_rival(mixed['sgd'][k], mixed[name][k]) for k in kinds]
-    _draw(folder / 'figures', alike, lines)
+    _draw(space, alike, lines)
   tables = {'rates': rates, 'spectra': shapes, 'rivals': rivals}
-  workdir.write_json(folder / 'theory.json', {**tables, 'cells': cells})
-  (folder / 'theory.md').write_text('\n'.join(map(table, tables.values())))
+  path = space.folder('theory') / 'theory.json'
+  workdir.write_json(path, {**tables, 'cells': cells})
+  titles = {
+    'rates': 'Slopes over the steps, mean ± 95 % t-interval over seeds',
+    'spectra': 'Exponents of the largest and of the mean smoothness',
+    'rivals': 'The gradient of SGD over that of another, with 95 % t-interval',
+  }
+  for name, rows in tables.items():
+    texts = [list(map(_text, row.values())) for row in rows]
+    space.page.table(titles[name], [*rows[0]], texts)
   figures: dict[str, float] = {}
   for row in rates + shapes:
     name = f'{row["alike"]}/{row["optimizer"]}/{row["rate"]}_{row["measure"]}'
@@ -208,51 +206,49 @@ def _rival(sgd: Row, other: Row) -> Row:
   }
 
 
-def table(rows: Sequence[Row]) -> str:
-  """Rows of one kind as Markdown."""
-  lines = [[*rows[0]], ['---'] * len(rows[0])]
-  lines += [list(map(_text, row.values())) for row in rows]
-  return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-
-
-def _text(cell) -> str:
+def _text(cell):
   """A pair is mean ± half-width, a triple an estimate and its interval."""
-  if isinstance(cell, str | None):
-    return cell or '–'
-  if isinstance(cell, float):
-    return f'{cell:.3g}'
-  parts = [f'{x:.3g}' for x in cell]
-  return ' ± '.join(parts) if len(cell) == 2 else '{} ({} … {})'.format(*parts)
+  if isinstance(cell, tuple | list):
+    parts = [f'{x:.3g}' for x in cell]
+    return (
+      ' ± '.join(parts) if len(cell) == 2 else '{} ({} … {})'.format(*parts)
+    )
+  return '–' if cell is None else cell
 
 
-def _draw(folder: Path, alike: str, lines: Mapping[str, Sequence[Row]]) -> None:
+def _draw(space: Workspace, alike: str, lines: Mapping[str, Sequence[Row]]):
   """E‖∇f‖ against steps; and each theorem's own measure with its bound."""
 
-  def line(axes, cells, how, of, power, **style):
+  def line(axes, cells, how, of, power=1.0, **style):
     values = _columns(cells, how, of) ** power
     points = zip(*(student_t(v.tolist()) for v in values.T))
-    axes.errorbar([c['steps'] for c in cells], *points, capsize=3, **style)
+    steps = [c['steps'] for c in cells]
+    axes.errorbar(steps, *points, capsize=3, marker='o', markersize=3, **style)
 
-  def draw(axes, norms):
+  def norms(axes):
     for i, (name, cells) in enumerate(lines.items()):
-      style = {'color': f'C{i}', 'marker': 'o', 'markersize': 3}
-      if norms:
-        line(axes, cells, 'theorem', 'norm', 0.5, label=name, **style)
-        line(axes, cells, 'tuned', 'norm', 0.5, linestyle=':', **style)
-        continue
-      label = f'{name}: {layered.OWN[name]}'
-      line(axes, cells, 'theorem', layered.OWN[name], 1, label=label, **style)
+      line(axes, cells, 'theorem', 'norm', 0.5, label=name, color=f'C{i}')
+      line(axes, cells, 'tuned', 'norm', 0.5, ls=':', color=f'C{i}')
+    axes.set_ylabel('E‖∇f‖; dotted: tuned')
+    finish(axes)
+
+  def measures(axes):
+    for i, (name, cells) in enumerate(lines.items()):
+      own = layered.OWN[name]
+      label = f'{name}: {own}'
+      line(axes, cells, 'theorem', own, label=label, color=f'C{i}')
       limits = [(c['steps'], c['bound']) for c in cells if c['bound']]
       if limits:
         axes.plot(*zip(*limits), ':', color=f'C{i}')
-    axes.set_ylabel(
-      'E‖∇f‖; dotted: tuned' if norms else 'own measure; dotted: bound'
-    )
+    axes.set_ylabel('own measure; dotted: bound')
+    finish(axes)
+
+  def finish(axes):
     axes.set_xscale('log', base=2)
     axes.set_yscale('log')
     axes.set_xlabel(f'steps T, also the batch; layers alike in {alike}')
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
-  report.figure(folder / f'norm_{alike}.png', partial(draw, norms=True))
-  report.figure(folder / f'measures_{alike}.png', partial(draw, norms=False))
+  space.page.figure(f'norm_{alike}', norms, 'Mean norm of the gradient')
+  space.page.figure(f'measures_{alike}', measures, "Each theorem's measure")

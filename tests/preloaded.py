@@ -1,0 +1,16 @@
+"""The libraries that programs load: what `tests.forked` forks from."""
+
+import importlib
+import logging
+from pathlib import Path
+
+import jax  # noqa: F401
+import matplotlib.backends.backend_agg  # noqa: F401
+
+import jaxlab.engine.stage  # noqa: F401
+
+logging.getLogger('absl').setLevel(logging.ERROR)
+PAPERS = Path(__file__).parents[1] / 'jaxlab' / 'papers'
+
+for path in sorted(PAPERS.glob('*/*.py')):
+  importlib.import_module(f'jaxlab.papers.{path.parent.name}.{path.stem}')

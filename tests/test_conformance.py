@@ -1,0 +1,289 @@
+"""The engine's promises, kept by the smoke variant of every config.
+
+Each configs/NAME.py is run twice by the same command: once with nothing in its
+way, once killed, stopped and started again; what they leave must be the same.
+A few steps on one and on eight devices, and all plans, are made in here.
+"""
+
+import importlib
+import importlib.util
+import json
+import math
+import re
+import signal
+from typing import NamedTuple
+
+import chex
+import jax
+import pytest
+
+from jaxlab.engine import loop, mesh, metrics, stage
+from jaxlab.engine.update import guarded
+from jaxlab.planning import plan
+from tests import forked, runs
+from tests.forked import Stop
+
+CONFIGS = sorted(path.stem for path in (runs.ROOT / 'configs').glob('*.py'))
+FIELDS = {
+  'paper': str,
+  'stage': str,
+  'steps': int,
+  'seed': int,
+  'wall_seconds': float,
+  'metrics': dict,
+  'paper_reported': dict,
+  'versions': dict,
+}
+FIRST_STEPS = 3  # that one and eight devices are compared at
+
+
+# --- the stage API, in one place ---
+
+
+def smoke_of(name: str):
+  """The resolved smoke config of configs/NAME.py."""
+  path = runs.ROOT / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(f'config_{name}', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config('smoke').to_dict()
+  except ValueError as error:
+    pytest.fail(f'configs/{name}.py must have a variant "smoke": {error}')
+
+
+def stages_of(config) -> list[stage.Stage]:
+  """The program of a config."""
+  job = config.get('job', 'task')
+  module = importlib.import_module(f'jaxlab.papers.{config["paper"]}.{job}')
+  return module.program(config)
+
+
+def space_on(devices: int, config, folder) -> stage.Workspace:
+  """A workspace on so many CPU devices, without a network."""
+  made = mesh.make(devices=jax.devices()[:devices])
+  return stage.Workspace(folder, config, made, config['seed'], offline=True)
+
+
+def first_lines(training: stage.Stage, space: stage.Workspace) -> list[dict]:
+  """What the first steps of a training stage log; nothing is evaluated."""
+  task, inputs = training.open(space)
+  options = loop.Options(
+    steps=FIRST_STEPS,
+    log_every_steps=1,
+    checkpoint_every_seconds=0.0,
+    rules=training.plan(space).rules,
+  )
+  loop.fit(
+    training.name,
+    task,
+    inputs._replace(evals={}),
+    options,
+    space.folder(training.name),
+    space.mesh,
+    space.seed,
+  )
+  return untimed_lines(space.folder(training.name))
+
+
+def planned_steps(training: stage.Stage, space: stage.Workspace):
+  """(kind, State before, State after, metrics) of a stage's plan, as shapes."""
+  planned = training.plan(space)
+  assert set(planned.spec) == set(planned.task.steps)
+  for kind, update in planned.task.steps.items():
+    state, batch = plan.shapes(planned, kind, space.mesh)
+    step = guarded(update, planned.max_bad_steps)
+    yield kind, state, *jax.eval_shape(step, state, batch, jax.random.key(0))
+
+
+# --- runs ---
+
+
+class Run(NamedTuple):
+  """A finished run, and the command that it was started by."""
+
+  name: str
+  config: dict
+  flags: list[str]
+  folder: object
+  data: object
+  said: str
+
+  @property
+  def trained(self) -> list[stage.Stage]:
+    return [one for one in stages_of(self.config) if one.steps]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+  """One data folder for all of them."""
+  return tmp_path_factory.mktemp('conformance') / 'data'
+
+
+@pytest.fixture(scope='module', params=CONFIGS)
+def whole(request, tmp_path_factory, data) -> Run:
+  """A run that nothing stopped; it saves twice in each interval of the log."""
+  name = request.param
+  config = smoke_of(name)
+  flags = [f'--config={runs.ROOT}/configs/{name}.py:smoke', '--offline']
+  if 'train' in config:
+    often = max(1, config['train']['log_every_steps'] // 2)
+    flags.append(f'--config.train.checkpoint_every_steps={often}')
+  folder = tmp_path_factory.mktemp(name) / 'whole'
+  ended = forked.run(flags, folder, data)
+  assert ended.code == 0, ended.said
+  return Run(name, config, flags, folder, data, ended.said)
+
+
+def report_of(folder, name: str):
+  """A stage's report, which is strict JSON."""
+
+  def refuse(constant):
+    raise AssertionError(f'{name}/report.json holds {constant}, not JSON')
+
+  text = (folder / name / 'report.json').read_text()
+  return json.loads(text, parse_constant=refuse)
+
+
+def left(folder, name: str):
+  """Fingerprint, figures, and metrics lines without times, of a stage."""
+  about = report_of(folder, name)
+  prints = about.get('state_sha256'), about.get('artefact_sha256')
+  untimed = {k: v for k, v in about['metrics'].items() if 'seconds' not in k}
+  return prints, untimed, untimed_lines(folder / name)
+
+
+def untimed_lines(folder) -> list[dict]:
+  """The lines of a stage's metrics.jsonl, without times."""
+  return [
+    {k: v for k, v in line.items() if k not in metrics.TIME_FIELDS}
+    for line in metrics.read(folder / 'metrics.jsonl')
+  ]
+
+
+def same(one, other, names) -> None:
+  """Every stage of two runs left the same."""
+  for name in names:
+    assert left(one, name) == left(other, name), name
+
+
+def stops_of(config, trained: list[stage.Stage]) -> list[Stop]:
+  """A kill in the first training and a SIGTERM in the last, later."""
+  every = config['train']['log_every_steps']
+  first, last = trained[0], trained[-1]
+  late = 2 * every if last is not first else last.steps // every * every
+  while late >= last.steps:
+    late -= every
+  return [
+    Stop(signal.SIGKILL, first.name, 2 * every),
+    Stop(signal.SIGTERM, last.name, late),
+  ]
+
+
+def test_a_smoke_reports_every_stage_in_full(whole):
+  stages = stages_of(whole.config)
+  for one in stages:
+    about = report_of(whole.folder, one.name)
+    for field, kind in FIELDS.items():
+      assert isinstance(about[field], kind), (one.name, field)
+    assert about['paper'] == whole.config['paper']
+    assert (about['stage'], about['steps']) == (one.name, one.steps)
+    assert {'jax', 'flax', 'optax', 'numpy', 'device'} <= {*about['versions']}
+    assert about['versions']['device'].startswith('1 x ')
+    assert 'state_sha256' in about or 'artefact_sha256' in about
+    for name, value in about['metrics'].items():
+      assert value is None or math.isfinite(value), (one.name, name)
+    if one.steps:
+      assert re.fullmatch('[0-9a-f]{64}', about['state_sha256'])
+
+
+def test_a_smoke_logs_and_evaluates_twice_in_each_training(whole):
+  for one in whole.trained:
+    lines = metrics.read(whole.folder / one.name / 'metrics.jsonl')
+    kinds = [line['kind'] for line in lines]
+    assert kinds.count('eval') >= 2, one.name
+    assert len(kinds) - kinds.count('eval') >= 2, one.name
+    assert [line['step'] for line in lines][-1] == one.steps
+
+
+def test_a_step_kind_is_traced_once(whole):
+  for one in whole.trained:
+    traces = report_of(whole.folder, one.name)['traces']
+    assert traces and set(traces.values()) == {1}, one.name
+
+
+def test_the_page_stands_alone(whole):
+  page = (whole.folder / 'report.html').read_text()
+  for one in stages_of(whole.config):
+    assert one.name in page
+  loaded = re.findall(r'(?:src|href|action)\s*=\s*["\']?([^"\'>\s]+)', page)
+  assert all(each.startswith(('data:', '#')) for each in loaded)
+  assert not re.search(r'<link|@import|url\((?!["\']?data:)', page)
+
+
+def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(whole):
+  other = whole.folder.with_name('other')
+  names = [one.name for one in stages_of(whole.config)]
+  if not whole.trained:
+    ended = forked.run(whole.flags, other, whole.data)
+    assert ended.code == 0, ended.said
+    same(other, whole.folder, names)
+    before = {n: (other / n / 'report.json').read_bytes() for n in names}
+    ended = forked.run(whole.flags, other, whole.data)
+    assert ended.code == 0, ended.said
+    for name in names:
+      assert f'{name}: finished before, skipped' in ended.said
+      assert (other / name / 'report.json').read_bytes() == before[name]
+    return
+  kill, term = stops_of(whole.config, whole.trained)
+  ended = forked.run(whole.flags, other, whole.data, kill)
+  assert ended.code == -signal.SIGKILL, ended.said
+  saved = runs.saved_steps(other / kill.stage)[-1]
+  assert 0 < saved <= kill.step
+  ended = forked.run(whole.flags, other, whole.data, term)
+  assert ended.code == 75, ended.said
+  assert f'{kill.stage}: going on from step {saved}' in ended.said
+  assert f'{term.stage}: saved step {term.step}' in ended.said
+  assert not (other / term.stage / 'report.json').exists()
+  ended = forked.run(whole.flags, other, whole.data)
+  assert ended.code == 0, ended.said
+  assert f'{term.stage}: going on from step {term.step}' in ended.said
+  for one in whole.trained[:-1]:
+    assert f'{one.name}: finished before, skipped' in ended.said
+  same(other, whole.folder, names)
+
+
+# --- in this process ---
+
+
+@pytest.fixture
+def no_data(tmp_path, monkeypatch):
+  """An empty data folder."""
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'none'))
+  return tmp_path
+
+
+def test_eight_devices_train_as_one(whole, tmp_path, monkeypatch):
+  if not whole.trained:
+    return
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(whole.data))
+  first = whole.trained[0]
+  found = []
+  for devices in (1, 8):
+    space = space_on(devices, whole.config, tmp_path / str(devices))
+    found.append(first_lines(first, space))
+  assert [line['step'] for line in found[0]] == [*range(1, FIRST_STEPS + 1)]
+  for one, eight in zip(*found, strict=True):
+    assert one.pop('kind') == eight.pop('kind')
+    assert eight == pytest.approx(one, rel=2e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_plan_needs_shapes_alone(name, no_data):
+  config = smoke_of(name)
+  space = space_on(8, config, no_data)
+  trained = [one for one in stages_of(config) if one.steps]
+  for one in trained:
+    for kind, before, after, figures in planned_steps(one, space):
+      chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
+      assert 'run_length' in figures, kind  # of the non-finite law
