@@ -12,20 +12,12 @@ import optax
 import pytest
 
 from jaxlab.data.adjacency import adjacency
-<<<<<<< HEAD
 from jaxlab.engine import mesh, stage
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.sections import Sections
-=======
-from jaxlab.engine import mesh, stage, workdir
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import Evaluation
-from jaxlab.engine.feed import Feed
-from jaxlab.evals.study import Cell
->>>>>>> main
 from jaxlab.models.sampled_gnn import KINDS, SampledGNN
 from jaxlab.papers.mvs_gnn import (
   curves,
@@ -325,60 +317,6 @@ def config_of(**changes):
   return config.to_dict()
 
 
-<<<<<<< HEAD
-=======
-def space_of(config, folder, devices=1):
-  made = mesh.make(devices=jax.devices()[:devices])
-  folder.mkdir(exist_ok=True)
-  workdir.write_json(folder / 'config.json', config)
-  return stage.Workspace(folder, config, made, 0)
-
-
-def test_a_study_runs_to_its_curves_and_reads_the_test_set_once(tmp_path):
-  config = config_of()
-  stage.run_all(task.program(config), space_of(config, tmp_path))
-  read = lambda name: json.loads((tmp_path / name).read_text())
-  final = read('mvs-s0/report.json')
-  # Chance is .1.
-  assert 0.15 < final['metrics']['test/f1'] <= 1
-  assert final['best_step'] in (4, 8)
-  rows = read('study/study.json')['rows']
-  assert {row['figure'] for row in rows} == {'test/f1', 'test/nats'}
-  assert 'mvs - sage' in rows[0]
-  lines = (tmp_path / 'mvs-s0' / 'metrics.jsonl').read_text().splitlines()
-  evals = [x for x in map(json.loads, lines) if x['kind'] == 'eval']
-  assert [x['step'] for x in evals] == [4, 8]
-  assert all(x['gradient/variance'] > 0 for x in evals)
-  assert all('test/f1' not in x for x in evals)
-  assert (
-    tmp_path / 'curves' / 'figures' / 'gradient_error_by_steps.png'
-  ).exists()
-
-
-def test_eight_devices_train_and_judge_neighbour_samples_as_one(tmp_path):
-  config = config_of()
-  finals, figures = [], []
-  for devices in (1, 8):
-    space = space_of(config, tmp_path / str(devices), devices)
-    cell = Cell('cell', 'sage', 0.01, 0)
-    task.training_stage(config, cell).run(space)
-    finals.append(jax.device_get(space.artefacts['cell'].params))
-    text = (space.folder('cell') / 'metrics.jsonl').read_text()
-    figures.append(
-      [
-        value
-        for line in map(json.loads, text.splitlines())
-        for name, value in line.items()
-        if name == 'loss' or name.endswith('/nats')
-      ]
-    )
-  assert len(figures[0]) >= 4  # two logged losses, two evaluations
-  np.testing.assert_allclose(*figures, rtol=2e-5)
-  # Adam divides by gradients' roots, which makes much of roundings.
-  chex.assert_trees_all_close(*finals, atol=2e-3)
-
-
->>>>>>> main
 def test_batches_follow_from_the_seed_the_step_and_the_snapshot():
   config = config_of()
   cell = Cell('cell', 'mvs', None, 0.01, 3)
@@ -421,7 +359,6 @@ def test_an_empty_batch_of_seeds_changes_nothing():
   _, state = state_of(net_of('gcn'), {'train': shape})
   found = quick(loss)(state.params, state.vars, empty, jax.random.key(0))
   assert float(found.sum) == 0.0
-<<<<<<< HEAD
 
 
 def test_gradients_of_all_nodes_are_exact_and_of_some_vary_without_bias():
@@ -520,5 +457,3 @@ def test_steps_and_seconds_are_counted_to_the_first_evaluation_that_reaches(
   assert rows[0][3:] == ['not by all seeds'] * 2
   files = {path.name for path in (tmp_path / 'curves' / 'figures').iterdir()}
   assert {'validation_f1_by_seconds.png', 'gradient_error_by_steps.png'} < files
-=======
->>>>>>> main
