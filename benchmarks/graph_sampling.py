@@ -84,7 +84,7 @@ def ours(graph, features, fan_outs, replace: bool) -> Run:
 
   layers = len(fan_outs)
   sampler = Neighbour(graph, np.arange(NODES), BATCH, layers, fan_outs, replace)
-  budget = fitted(sampler, seed=0, draws=4, headroom=1.2, lanes=1)
+  budget = fitted(sampler, seed=0, draws=4, headroom=1.2, lanes=1).budget
   sampler.within(budget)
   buffer = np.empty((budget.nodes[0], FEATURES), np.float32)
   weight = np.full(BATCH, 1 / BATCH, np.float32)

@@ -12,7 +12,7 @@ from jaxlab.papers.mvs_gnn.blocks import (
   Assembler,
   Budget,
   all_edges,
-  fit_budget,
+  budget_for,
   make_operator,
 )
 
@@ -147,12 +147,11 @@ def test_a_bucket_without_room_for_one_is_an_input_error():
 def test_a_budget_holds_its_draws_and_is_a_multiple():
   operator = make_operator(found(), 'symmetric')
   sample = sampled(Assembler(NODES), operator, None)
-  largest = Budget((NODES,) * 2, (10**6,) * 2, (NODES,) * 2)
-  budget = fit_budget([sample], headroom=3, multiple=8, largest=largest)
+  budget = budget_for([sample], NODES, headroom=3, multiple=8)
   for sizes in budget:
     assert all(size % 8 == 0 for size in sizes)
   # No more nodes than there are, and one row to spare.
   assert max(budget.nodes) == 32
-  tight = fit_budget([sample], headroom=1, multiple=1, largest=largest)
+  tight = budget_for([sample], NODES, headroom=1, multiple=1)
   assert tight.nodes == tuple(len(x.nodes) + 1 for x in sample.layers)
   assert tight.edges == tuple(len(x.senders) + 1 for x in sample.layers)

@@ -8,6 +8,7 @@ import pytest
 from jaxlab.data.graph import SPLITS, NodeGraph, write_npz
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import graph_data, task
+from jaxlab.recipes.study import Cell
 
 configs = importlib.import_module('configs.mvs_gnn')
 
@@ -48,11 +49,27 @@ def test_every_variant_of_the_config_can_be():
     ('data.eval_edges', 0, 'must be at least 1'),
     ('data.text_dimensions', 0, 'must be at least 1'),
     ('train.log_every_steps', 0, 'must be at least 1'),
+    ('early_stopping.patience', -1, 'is negative'),
+    ('refresh.share', 0.0, r'must be in \(0, 1\]'),
+    ('data.protocol', 'both', 'must be one of transductive, inductive'),
+    ('methods.sage.sampler', 'pinsage', 'must be one of uniform, neighbour'),
+    ('study.baseline', 'gcn', 'must be one of mvs, sage'),
+    ('optimizer.name', 'lamb', 'must be one of sgd, adam'),
   ],
 )
-def test_numbers_that_cannot_be_are_named(name, value, message):
-  with pytest.raises(InputError, match=f'config.{name} = {value} {message}'):
+def test_values_that_cannot_be_are_named(name, value, message):
+  shown = f'"{value}"' if isinstance(value, str) else value
+  key = name.split('.', 1)[1]
+  with pytest.raises(InputError, match=f'{key} = {shown} {message}'):
     task.program(config_of(**{name: value}))
+
+
+def test_networks_that_cannot_be_are_named():
+  with pytest.raises(InputError, match='kind "gin" is not one of'):
+    task.program(config_of(**{'model.kind': 'gin'}))
+  config = config_of(**{'model.kind': 'gat', 'methods.sage.sampler': 'vr_gcn'})
+  with pytest.raises(InputError, match='cannot take vr_gcn'):
+    task.program(config)
 
 
 def test_no_draws_for_the_variance_and_no_evaluations_can_be():
@@ -92,22 +109,25 @@ def test_evaluations_come_with_a_log_line(log, evaluate, instead):
   config['train'] |= {'log_every_steps': log, 'eval_every_steps': evaluate}
   with pytest.raises(
     InputError,
-    match=f'eval_every_steps = {evaluate} must be a multiple of '
-    f'config.train.log_every_steps = {log}, say {instead}: the seconds',
+    match=f'eval_every_steps = {evaluate} must be a multiple of {log}; the sec',
   ):
     task.program(config)
   config['train']['eval_every_steps'] = instead
   task.check(config)
 
 
-@pytest.mark.parametrize('f1', [0.0, 1.1, 95, float('nan')])
-def test_an_f1_that_cannot_be_reached_is_named(f1):
-  config = config_of()
-  config['study']['reach'] = (0.5, f1, 1.0)
-  with pytest.raises(InputError, match=f'config.study.reach has {f1}; .* F1'):
-    task.program(config)
-  config['study']['reach'] = (0.5, 1.0)
-  task.check(config)
+def test_an_f1_that_cannot_be_reached_is_named():
+  for f1 in (0.0, 1.1, 95, float('nan')):
+    config = config_of(**{'study.reach': (0.5, f1, 1.0)})
+    with pytest.raises(InputError, match=r'study.reach = .* each in \(0, 1\]'):
+      task.program(config)
+  task.check(config_of(**{'study.reach': (0.5, 1.0)}))
+
+
+def test_a_batch_of_more_than_the_training_nodes_is_named():
+  config = config_of(**{'methods.mvs.batch_size': 5000})
+  with pytest.raises(InputError, match='batch_size = 5000 is not in'):
+    task.Job(config, Cell('cell', 'mvs', None, 0.01, 0), True)
 
 
 @pytest.mark.parametrize('empty', ['train', 'validation', 'test', None])

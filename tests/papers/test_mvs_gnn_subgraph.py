@@ -1,52 +1,31 @@
-"""Cluster-GCN, GraphSAINT, minimal-variance batches, and samplers by name."""
-
-import functools
+"""Cluster-GCN, GraphSAINT and minimal-variance batches."""
 
 import numpy as np
 import pytest
 
 from jaxlab.data.adjacency import adjacency
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.mvs_gnn import blocks, method, sampler, subgraph
+from jaxlab.papers.mvs_gnn import blocks, method, subgraph
 from jaxlab.papers.mvs_gnn.minimal_variance import MVS, Refresh
 from jaxlab.papers.mvs_gnn.partition import partition
 from jaxlab.papers.mvs_gnn.subgraph import ClusterGCN, GraphSAINT
-from tests.papers.test_mvs_gnn_layerwise import (
+from tests.papers.test_mvs_gnn_samplers import (
+  IDS,
   NODES,
+  NORMS,
+  SAMPLERS,
   VALUES,
-  check_budgets,
-  check_purity,
   dense,
   layer_scores,
   loss_scores,
+  mvs,
   operator_of,
   outputs,
-  overflow_scores,
   rows_of,
   scores,
   train_of,
 )
 
-IDS = np.arange(3, 33)
-NORMS = np.random.default_rng(9).pareto(1.5, len(IDS)) + 0.02
-
-
-def mvs(*at, **options):
-  """With a snapshot of nodes 3 to 32, whose norms are heavy-tailed."""
-  found = MVS(*at, **options)
-  found.publish(IDS, NORMS)
-  return found
-
-
-SAMPLERS = {
-  'cluster_gcn': functools.partial(ClusterGCN, clusters=5),
-  'graphsaint-node': functools.partial(GraphSAINT, kind='node'),
-  'graphsaint-edge': functools.partial(GraphSAINT, kind='edge'),
-  'graphsaint-walk': functools.partial(GraphSAINT, kind='walk'),
-  'mvs': mvs,
-  'mvs-bernoulli': functools.partial(mvs, draw='bernoulli', mix=0.1),
-  'refresh': Refresh,
-}
 SAINTS = [name for name in SAMPLERS if name.startswith('graphsaint')]
 
 
@@ -57,46 +36,6 @@ def two_blocks(size=60):
   edges = np.concatenate([half, half[::-1] + size // 2, [[0, size - 1]]])
   edges = np.concatenate([edges, [[1, size - 2]]])
   return blocks.make_operator(adjacency(edges, size), 'row')
-
-
-@pytest.mark.parametrize('name', SAMPLERS)
-def test_draws_are_pure(name):
-  check_purity(lambda: SAMPLERS[name](operator_of(), train_of(), 8, 2))
-
-
-@pytest.mark.parametrize('name', SAMPLERS)
-def test_a_fitted_budget_changes_no_sample(name):
-  check_budgets(SAMPLERS[name](operator_of(), train_of(), 8, 2))
-
-
-@pytest.mark.parametrize('name', SAMPLERS)
-def test_isolated_nodes_have_empty_rows_and_finite_weights(name):
-  operator = operator_of(loops='drop')
-  train = np.arange(NODES - 8, NODES)
-  found = SAMPLERS[name](operator, train, 6, 2)
-  if name.startswith('mvs'):
-    found.publish(train, np.ones(8))
-  seen = np.zeros(NODES, bool)
-  for step in range(50):
-    sample = found.sample(np.random.default_rng(step))
-    assert np.isfinite(sample.seed_weight).all()
-    assert all(np.isfinite(layer.edges.weight).all() for layer in sample.layers)
-    lone = sample.seeds >= NODES - 2
-    np.testing.assert_array_equal(rows_of(sample.layers[-1])[lone], 0)
-    seen[sample.seeds] = True
-  assert seen[train].all()
-
-
-@pytest.mark.parametrize('name', SAMPLERS)
-def test_a_graph_without_edges_has_empty_layers(name):
-  operator = blocks.make_operator(
-    adjacency(np.zeros((0, 2), int), NODES), 'symmetric'
-  )
-  found = SAMPLERS[name](operator, train_of(), 8, 2)
-  draws = [found.sample(np.random.default_rng(step)) for step in range(20)]
-  for sample in draws:
-    assert [len(layer.edges.weight) for layer in sample.layers] == [0, 0]
-  assert max(len(sample.seeds) for sample in draws) >= 6
 
 
 # Cluster-GCN.
@@ -456,16 +395,6 @@ def test_a_refresh_is_uniform_and_exact():
   np.testing.assert_allclose(outputs(sample), twice[sample.seeds], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'name', ['graphsaint-node', 'graphsaint-edge', 'refresh', 'mvs']
-)
-def test_overflow_is_counted_and_unbiased(name):
-  train = IDS if name == 'mvs' else train_of()
-  found = SAMPLERS[name](operator_of(), train, 8, 1)
-  budget = blocks.Budget((9,), (13,), (6,))
-  assert overflow_scores(found, budget, 4000).max() < 4
-
-
 def test_snapshots_that_cannot_be():
   found = MVS(operator_of(), train_of(), 8, 2)
   with pytest.raises(ValueError, match='different nodes'):
@@ -477,48 +406,6 @@ def test_snapshots_that_cannot_be():
   for norm in (np.nan, -1.0, np.inf):
     with pytest.raises(ValueError, match='norm 1 is'):
       found.publish(np.array([1, 2]), np.array([1.0, norm]))
-
-
-# By name.
-
-OPTIONS = {
-  'uniform': {},
-  'neighbour': {'fan_outs': (2, 3)},
-  'vr_gcn': {'fan_out': 2},
-  'fastgcn': {'layer_size': 8},
-  'ladies': {'layer_size': 8, 'normalise': True},
-  'cluster_gcn': {'clusters': 4, 'clusters_per_batch': 2},
-  'graphsaint': {'kind': 'edge'},
-  'labor': {'fan_out': 3},
-  'mvs': {'mix': 0.1, 'draw': 'bernoulli'},
-}
-
-
-@pytest.mark.parametrize('name', OPTIONS)
-def test_samplers_are_made_by_name(name):
-  found = sampler.make(name, operator_of(), train_of(), 8, 2, OPTIONS[name])
-  sample = found.sample(np.random.default_rng(0))
-  assert len(sample.layers) == 2
-  assert len(sample.seeds) == len(sample.seed_weight)
-  assert set(sample.seeds) <= set(train_of())
-
-
-def test_every_name_is_known():
-  assert set(sampler.NAMES) == set(OPTIONS)
-
-
-def test_names_and_options_that_are_not_known_are_errors_with_a_list():
-  make = lambda name, options: sampler.make(
-    name, operator_of(), train_of(), 8, 2, options
-  )
-  with pytest.raises(InputError, match=r'no sampler "sage".*graphsaint'):
-    make('sage', {})
-  with pytest.raises(InputError, match=r'mvs has no option "fanout".*floor'):
-    make('mvs', {'fanout': 3})
-  with pytest.raises(InputError, match='needs the option "layer_size"'):
-    make('ladies', {'normalise': True})
-  with pytest.raises(InputError, match='has no option "x"; it has none'):
-    make('uniform', {'x': 1})
 
 
 def test_options_that_cannot_be():

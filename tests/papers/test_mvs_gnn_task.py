@@ -1,7 +1,8 @@
-"""Sampled layers through the network, the steps, inference and the engine."""
+"""Sampled layers through the network, the steps, inference and the stages."""
 
 import importlib
 import json
+from functools import partial
 
 import chex
 import jax
@@ -11,19 +12,31 @@ import optax
 import pytest
 
 from jaxlab.data.adjacency import adjacency
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh, stage
+from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.feed import Feed
-from jaxlab.evals.study import Cell
+from jaxlab.engine.sections import Sections
 from jaxlab.models.sampled_gnn import KINDS, SampledGNN
-from jaxlab.papers.mvs_gnn import feeds, inference, judgement, task, training
+from jaxlab.papers.mvs_gnn import (
+  curves,
+  feeds,
+  inference,
+  judgement,
+  task,
+  training,
+  variance,
+)
 from jaxlab.papers.mvs_gnn.blocks import make_operator
-from jaxlab.papers.mvs_gnn.feeds import Nodes, Shape
+from jaxlab.papers.mvs_gnn.feeds import NodeData
 from jaxlab.papers.mvs_gnn.minimal_variance import MVS, Refresh
 from jaxlab.papers.mvs_gnn.nodewise import Neighbour, Uniform
+from jaxlab.recipes.study import Cell, study_of
 
 configs = importlib.import_module('configs.mvs_gnn')
+# Programs that run once or twice.
+quick = partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 NODES, FEATURES, CLASSES = 60, 5, 4
 NORMALISATIONS = {
@@ -45,7 +58,7 @@ def graph(kind='gcn', multi=False):
     labels = rng.integers(0, 2, (NODES, CLASSES)).astype(np.uint8)
   features = rng.standard_normal((NODES, FEATURES)).astype(np.float32)
   train = np.arange(0, NODES, 2)
-  return make_operator(found, normalisation), Nodes(features, labels), train
+  return make_operator(found, normalisation), NodeData(features, labels), train
 
 
 def dense(operator):
@@ -86,15 +99,18 @@ def net_of(kind, classes=CLASSES, dropout=0.0):
 def batch_of(sampler, nodes, seed=0, lanes=4):
   """A batch of a sampler's own size, and its shape."""
   sample = sampler.sample(np.random.default_rng(seed))
-  budget = feeds.budget_for([sample], NODES, 1.0, lanes)
-  shape = Shape(budget, sampler.history)
-  padded = feeds.pad(sample, budget, NODES)
+  shape = feeds.shape_for([sample], NODES, 1.0, lanes, sampler.history)
+  padded = feeds.pad(sample, shape.budget, NODES)
   return feeds.arrays_of(padded, nodes, lanes), shape
 
 
 def state_of(net, shapes, rate=0.1):
   made = training.make_task(net, shapes, NODES, FEATURES, optax.sgd(rate))
-  return made, made.init(jax.random.key(1))
+  return made, quick(partial(first_state, made))(jax.random.key(1))
+
+
+def one_device():
+  return mesh.make(devices=jax.devices()[:1])
 
 
 def full_loss(kind, nodes, operator, train):
@@ -119,10 +135,9 @@ def test_all_training_nodes_give_the_full_batch_loss_and_gradient(kind, multi):
     loss({'net': params}, state.vars, batch, jax.random.key(0)).sum
   )
   params = state.params['net']
-  got, grads = jax.value_and_grad(value)(params)
-  want, expected = jax.value_and_grad(full_loss(kind, nodes, operator, train))(
-    params
-  )
+  got, grads = quick(jax.value_and_grad(value))(params)
+  full = full_loss(kind, nodes, operator, train)
+  want, expected = quick(jax.value_and_grad(full))(params)
   np.testing.assert_allclose(got, want, rtol=1e-5)
   # Sums of some 60 float32 terms in another order.
   chex.assert_trees_all_close(grads, expected, rtol=1e-4, atol=1e-6)
@@ -138,8 +153,8 @@ def test_mvs_over_all_nodes_and_a_refresh_are_full_batch_gradient_descent():
   shapes = {'train': inner_shape, 'refresh': large_shape}
   made, state = state_of(net, shapes)
   params = state.params['net']
-  descent = jax.jit(jax.grad(full_loss('gcn', nodes, operator, train)))
-  steps = {kind: jax.jit(update) for kind, update in made.steps.items()}
+  descent = quick(jax.grad(full_loss('gcn', nodes, operator, train)))
+  steps = {kind: quick(update) for kind, update in made.steps.items()}
   for kind, batch in [('refresh', large), ('train', inner), ('refresh', large)]:
     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, descent(params))
     batch = {**batch, 'mask': np.ones(4, bool)}
@@ -157,7 +172,7 @@ def test_a_step_writes_the_history_of_its_nodes_and_no_other():
   large, large_shape = batch_of(Refresh(operator, train, 30, 2), nodes)
   made, state = state_of(net, {'train': shape, 'refresh': large_shape})
   batch['mask'] = large['mask'] = np.ones(4, bool)
-  steps = {kind: jax.jit(update) for kind, update in made.steps.items()}
+  steps = {kind: quick(update) for kind, update in made.steps.items()}
   after, _ = steps['train'](state, batch, jax.random.key(0))
   seeds = np.unique(batch['seed'])[:-1]
   assert len(seeds) == 7
@@ -190,7 +205,7 @@ def test_steps_between_refreshes_publish_fresh_norms_of_the_same_nodes():
   made, state = state_of(net_of('gcn'), shapes)
   batch['mask'] = large['mask'] = np.ones(4, bool)
   run = lambda kind, state, batch: jax.device_get(
-    jax.jit(made.steps[kind])(state, batch, jax.random.key(0))[0]
+    quick(made.steps[kind])(state, batch, jax.random.key(0))[0]
   )
   first = run('refresh', state, large)
   kept = run('train', first, batch).vars['sampler']['published']
@@ -211,9 +226,9 @@ def test_what_a_refresh_writes_has_no_dropout():
   large, shape = batch_of(Refresh(operator, train, 30, 2), nodes)
   large['mask'] = np.ones(4, bool)
   # The refresh itself has no history; its shape says nothing of the others'.
-  shapes = {'train': Shape(shape.budget, True), 'refresh': shape}
+  shapes = {'train': shape._replace(history=True), 'refresh': shape}
   made, state = state_of(net_of('gcn', dropout=0.5), shapes)
-  step = jax.jit(made.steps['refresh'])
+  step = quick(made.steps['refresh'])
   one, other = (step(state, large, jax.random.key(i))[0] for i in (0, 1))
   for name in ('history', 'sampler'):
     chex.assert_trees_all_equal(one.vars[name], other.vars[name])
@@ -235,7 +250,7 @@ def test_norms_are_those_of_the_heads_gradients():
       logits = x @ head['kernel'] + head['bias']
       return training.node_losses(logits[None], y[None])[0]
 
-    grads = jax.jit(jax.vmap(jax.grad(one), (None, 0, 0)))(head, inputs, labels)
+    grads = quick(jax.vmap(jax.grad(one), (None, 0, 0)))(head, inputs, labels)
     squares = jax.tree.map(lambda g: (g**2).reshape(6, -1).sum(1), grads)
     logits = inputs @ head['kernel'] + head['bias']
     np.testing.assert_allclose(
@@ -259,8 +274,7 @@ def test_inference_in_chunks_is_exact(kind, chunk):
   _, shape = batch_of(Uniform(operator, wanted, 3, 2), nodes)
   _, state = state_of(net, {'train': shape})
   kept = inference.evaluator(net, source, judgement.judge, lambda sums: sums)
-  devices = mesh.make(devices=jax.devices()[:1])
-  feed = Feed(source, devices, steps=source.num_batches)
+  feed = Feed(source, one_device(), steps=source.num_batches)
   sums = Evaluation('test', kept, feed, 0).run(state)
   logits = reference(
     kind, state.params['net'], nodes.features, dense(operator)
@@ -303,60 +317,10 @@ def config_of(**changes):
   return config.to_dict()
 
 
-def space_of(config, folder, devices=1):
-  made = mesh.make(devices=jax.devices()[:devices])
-  folder.mkdir(exist_ok=True)
-  workdir.write_json(folder / 'config.json', config)
-  return stage.Workspace(folder, config, made, 0)
-
-
-def test_a_study_runs_to_its_curves_and_reads_the_test_set_once(tmp_path):
-  config = config_of()
-  stage.run_all(task.program(config), space_of(config, tmp_path))
-  read = lambda name: json.loads((tmp_path / name).read_text())
-  final = read('mvs-s0/report.json')
-  # Chance is .1.
-  assert 0.15 < final['metrics']['test/f1'] <= 1
-  assert final['best_step'] in (4, 8)
-  rows = read('study/study.json')['rows']
-  assert {row['figure'] for row in rows} == {'test/f1', 'test/nats'}
-  assert 'mvs - sage' in rows[0]
-  lines = (tmp_path / 'mvs-s0' / 'metrics.jsonl').read_text().splitlines()
-  evals = [x for x in map(json.loads, lines) if x['kind'] == 'eval']
-  assert [x['step'] for x in evals] == [4, 8]
-  assert all(x['gradient/variance'] > 0 for x in evals)
-  assert all('test/f1' not in x for x in evals)
-  assert (
-    tmp_path / 'curves' / 'figures' / 'gradient_error_by_steps.png'
-  ).exists()
-
-
-def test_eight_devices_train_and_judge_neighbour_samples_as_one(tmp_path):
-  config = config_of()
-  finals, figures = [], []
-  for devices in (1, 8):
-    space = space_of(config, tmp_path / str(devices), devices)
-    cell = Cell('cell', 'sage', 0.01, 0)
-    task.training_stage(config, cell).run(space)
-    finals.append(jax.device_get(space.artefacts['cell'].params))
-    text = (space.folder('cell') / 'metrics.jsonl').read_text()
-    figures.append(
-      [
-        value
-        for line in map(json.loads, text.splitlines())
-        for name, value in line.items()
-        if name == 'loss' or name.endswith('/nats')
-      ]
-    )
-  assert len(figures[0]) >= 4  # two logged losses, two evaluations
-  np.testing.assert_allclose(*figures, rtol=2e-5)
-  # Adam divides by gradients' roots, which makes much of roundings.
-  chex.assert_trees_all_close(*finals, atol=2e-3)
-
-
 def test_batches_follow_from_the_seed_the_step_and_the_snapshot():
   config = config_of()
-  make = lambda: task.Job(config, Cell('c', 'mvs', 0.01, 3), True).batches()
+  cell = Cell('cell', 'mvs', None, 0.01, 3)
+  make = lambda: task.Job(config, cell, True).batches()
   one, other = make(), make()
   rows = slice(0, 8)
   one.batch(9, rows)  # in any order
@@ -370,28 +334,9 @@ def test_batches_follow_from_the_seed_the_step_and_the_snapshot():
   assert set(after['seed'].ravel()) <= {*ids, len(one.nodes.labels)}
 
 
-def test_what_cannot_be_is_an_input_error():
-  for change, message in [
-    ({'data.protocol': 'both'}, 'protocol = "both" is not one of'),
-    ({'model.kind': 'gin'}, 'kind "gin" is not one of'),
-    ({'refresh.share': 0.0}, r'refresh.share = 0.0 must be in \(0, 1\]'),
-    ({'methods.sage.sampler': 'pinsage'}, '"pinsage" is not one of'),
-    ({'study.baseline': 'gcn'}, 'baseline = "gcn" is not one of'),
-    ({'early_stopping.patience': -1}, 'patience = -1'),
-  ]:
-    with pytest.raises(InputError, match=message):
-      task.program(config_of(**change))
-  config = config_of(**{'model.kind': 'gat', 'methods.sage.sampler': 'vr_gcn'})
-  with pytest.raises(InputError, match='cannot take vr_gcn'):
-    task.program(config)
-  config = config_of(**{'methods.mvs.batch_size': 5000})
-  with pytest.raises(InputError, match='batch_size = 5000 is not in'):
-    task.Job(config, Cell('cell', 'mvs', 0.01, 0), True)
-
-
 def test_training_without_the_edges_of_others_is_inductive():
   config = config_of(**{'data.protocol': 'inductive'})
-  data = task.Job(config, Cell('c', 'sage', 0.01, 0), True).data
+  data = task.Job(config, Cell('c', 'sage', None, 0.01, 0), True).data
   train = np.zeros(data.graph.num_nodes, bool)
   train[data.graph.nodes_of('train')] = True
   rows = np.repeat(np.arange(len(train)), data.training.degrees)
@@ -404,13 +349,111 @@ def test_an_empty_batch_of_seeds_changes_nothing():
   operator, nodes, train = graph()
   sampler = Neighbour(operator, train, 4, 2)
   drawn = sampler.sample(np.random.default_rng(0))
-  budget = feeds.budget_for([drawn], NODES, 1.0, 4)
-  shape = Shape(budget, False)
+  shape = feeds.shape_for([drawn], NODES, 1.0, 4)
+  source = feeds.SampledBatches(nodes, sampler, {'train': shape}, 4, seed=0)
   empty = {
     name: np.zeros(array.shape, array.dtype)
-    for name, array in feeds.spec_of(shape, nodes, 4).items()
+    for name, array in source.spec['train'].items()
   }
   loss = training.loss_of(net_of('gcn'), shape, NODES)
   _, state = state_of(net_of('gcn'), {'train': shape})
-  found = loss(state.params, state.vars, empty, jax.random.key(0))
+  found = quick(loss)(state.params, state.vars, empty, jax.random.key(0))
   assert float(found.sum) == 0.0
+
+
+def test_gradients_of_all_nodes_are_exact_and_of_some_vary_without_bias():
+  operator, nodes, train = graph()
+  net = net_of('gcn')
+  for size in (len(train), 6):
+    sampler = Uniform(operator, train, size, 2)
+    _, shape = batch_of(sampler, nodes)
+    source = variance.VarianceBatches(
+      nodes, sampler, shape, draws=3, headroom=2, lanes=4, seed=0
+    )
+    _, state = state_of(net, {'train': shape})
+    feed = Feed(source, one_device(), steps=source.num_batches)
+    made = variance.evaluator(net, source)
+    found = Evaluation('gradient', made, feed, 0).run(state)
+    full = quick(jax.grad(full_loss('gcn', nodes, operator, train)))
+    want = optax.tree.norm(full(state.params['net']), squared=True)
+    np.testing.assert_allclose(found['full'], want, rtol=1e-4)
+    none = 1e-9 * found['full']  # float32, squared
+    assert found['bias'] < none and found['overflow'] == 0
+    if size == 6:
+      np.testing.assert_allclose(found['error'], found['variance'], rtol=1e-4)
+      assert found['variance'] > 1e-2 * found['full'] < found['uniform']
+    else:
+      assert max(found[n] for n in ('error', 'variance', 'uniform')) < none
+
+
+def test_predictions_are_the_classes_of_the_whole_graph():
+  config = config_of(**{'data.eval_edges': 5000})
+  cell = Cell('cell', 'sage', None, 0.01, 0)
+  job = task.Job(config, cell, True)
+  params, vars = job.task(0.01).init(jax.random.key(0))
+  wanted = np.array([7, 1796, 7, 40])
+  found = task.predict(config, params, vars, wanted)
+  operator, features = job.data.everything, job.data.nodes.features
+  logits = reference('gcn', params['net'], features, dense(operator))[wanted]
+  chances = np.asarray(jax.nn.softmax(logits))
+  names = [job.data.graph.classes[i] for i in chances.argmax(1)]
+  assert [answer['label'] for answer in found] == names
+  got = [answer['probability'] for answer in found]
+  np.testing.assert_allclose(got, chances.max(1), rtol=1e-5)
+  with pytest.raises(InputError, match=r'\[1797\] must be in \[0, 1797\)'):
+    task.predict(config, params, vars, [1797])
+
+
+@pytest.mark.parametrize('every', [1, 4])
+def test_a_stage_tells_the_kinds_and_shapes_that_its_source_gives(every):
+  config = config_of(**{'refresh.every': every, 'refresh.publish_every': 1})
+  cell = Cell('cell', 'mvs', None, 0.01, 0)
+  made = task.training_stage(config, cell)
+  space = stage.Workspace(None, config, one_device(), 0, offline=True)
+  planned, (_, inputs) = made.plan(space), made.open(space)
+  kinds = {'refresh', *(['publish'] if every > 1 else [])}
+  assert {*planned.task.steps} == {*planned.spec} == kinds
+  source = inputs.feed.source
+  for step, kind in enumerate(sorted(kinds, reverse=True)):
+    batch = source.batch(step, slice(0, 8))
+    said = {k: (a.shape, a.dtype) for k, a in planned.spec[kind].items()}
+    assert said == {k: (a.shape, a.dtype) for k, a in batch.items()}
+
+
+def test_steps_and_seconds_are_counted_to_the_first_evaluation_that_reaches(
+  tmp_path,
+):
+  config = config_of(**{'study.seeds': (0, 1, 2), 'study.reach': (0.5, 0.9)})
+  study = study_of(config, ['mvs', 'sage'], ('f1', 'nats'))
+  f1 = {
+    'mvs': [(0.2, 0.6), (0.55, 0.4), (0.5, 0.95)],
+    'sage': [(0.1, 0.95)] * 3,
+  }
+  for arm, seeds in f1.items():
+    for cell, values in zip(study.finals(arm), seeds):
+      lines = []
+      for turn, value in enumerate(values):
+        step = 20 * (turn + 1)
+        for kind in ('train', 'refresh'):  # of the same seconds
+          lines.append({'kind': kind, 'step': step, 'seconds': 3.0 + cell.seed})
+        at = {'kind': 'eval', 'step': step}
+        at |= {f'gradient/{name}': 0.1 for name in variance.MEANS}
+        lines.append({**at, 'validation/f1': value, 'validation/nats': 1.0})
+      path = tmp_path / cell.name / 'metrics.jsonl'
+      path.parent.mkdir()
+      path.write_text('\n'.join(map(json.dumps, lines)))
+  space = stage.Workspace(tmp_path, config, None, 0)
+  space.page = Sections(tmp_path / 'curves')
+  found = curves.stage(config, study).run(space)
+  assert found == {
+    'mvs/steps_to_0.5': 20,
+    'mvs/seconds_to_0.5': 5.0,
+    'sage/steps_to_0.5': 40,
+    'sage/seconds_to_0.5': 8.0,
+    'sage/steps_to_0.9': 40,
+    'sage/seconds_to_0.9': 8.0,
+  }
+  (rows,) = [x['rows'] for x in space.page.found if x['kind'] == 'table']
+  assert rows[0][3:] == ['not by all seeds'] * 2
+  files = {path.name for path in (tmp_path / 'curves' / 'figures').iterdir()}
+  assert {'validation_f1_by_seconds.png', 'gradient_error_by_steps.png'} < files
