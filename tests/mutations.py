@@ -85,22 +85,21 @@ jaxlab/engine/partition.py: tests/engine/test_partition.py
     if re.search(pattern, path): => if re.match(pattern, path):
   optimizer_leaves_follow
     _parameters_of(path, shape, params) or targets => targets
+    if size == shape and name => if name
   an_optimizer_leaf_of_either_of_two_like_nets
     for name in (tail, f'{update}/{tail}'): => for name in (tail,):
   an_optimizer_leaf_of_another_shape
     if params.get(name) == shape: => if name in params:
-    if size == shape and name => if name
   a_rule_that_cannot_be_meant
     if shape[axis] % ways: => if shape[axis] < ways:
     if len(spec) > len(shape): => if False:
     if index not in used: => if False:
-  one_array_axis_may_lie_on_two
-    return math.prod(mesh => return max(mesh
   spread_cuts_the_longest
     (left[d], d) => (left[d], -d)
     -mesh.shape[name]) => mesh.shape[name])
     left[best] //= ways => left[best] //= 1
   spread_that_cannot_cut
+    return math.prod(mesh => return max(mesh
     min(spec.min_ways, total) => 1
   spread_holds_small_leaves_whole
     itemsize < spec.min_bytes => itemsize <= spec.min_bytes

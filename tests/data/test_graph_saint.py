@@ -113,6 +113,7 @@ def test_without_training_nodes_features_stay_as_they_are(tmp_path):
   ('array', 'message'),
   [
     ({'indices': [1, 0, 2, 1, 4, 5]}, 'joins the nodes 4 and 5, .* 5 nodes'),
+    ({'indices': [1, 0, -1, 1, 4, 3]}, 'joins the nodes 1 and -1'),
     ({'indices': [1, 0, 2, 1, 4, 2**32]}, 'nodes 4 and 4294967296'),
     (
       {'indices': [1, 0, 2, 1, 4, 1.7]},
@@ -124,6 +125,8 @@ def test_without_training_nodes_features_stay_as_they_are(tmp_path):
     ),
     ({'indptr': np.array([0, 1, 4, 3, 5, 6], np.uint64)}, 'indptr must rise'),
     ({'indptr': [0, 1, 3, 4, 6]}, 'indptr must rise'),
+    ({'indptr': [1, 1, 3, 4, 5, 6]}, 'indptr must rise'),
+    ({'indptr': [0, 1, 3, 4, 5, 7]}, 'indptr must rise'),
     ({'format': b'csc'}, 'format b.csc., and must be a CSR matrix'),
     ({'shape': [5, 4]}, r'shape is \[5, 4\], and must be \[n, n\]'),
     ({'shape': [-1, -1], 'indptr': np.zeros(0, int)}, r'must be \[n, n\]'),

@@ -193,6 +193,10 @@ def test_small_cifar10_is_read_back_bit_for_bit(monkeypatch):
       'label 10 at 7 is not in 0..9',
     ),
     (
+      {'train_lables__json': json.dumps([-1] * 100).encode()},
+      'label -1 at 0 is not in 0..9',
+    ),
+    (
       {'train_lables__json': json.dumps([True] * 100).encode()},
       'label True at 0',
     ),

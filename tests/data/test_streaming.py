@@ -16,13 +16,13 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxlab.data import array_records, handover, image, image_files, pixels
 from jaxlab.data.array_records import parse_example
-from jaxlab.engine.feed import Feed
 from jaxlab.data.image import Canvas
 from jaxlab.data.in_memory import ArraySource
-from jaxlab.engine.source import Source
 from jaxlab.data.streaming import RecordSource, open_records
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.source import Source
 from tests.data import tfds_sets
 
 N = 50
@@ -490,6 +490,7 @@ def test_rvl_cdip_is_read_from_its_lists(scans):
   'line, message',
   [
     ('c d.tif 16', r"'c d.tif 16' has a label that is none of 0, …, 15"),
+    ('c d.tif -1', 'has a label that is none of'),
     ('c d.tif x', 'has a label that is none of'),
     ('lost.tif 3', "'lost.tif 3' names a file that is not in .*images"),
     ('c.tif', 'is not "relative/path.tif LABEL"'),

@@ -14,9 +14,9 @@ import pytest
 from tensorflow_datasets import features
 
 from jaxlab.data import translation
-from jaxlab.engine.source import Source
 from jaxlab.data.translation import BOS, EOS, FIRST, PAD, TranslationSource
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import Source
 from tests.data import tfds_sets
 
 REPO = pathlib.Path(__file__).parents[2]

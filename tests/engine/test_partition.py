@@ -61,16 +61,15 @@ def test_optimizer_leaves_follow_their_parameter():
   assert 'opt/other/0/count' in specs
 
 
-@pytest.mark.parametrize('name', ['net', 'other'])
-def test_an_optimizer_leaf_of_another_shape_follows_no_parameter(name):
+def test_an_optimizer_leaf_of_another_shape_follows_no_parameter():
   norms = optax.GradientTransformation(lambda params: {'w': jnp.zeros(5)}, None)
-  update = minimise(_nothing, 'net', norms, name)
+  update = minimise(_nothing, 'net', norms)
   params = {'net': {'w': jnp.zeros((8, 4))}}
   state = jax.eval_shape(lambda: create_state(params, update))
   rows = PartitionSpec('data')
   specs = _specs([('^params/', rows), _ALL], state=state)
   assert specs['params/net/w'] == rows
-  assert specs[f'opt/{name}/w'] == PartitionSpec()
+  assert specs['opt/net/w'] == PartitionSpec()
 
 
 def test_an_optimizer_leaf_of_either_of_two_like_nets_is_an_input_error():
@@ -112,8 +111,6 @@ def test_one_array_axis_may_lie_on_two_mesh_axes():
   spec = PartitionSpec(('data', 'model'))
   specs = _specs([('gen/w$', spec), _ALL], {'data': 4, 'model': 2})
   assert specs['params/gen/w'] == spec
-  with pytest.raises(InputError, match='12 does not divide by the 8 devices'):
-    _specs([('gen/b$', spec), _ALL], {'data': 4, 'model': 2})
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,7 @@ def test_logits_that_are_not_finite_are_no_success():
     ({'epsilon': 0.1, 'steps': 0}, 'steps'),
     ({'epsilon': 0.1, 'restarts': 0}, 'restarts'),
     ({'epsilon': 0.1, 'rho': 1.0}, 'rho'),
+    ({'epsilon': 0.1, 'rho': 0.0}, 'rho'),
   ],
 )
 def test_bad_options_are_refused(options, message):

@@ -197,6 +197,7 @@ _FEATURES, _LABELS = gaussian(rows=60)
     ),
     ({'classes': 5}, '2 of 5 classes have no image, first class 3'),
     ({'classes': 2}, r'labels lie in \[0, 2\]'),
+    ({'labels': _LABELS - 1}, r'labels lie in \[-1, 1\]'),
     ({'labels': _LABELS[:-1]}, r'features of layer 0 are \(60, 5\)'),
     ({'labels': _LABELS.astype(float)}, 'labels are float64'),
     ({'features': []}, '0 layers'),

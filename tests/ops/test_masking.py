@@ -28,22 +28,15 @@ def net(images, scale=10.0):
   return scale * (first - first.mean(-1, keepdims=True))
 
 
-def masked(images, mask):
-  """The network, or, masked, probabilities of it behind 8 bits."""
-  z = net(jnp.where(mask, jnp.round(images * 255) / 255, images))
-  return jnp.where(mask, jax.nn.softmax(z), z)
-
-
-@pytest.fixture(scope='module')
-def report():
-  """Of a network that is masked or not: both by the same programs."""
+def report_of(logits_fn, *rest, **options):
   small = {'epsilon': 0.15, 'steps': 4, 'queries': 20, 'curve': (8, 32)}
-  judge = masking_report(masked, transfer=(net, ()), **small)
-  return lambda mask: judge(KEY, *images_and_labels(), jnp.bool_(mask))
+  return masking_report(logits_fn, **{**small, **options})(
+    KEY, *images_and_labels(), *rest
+  )
 
 
-def test_an_honest_network_brings_no_warning(report):
-  found = report(False)
+def test_an_honest_network_brings_no_warning():
+  found = report_of(net)
   assert found['warnings'] == [] and found['text'] == ''
   accuracy = found['accuracy']
   assert accuracy['clean'] == 1 and accuracy['unbounded'] == 0
@@ -54,11 +47,14 @@ def test_an_honest_network_brings_no_warning(report):
   assert all(isinstance(value, plain) for value in found.values())
 
 
-def test_rounding_is_found_out_by_zero_gradients_by_square_and_by_transfer(
-  report,
-):
-  found = report(True)
-  # Probabilities are reported too, and not refused.
+def rounded(images):
+  return net(jnp.round(images * 255) / 255)
+
+
+def test_rounding_is_found_out_by_zero_gradients_by_square_and_by_transfer():
+  # Of probabilities, which are reported too, and not refused.
+  soft = lambda images: jax.nn.softmax(rounded(images))
+  found = report_of(soft, transfer=(net, ()))
   assert found['probabilities'] and 'before the softmax' in found['text']
   assert found['zero_gradients'] == 1.0
   assert found['accuracy']['pgd'] > found['accuracy']['square']

@@ -179,6 +179,7 @@ def test_a_bump_has_norm_one_and_two_signs(size):
     ({'epsilon': 0.1, 'steps': 0}, 'steps'),
     ({'epsilon': 0.1, 'restarts': 0}, 'restarts'),
     ({'epsilon': 0.1, 'p_init': 0.0}, 'p_init'),
+    ({'epsilon': 0.1, 'p_init': 1.5}, 'p_init'),
   ],
 )
 def test_bad_options_are_refused(options, message):

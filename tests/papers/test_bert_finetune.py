@@ -1,7 +1,6 @@
-"""Fine-tuning: from a checkpoint or from scratch, two targets, one engine."""
+"""Fine-tuning: from a checkpoint or from scratch, two targets."""
 
 import functools
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,9 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.data import wordpiece
-from jaxlab.data.corpus import prepare_corpus
-from jaxlab.engine import keys, mesh, stage, workdir
+from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.checkpoint import read as read_checkpoint
 from jaxlab.engine.errors import InputError
@@ -24,17 +21,13 @@ from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.metrics import read
 from jaxlab.engine.state import paths
 from jaxlab.ops.squad_metrics import mean_score
-from jaxlab.papers.lamb import (
-  answering,
-  pretrained,
-  pretraining,
-  span,
-)
+from jaxlab.papers.lamb import bert, pretraining, span
 from jaxlab.papers.lamb import finetuning as task
 from jaxlab.planning import flops, plan
 from tests import runs
+from tests.papers import lamb_jobs
+from tests.papers.lamb_jobs import ROOT, config_of, space_of
 
-ROOT = Path(__file__).parents[2]
 SIZES = {
   'num_layers': 1,  # stacked all the same; most of this file's time is LLVM's
   'hidden_size': 32,
@@ -49,27 +42,24 @@ jit = functools.partial(
 )
 
 
-def config_of(file, name=''):
-  path = ROOT / 'configs' / f'{file}.py'
-  spec = importlib.util.spec_from_file_location('config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(name).to_dict()
-
-
 def finetune(config, folder):
   """The stage, as `jaxlab.main` runs it; its report."""
   folder.mkdir(parents=True, exist_ok=True)
   workdir.write_json(folder / 'config.json', config)
-  devices = mesh.make(devices=jax.devices()[:1])
-  space = stage.Workspace(folder, config, devices, config['seed'])
-  stage.run_all(task.program(config), space)
+  stage.run_all(task.program(config), space_of(config, folder))
   return json.loads((folder / 'finetune' / 'report.json').read_text())
+
+
+def begun(config, **changes):
+  """State before the first update, and the open data."""
+  config = {**config, **changes}
+  (only,) = task.program(config)
+  return lamb_jobs.begun(only, space_of(config))
 
 
 @pytest.fixture(scope='module')
 def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp('data')
+  return tmp_path_factory.getbasetemp() / 'lamb_data'
 
 
 @pytest.fixture(autouse=True)
@@ -87,18 +77,15 @@ def checkpoint(tmp_path_factory, data_dir):
   config['data'] |= {'vocab_size': 512, 'sequence_length': 32}
   config['model'] |= SIZES
   folder = tmp_path_factory.mktemp('runs') / 'pretraining'
-  space = stage.Workspace(folder, config, mesh.make(), 0)
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('JAXLAB_DATA_DIR', str(data_dir))
-    phase = pretraining.phases(config)[0]
-    job, _ = pretraining.build(config, phase, space)
-    corpus = prepare_corpus('pydoc', vocab_size=512)
-  state = job.init(jax.random.key(7))
+    (only,) = pretraining.program(config)
+    state, inputs = lamb_jobs.begun(only, space_of(config, folder))
   kept = Checkpoints(folder / 'pretrain' / 'checkpoints', Policy())
-  kept.save(state, 3, {'corpus_sha256': corpus.sha256})
+  kept.save(state, 3, inputs.about)
   kept.close()
   workdir.write_json(folder / 'config.json', config)
-  about = {'state_sha256': state_sha256(state), 'corpus_sha256': corpus.sha256}
+  about = {'state_sha256': state_sha256(state), **inputs.about}
   workdir.write_json(folder / 'pretrain' / 'report.json', about)
   return folder / 'pretrain'
 
@@ -107,13 +94,16 @@ def checkpoint(tmp_path_factory, data_dir):
 def tiny():
   """The smoke config: a few steps of a small model, from scratch."""
   config = config_of('bert_finetune', 'smoke')
-  config['data'] |= {'sequence_length': 32, 'eval_batch_size': 64}
+  config['data'] |= {
+    'batch_size': 16,
+    'sequence_length': 32,
+    'eval_batch_size': 64,
+  }
   config['vocabulary']['size'] = 512
   config['model'] |= SIZES
   config['optimizer']['warmup_steps'] = 2
   config['train'] |= {
     'steps': 6,
-    'batch_size': 16,
     'log_every_steps': 1,
     'eval_every_steps': 0,
     'checkpoint_every_seconds': 0.0,
@@ -129,21 +119,13 @@ def tuned(tiny, checkpoint):
   return tiny
 
 
-def first_state(config, folder, devices=1, **changes):
-  """State before the first update, and what was built with it."""
-  devices = mesh.make(devices=jax.devices()[:devices])
-  space = stage.Workspace(folder, config, devices, 0)
-  built = task._build({**config, **changes}, space)
-  return built.task.init(keys.stream(0, 'init')), built
-
-
 def test_a_pretrained_encoder_is_taken_over_and_the_head_is_new(
-  tuned, checkpoint, tmp_path
+  tuned, checkpoint
 ):
-  state, built = first_state(tuned, tmp_path)
+  state, inputs = begun(tuned)
   about = json.loads((checkpoint / 'report.json').read_text())
-  assert built.about['pretrained_sha256'] == about['state_sha256']
-  assert built.about['corpus_sha256'] == about['corpus_sha256']
+  assert inputs.about['pretrained_sha256'] == about['state_sha256']
+  assert inputs.about['corpus_sha256'] == about['corpus_sha256']
   saved, _ = read_checkpoint(checkpoint / 'checkpoints', mesh.make())
   taken = dict(paths(state.params['net']))
   heads = ('mlm_', 'nsp')
@@ -159,16 +141,16 @@ def test_a_pretrained_encoder_is_taken_over_and_the_head_is_new(
     np.testing.assert_array_equal(taken[path], leaf)
   scratch = {**tuned['model'], **SIZES, 'checkpoint': ''}
   words = {'name': 'pydoc', 'text_files': '', 'size': 512}
-  new, _ = first_state(tuned, tmp_path, model=scratch, vocabulary=words)
+  new, _ = begun(tuned, model=scratch, vocabulary=words)
   chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
   chex.assert_trees_all_equal(new.params['head'], state.params['head'])
   word = lambda s: np.asarray(s.params['net']['word_embedding'])
   assert not np.allclose(word(new), word(state))
 
 
-def test_layers_saved_scanned_may_be_trained_unscanned(tuned, tmp_path):
+def test_layers_saved_scanned_may_be_trained_unscanned(tuned):
   states = [
-    first_state(tuned, tmp_path, model={**tuned['model'], 'scan_layers': s})[0]
+    begun(tuned, model={**tuned['model'], 'scan_layers': s})[0]
     for s in (True, False)
   ]
   together, apart = (dict(paths(state.params['net'])) for state in states)
@@ -178,49 +160,33 @@ def test_layers_saved_scanned_may_be_trained_unscanned(tuned, tmp_path):
   )
 
 
-def test_a_run_writes_figures_of_both_held_out_sets(tuned, tmp_path):
-  found = finetune(tuned, tmp_path / 'run')
-  figures = found['metrics']
-  for split in ('validation', 'test'):
-    low, high = (figures[f'{split}/accuracy_{x}'] for x in ('low', 'high'))
-    assert low < figures[f'{split}/accuracy'] < high
-    assert figures[f'{split}/nats'] > 0
-  assert 0.2 < figures['test/majority_accuracy'] < 0.5
-  assert found['classes'] == [
+def test_a_set_of_texts_is_described_and_its_texts_are_classified(tiny):
+  state, inputs = begun(tiny)
+  job = inputs.data.job
+  assert 0.2 < job.figures['test/majority_accuracy'] < 0.5
+  assert job.facts['classes'] == [
     'compound',
     'debugger',
     'specialnames',
     'string-methods',
     'types',
   ]
-  assert 0 < found['train_truncated'] < 1
-  lines = read(tmp_path / 'run' / 'finetune' / 'metrics.jsonl')
-  evals = [line for line in lines if line['kind'] == 'eval']
-  assert len(evals) == 1  # the test set is read after the fit, not in it
-  assert not any(name.startswith('test/') for name in evals[0])
-
-
-def test_another_checkpoint_under_a_begun_run_is_refused(
-  tuned, tmp_path, monkeypatch
-):
-  """The folder's name is the same; what is in it is not."""
-  finetune(tuned, tmp_path)
-  report = tmp_path / 'finetune' / 'report.json'
-  report.unlink()
-  finetune(tuned, tmp_path)  # as it was: goes on
-  report.unlink()
-  whole = pretrained.read
-  changed = lambda *args: whole(*args)._replace(sha256='another')
-  monkeypatch.setattr(pretrained, 'read', changed)
-  with pytest.raises(InputError, match=r'pretrained_sha256.*another'):
-    finetune(tuned, tmp_path)
+  assert 0 < job.facts['train_truncated'] < 1
+  # A network of zeros but for the head's bias is sure of one class.
+  params = jax.tree.map(jnp.zeros_like, state.params)
+  bias = jnp.array([0, 0, np.log(6.0), 0, 0])
+  params['head']['Dense_0']['bias'] = bias
+  found = task.predict(tiny, params, {}, ['One text.', 'And another. ' * 40])
+  assert [answer['label'] for answer in found] == [2, 2]
+  for answer in found:
+    assert answer['probability'] == pytest.approx(0.6)
 
 
 def test_lamb_has_a_trust_ratio_for_each_layer_and_for_the_head(tiny):
   tiny['optimizer']['name'] = 'lamb'
   tiny['model']['num_layers'] = 3
   (only,) = task.program(tiny)
-  space = stage.Workspace(None, tiny, mesh.make(), 0)
+  space = space_of(tiny, devices=8)
   planned = only.plan(space)
   state, batch = plan.shapes(planned, 'train', space.mesh)
   ratios = {
@@ -270,6 +236,7 @@ def squad(tmp_path):
   config['data'] |= {
     'squad_train': file,
     'squad_dev': file,
+    'batch_size': 24,
     'sequence_length': 48,
     'doc_stride': 16,
     'max_query': 12,
@@ -288,7 +255,6 @@ def squad(tmp_path):
   config['optimizer'] |= {'learning_rate': 5e-3, 'warmup_steps': 10}
   config['train'] |= {
     'steps': 100,
-    'batch_size': 24,
     'log_every_steps': 50,
     'eval_every_steps': 0,
     'checkpoint_every_seconds': 0.0,
@@ -299,11 +265,22 @@ def squad(tmp_path):
 def test_squad_is_learnt_and_answered_in_the_official_format(squad, tmp_path):
   """Asked what it was trained on: windows, labels and spans fit together."""
   squad['data']['hold_out'] = False
-  found = finetune(squad, tmp_path / 'run')
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  workdir.write_json(folder / 'config.json', squad)
+  space = space_of(squad, folder)
+  stage.run_all(task.program(squad), space)
+  found = json.loads((folder / 'finetune' / 'report.json').read_text())
   figures = found['metrics']
   folder = tmp_path / 'run' / 'finetune'
   answers = json.loads((folder / 'predictions.json').read_text())
   data = json.loads(Path(squad['data']['squad_dev']).read_text())['data']
+  asked = {
+    question['id']: (question['question'], paragraph['context'])
+    for article in data
+    for paragraph in article['paragraphs']
+    for question in paragraph['qas']
+  }
   right = {
     question['id']: [answer['text'] for answer in question['answers']]
     for article in data
@@ -319,29 +296,32 @@ def test_squad_is_learnt_and_answered_in_the_official_format(squad, tmp_path):
     assert best[0]['text'] == answers[key]
     assert len(best) <= 5
     assert sum(one['probability'] for one in best) == pytest.approx(1)
+  params = space.artefact('finetune').params
+  said = task.predict(squad, params, {}, [*asked.values()])
+  assert [x['text'] for x in said] == [answers[key] for key in asked]
+  assert said[0]['probability'] == pytest.approx(
+    ranked[next(iter(asked))][0]['probability'], rel=1e-4
+  )
+  lines = read(folder / 'metrics.jsonl')
+  assert not any(line['kind'] == 'eval' for line in lines)  # but after the fit
   assert found['train_windows'] > 12  # contexts slide
   assert found['train_answers_out_of_place'] == 0
 
 
 def test_squad_holds_out_an_article_that_is_not_trained_on(squad):
-  corpus = pretrained.open_corpus(squad, offline=True)
-  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
-  job = answering.Job(squad, tokenizer, offline=True)
+  _, inputs = begun(squad)
   asked = {
     split: {part.titles[q.context] for q in part.questions}
-    for split, part in job.parts.items()
+    for split, part in inputs.data.job.parts.items()
   }
   assert len(asked['train']) == 5
   assert len(asked['validation']) == 1
   assert not asked['train'] & asked['validation']
   assert len(asked['test']) == 6
-  assert job.evaluation('validation', None, None) is not None
-  squad['data']['hold_out'] = False
-  job = answering.Job(squad, tokenizer, offline=True)
-  assert job.evaluation('validation', None, None) is None
+  assert [*inputs.evals] == ['validation']
 
 
-def test_answers_that_do_not_match_their_context_are_refused(squad, tmp_path):
+def test_answers_that_do_not_match_their_context_are_refused(squad):
   path = Path(squad['data']['squad_train'])
   data = json.loads(path.read_text())
   question = data['data'][2]['paragraphs'][0]['qas'][0]
@@ -350,7 +330,7 @@ def test_answers_that_do_not_match_their_context_are_refused(squad, tmp_path):
   for strict in (False, True):  # one of twelve is more than the tolerance
     squad['data']['strict'] = strict
     with pytest.raises(InputError, match='"Cor-Which river is at"'):
-      finetune(squad, tmp_path / 'run')
+      begun(squad)
 
 
 def test_span_loss_is_the_mean_of_two_cross_entropies_over_candidates():
@@ -385,9 +365,9 @@ def test_every_config_plans_a_step_whose_flops_are_those_of_the_trace(name):
   config = config_of('bert_finetune', name)
   # The default and SQuAD begin from checkpoints, which need not be here.
   config['model']['remat'] = False
-  config['train']['accumulate'] = 4 if name == 'smoke' else 1
+  config['optimizer']['micro_batches'] = 4 if name == 'smoke' else 1
   (only,) = task.program(config)
-  space = stage.Workspace(None, config, mesh.make(), 0)
+  space = space_of(config, devices=8)
   planned = only.plan(space)
   state, batch = plan.shapes(planned, 'train', space.mesh)
   update = planned.task.steps['train']
@@ -406,48 +386,54 @@ def refused(config, message):
 @pytest.mark.parametrize(
   'section, name, value, message',
   [
-    ('data', 'sequence_length', 65, 'max_positions = 64'),
-    ('data', 'keep', 'middle', 'start, end, both'),
-    ('data', 'train_examples', -1, 'negative'),
-    ('data', 'eval_batch_size', 0, 'eval_batch_size'),
-    ('model', 'num_heads', 3, 'does not divide'),
+    ('data', 'sequence_length', 65, r'must be in \[3, 64\]; .*max_positions'),
+    ('data', 'keep', 'middle', 'must be one of start, end, both'),
+    ('data', 'train_examples', -1, 'must be at least 0; 0 takes all'),
+    ('data', 'eval_batch_size', 0, 'must be at least 1'),
+    ('data', 'batch_size', 0, 'must be at least 1'),
+    ('model', 'num_heads', 3, 'hidden_size = 32 must be a multiple of 3'),
     ('model', 'num_layers', 0, 'checkpoint is empty'),
-    ('model', 'dtype', 'float16', 'float32 or bfloat16'),
-    ('model', 'dropout_rate', 1.0, 'dropout_rate'),
-    ('vocabulary', 'name', '', 'vocabulary.name'),
-    ('optimizer', 'name', 'sgd', 'not one of'),
-    ('optimizer', 'warmup_steps', 7, 'longer than the 6 steps'),
-    ('train', 'accumulate', 3, 'micro-batches'),
-    ('train', 'batch_size', 0, 'batch_size'),
-    ('train', 'steps', 0, 'train.steps'),
+    ('model', 'dtype', 'float16', 'must be one of float32, bfloat16'),
+    ('model', 'dropout_rate', 1.0, r'must be in \[0, 1\)'),
+    ('vocabulary', 'name', '', 'checkpoint is empty'),
+    ('optimizer', 'name', 'sgd', 'must be one of lamb'),
+    ('optimizer', 'warmup_steps', 7, r'must be in \[0, 6\]'),
+    (
+      'optimizer',
+      'micro_batches',
+      3,
+      'batch_size = 16 must be a multiple of 3',
+    ),
+    ('train', 'steps', 0, 'must be at least 1'),
   ],
 )
 def test_values_that_cannot_be_are_refused_before_data_is_read(
   tiny, section, name, value, message
 ):
   tiny[section][name] = value
-  refused(tiny, message)
+  key = {'micro_batches': '', 'num_heads': ''}.get(name, name)
+  refused(tiny, f'{key}.*{message}')
 
 
 def test_an_unknown_target_is_refused(tiny):
   tiny['target'] = 'translation'
-  refused(tiny, '"translation" is not one of classification, squad')
+  refused(tiny, '"translation" must be one of classification, squad')
 
 
-def test_more_examples_than_there_are_is_refused(tiny, tmp_path):
+def test_more_examples_than_there_are_is_refused(tiny):
   tiny['data']['train_examples'] = 10**6
   with pytest.raises(InputError, match='train_examples = 1000000 is more'):
-    finetune(tiny, tmp_path / 'run')
+    begun(tiny)
 
 
-def test_squad_files_and_shapes_that_cannot_be_are_refused(squad, tmp_path):
+def test_squad_files_and_shapes_that_cannot_be_are_refused(squad):
   squad['data']['doc_stride'] = 40
   refused(squad, 'stride=40')
   squad['data'] |= {'doc_stride': 16, 'n_best': 0}
   refused(squad, 'n_best = 0')
   squad['data'] |= {'n_best': 5, 'squad_dev': ''}
   with pytest.raises(InputError, match=r'config\.data\.squad_dev is empty'):
-    finetune(squad, tmp_path / 'run')
+    begun(squad)
 
 
 def test_a_checkpoint_of_another_shape_is_refused_naming_both(tuned):
@@ -460,7 +446,7 @@ def test_a_checkpoint_of_another_shape_is_refused_naming_both(tuned):
 
 def test_sequences_longer_than_the_checkpoints_positions_are_refused(tuned):
   tuned['data']['sequence_length'] = 128
-  refused(tuned, r'128 is longer than .*max_positions = 64')
+  refused(tuned, r'sequence_length = 128 must be in \[3, 64\]')
 
 
 def test_folders_that_are_no_finished_stage_are_refused(
@@ -470,7 +456,10 @@ def test_folders_that_are_no_finished_stage_are_refused(
     tuned['model']['checkpoint'] = str(folder)
     refused(tuned, message)
 
-  given(tmp_path / 'nowhere', r'nowhere is no folder.*configs/bert_lamb\.py')
+  given(
+    tmp_path / 'nowhere',
+    r'nowhere has no report.*no finished stage.*bert_lamb\.py',
+  )
   # Where nothing is to be taken from it, a plan needs none, and a run does.
   whole = {
     **tuned,
@@ -478,8 +467,8 @@ def test_folders_that_are_no_finished_stage_are_refused(
     'vocabulary': {'name': 'pydoc', 'text_files': '', 'size': 512},
   }
   assert len(task.program(whole)) == 1
-  with pytest.raises(InputError, match='nowhere is no folder'):
-    finetune(whole, tmp_path / 'run')
+  with pytest.raises(InputError, match='nowhere has no report'):
+    begun(whole)
   given(checkpoint.parent, r"no finished stage; its stages are \['pretrain'\]")
   lone = tmp_path / 'lone' / 'pretrain'
   lone.mkdir(parents=True)
@@ -487,25 +476,25 @@ def test_folders_that_are_no_finished_stage_are_refused(
   given(lone, 'config.json is not the config')
   other = {'paper': 'mvs', 'model': {}, 'data': {}}
   (lone.parent / 'config.json').write_text(json.dumps(other))
-  given(lone, "of the paper 'mvs'")
+  given(lone, "config of a pre-training run .*'num_layers'")
 
 
 def test_a_text_that_changed_since_pretraining_is_refused(
-  tuned, checkpoint, tmp_path, monkeypatch
+  tuned, checkpoint, monkeypatch
 ):
   """The same name, another vocabulary: ids would mean other words."""
-  whole = pretrained.open_corpus
+  whole = bert.open_corpus
 
-  def changed(config, offline):
-    corpus = whole(config, offline)
+  def changed(*args):
+    corpus = whole(*args)
     corpus.sha256 = 'another'
     return corpus
 
-  monkeypatch.setattr(pretrained, 'open_corpus', changed)
+  monkeypatch.setattr(bert, 'open_corpus', changed)
   about = json.loads((checkpoint / 'report.json').read_text())
   both = f'{about["corpus_sha256"]}.*another'
   with pytest.raises(InputError, match=both):
-    finetune(tuned, tmp_path / 'run')
+    begun(tuned)
 
 
 def test_a_checkpoint_that_is_not_of_its_config_is_refused(
@@ -518,11 +507,11 @@ def test_a_checkpoint_that_is_not_of_its_config_is_refused(
   config['model']['intermediate_size'] = 96
   path.write_text(json.dumps(config))
   tuned['model']['checkpoint'] = str(copy / 'pretrain')
-  with pytest.raises(InputError, match=r'shape \(1, 64\).*has \(1, 96\)'):
-    finetune(tuned, tmp_path / 'run')
+  with pytest.raises(InputError, match=r'shape \(1, 64\).*is \(1, 96\)'):
+    begun(tuned)
   shutil.rmtree(copy / 'pretrain' / 'checkpoints')
   with pytest.raises(InputError, match='holds no checkpoint'):
-    finetune(tuned, tmp_path / 'run')
+    begun(tuned)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ To write the table anew after a wanted change, run this file as a program.
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -12,22 +13,23 @@ import jax
 from jax.sharding import AbstractMesh
 
 from jaxlab.engine import partition, stage
+from jaxlab.engine.compiled import first_state
 from jaxlab.engine.state import paths
 from jaxlab.papers.lamb import pretraining
-from tests.papers.test_bert_lamb import config_of
+from tests.papers.lamb_jobs import config_of
 
 GOLDEN = Path(__file__).parents[1] / 'goldens' / 'bert_large_partition.json'
 
 
 def table():
   """path -> [shape, spec] of every leaf of State on a 32 x 64 mesh."""
-  config = config_of('paper')
+  config = config_of('bert_lamb', 'paper')
   mesh = AbstractMesh((32, 64), ('replica', 'data'))
-  phase = pretraining.phases(config)[0]
   space = stage.Workspace(None, config, mesh, 0)
   with mock.patch('jaxlab.engine.mesh.platform', lambda mesh: 'tpu'):
-    planned = pretraining.plan(config, phase, space)
-  state = jax.eval_shape(planned.task.init, jax.random.key(0))
+    planned = pretraining.program(config)[0].plan(space)
+  made = partial(first_state, planned.task)
+  state = jax.eval_shape(made, jax.random.key(0))
   layout = partition.shardings(state, mesh, planned.rules)
   found = dict(paths(layout))
   return {

@@ -8,12 +8,12 @@ import pytest
 
 from jaxlab.engine import keys, mesh, stage
 from jaxlab.engine.checkpoint import Checkpoints, Policy
-from jaxlab.engine.compiled import Steps
+from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.papers.lamb import pretraining
 from jaxlab.planning import plan
-from tests.papers.test_bert_lamb import config_of
+from tests.papers.lamb_jobs import config_of
 
 STEPS = 4
 LAYOUTS = {
@@ -28,9 +28,13 @@ CONTAINED = ('zero1', 'tensor-parallel')  # others cut so, and once more
 
 
 def tiny(update, **sharding):
-  config = config_of()
-  config['data'] |= {'vocab_size': 64, 'sequence_length': 16}
-  config['data'] |= {'max_predictions': 3}
+  config = config_of('bert_lamb')
+  config['data'] |= {
+    'vocab_size': 64,
+    'batch_size': 16,
+    'sequence_length': 16,
+    'max_predictions': 3,
+  }
   config['model'] |= {
     'hidden_size': 16,
     'num_heads': 2,
@@ -39,27 +43,30 @@ def tiny(update, **sharding):
     'dropout_rate': 0.1,
   }
   config['optimizer'] |= {'warmup_steps': 2, 'learning_rate': 0.02}
-  config['train'] |= {'batch_size': 16, 'steps': 20}
+  config['train']['steps'] = 20
   # Small leaves are cut too, or there would be nothing to see.
   config['sharding'] |= {'layout': update, 'min_bytes': 256, **sharding}
   return config
 
 
+def planned_on(devices, config):
+  (only,) = pretraining.program(config)
+  return only.plan(stage.Workspace(None, config, devices, 0))
+
+
 class Job:
   """The real step of a tiny BERT on a mesh, on batches made here."""
 
-  def __init__(self, axes, update):
-    config = tiny(update)
+  def __init__(self, axes, update, config=None):
+    config = config or tiny(update)
     devices = jax.devices()[: int(np.prod(list(axes.values())))]
     self.mesh = mesh.make(axes, devices)
-    space = stage.Workspace(None, config, self.mesh, 0)
-    phase = pretraining.phases(config)[0]
-    self.planned = pretraining.plan(config, phase, space)
+    self.planned = planned_on(self.mesh, config)
     self.like, self.shapes = plan.shapes(self.planned, 'train', self.mesh)
     self.steps = Steps(self.planned.task, 0, self.like)
 
   def begin(self):
-    state = self.planned.task.init(keys.stream(0, 'init'))
+    state = first_state(self.planned.task, keys.stream(0, 'init'))
     return jax.device_put(state, jax.tree.map(lambda x: x.sharding, self.like))
 
   def batch(self, step):
@@ -138,7 +145,9 @@ def test_losses_and_gradients_are_those_of_one_device(name, expected):
     assert np.prod(cut) * ways == leaf.size
 
 
-@pytest.mark.parametrize('update', ['replicated', 'zero1'])
+@pytest.mark.parametrize(
+  'update', [pytest.param('replicated', marks=pytest.mark.slow), 'zero1']
+)
 def test_restored_on_another_mesh_training_goes_on_alike(update, tmp_path):
   """8 -> 4 devices, replicated -> cut or not."""
   eight = job('data-parallel')
@@ -155,6 +164,22 @@ def test_restored_on_another_mesh_training_goes_on_alike(update, tmp_path):
   np.testing.assert_allclose(others, losses, rtol=1e-5)
 
 
+def test_accumulated_micro_batches_give_the_whole_batch_gradient():
+  """Rows of several lengths: pairs and masked tokens weigh alike in both."""
+  found = []
+  for micro in (1, 4):
+    config = tiny('replicated')
+    config['model'] |= {'dropout_rate': 0.0, 'num_layers': 1}
+    config['optimizer']['micro_batches'] = micro
+    one = Job({'data': 1}, 'replicated', config)
+    _, (loss,) = one.run(one.begin(), 0, 1)
+    found.append((loss, one.gradients()))
+  (loss, whole), (summed, parts) = found
+  np.testing.assert_allclose(summed, loss, rtol=1e-6)
+  for path, want in whole.items():
+    np.testing.assert_allclose(parts[path], want, atol=1e-7, err_msg=path)
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_gradients_are_summed_over_devices_in_the_dtype_asked_for(dtype):
   """Read off the program before the compiler, which on a CPU widens bfloat16.
@@ -164,9 +189,9 @@ def test_gradients_are_summed_over_devices_in_the_dtype_asked_for(dtype):
   """
   config = tiny('replicated', gradient_dtype=dtype)
   config['model'] |= {'dtype': 'bfloat16', 'dropout_rate': 0.0}
-  space = stage.Workspace(None, config, mesh.make({'data': 8}), 0)
-  planned = pretraining.plan(config, pretraining.phases(config)[0], space)
-  state, shapes = plan.shapes(planned, 'train', space.mesh)
+  devices = mesh.make({'data': 8})
+  planned = planned_on(devices, config)
+  state, shapes = plan.shapes(planned, 'train', devices)
   jaxpr = jax.make_jaxpr(planned.task.steps['train'])(
     state, shapes, jax.random.key(0)
   )
@@ -194,14 +219,19 @@ def _products_of_shape(jaxpr, shape):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'layout': 'zero2'}, 'not one of replicated, zero1, fsdp'),
-    ({'gradient_dtype': 'bfloat16'}, 'is not float32 or config.model.dtype'),
+    ({'layout': 'zero2'}, 'layout = "zero2" must be one of replicated, zero1'),
+    ({'gradient_dtype': 'bfloat16'}, 'must be one of float32, float32'),
   ],
 )
 def test_a_sharding_that_cannot_be_is_an_input_error(change, message):
   config = tiny('replicated') | {}
   config['sharding'] |= change
-  space = stage.Workspace(None, config, mesh.make({'data': 8}), 0)
   with pytest.raises(InputError, match=message):
     pretraining.program(config)
-    pretraining.plan(config, pretraining.phases(config)[0], space)
+
+
+def test_fsdp_beside_a_model_axis_is_an_input_error():
+  with pytest.raises(
+    InputError, match='"fsdp" must be one of replicated, zero1'
+  ):
+    planned_on(mesh.make({'data': 4, 'model': 2}), tiny('fsdp'))

@@ -10,13 +10,14 @@ import optax
 import pytest
 
 from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.engine.update import guarded
-from jaxlab.evals import study
 from jaxlab.models.sagpool import logits_of_rows
 from jaxlab.papers.encouraging import graphs
 from jaxlab.planning import hlo
+from jaxlab.recipes.study import Cell
 
 CROSS_ENTROPY = {
   'bonus': 'normal',
@@ -86,8 +87,9 @@ def config_of(name, **changes):
       'ahead': 2,
       'num_classes': 2,
       'num_features': 2,
-      'batch_nodes': 60,
-      'batch_edges': 110,
+      'batch_size': 8,
+      'graph_nodes': 8,
+      'graph_edges': 14,
     },
     'model': {'width': 8, 'ratio': 0.5, 'layers': 1, 'dropout': 0.0},
     'losses': {'ce': CROSS_ENTROPY},
@@ -98,10 +100,14 @@ def config_of(name, **changes):
       'metric': 'accuracy',
       'better': 'higher',
     },
-    'optimizer': {'name': 'adam', 'weight_decay': 1e-4},
+    'optimizer': {
+      'name': 'adam',
+      'schedule': 'constant',
+      'clip_norm': 0.0,
+      'weight_decay': 1e-4,
+    },
     'train': {
       'steps': 40,
-      'batch_size': 8,
       'log_every_steps': 20,
       'eval_every_steps': 0,
       'checkpoint_every_steps': 0,
@@ -131,12 +137,11 @@ class Job:
     late = {**ENCOURAGING, 'schedule': 'deferred', 'schedule_steps': 2}
     self.config['losses'] = {'late': late}
     here = mesh.make(devices=jax.devices()[:devices])
-    feed = graphs.Folds(self.config, 0, True).train(here, 8, 1)
+    feed = graphs.Folds(self.config, 0, True).train(here)
     ((_, _, self.batch),) = feed.batches(0, 1)
-    task = graphs.make_task(self.config, 'late', 0.01, 2, 2, {})
-    self.state = jax.device_put(
-      task.init(jax.random.key(0)), mesh.replicated(here)
-    )
+    task = graphs.make_task(self.config, 'late', 0.01)
+    state = first_state(task, jax.random.key(0))
+    self.state = jax.device_put(state, mesh.replicated(here))
     step = jax.jit(guarded(task.steps['train'], 0))
     key = jax.device_put(jax.random.key(1), mesh.replicated(here))
     self.step = step.lower(self.state, self.batch, key).compile()
@@ -170,7 +175,7 @@ def test_final_runs_learn_the_classes_on_two_devices_and_alone_see_the_test_set(
   space = space_of(config, tmp_path, devices=2)
   stage.run_all(graphs.program(config), space)
   config['train']['steps'] = 1
-  trial = graphs.training_stage(config, study.Cell('trial', 'el', 0.02, 0))
+  trial = graphs.training_stage(config, Cell('trial', 'el', None, 0.02, 0))
   assert not [name for name in trial.run(space) if 'test' in name]
   read = lambda name: json.loads((tmp_path / name).read_text())
   final = read('el-s0/report.json')['metrics']
@@ -185,12 +190,9 @@ def test_final_runs_learn_the_classes_on_two_devices_and_alone_see_the_test_set(
     assert final[f'{split}/accuracy'] == pytest.approx(np.mean(each))
     # Of 8 held-out graphs, whatever the evaluation's batches.
     assert all((8 * value).is_integer() for value in each)
-  table = read('study/study.json')
-  assert table['rates'] == {'el': 0.02}
-  assert {row['figure'] for row in table['rows']} == {
-    'test/accuracy',
-    'test/nats',
-  }
+  rows = read('study/study.json')
+  assert rows[0] == {'figure': 'learning rate', 'el': '0.02'}
+  assert {row['figure'] for row in rows[1:]} == {'test/accuracy', 'test/nats'}
 
 
 def alone(tree, k):
@@ -204,7 +206,7 @@ def rows_of(batch, k):
 
 
 def test_a_fold_is_trained_as_if_it_were_alone(job):
-  model = graphs.make_model(job.config, 2)
+  model = graphs.make_model(job.config)
   after, metrics = job.run(job.state)
   found = moments(after)
 
@@ -277,24 +279,22 @@ def test_a_deferred_bonus_begins_when_so_many_updates_are_done(job):
 
 def test_a_plan_has_the_arrays_of_the_feed(toy, tmp_path):
   config = config_of(toy)
-  (first, _) = graphs.program(config)
+  first = graphs.program(config)[0]
   space = space_of(config, tmp_path, devices=2)
   planned = first.plan(space)
-  spec = graphs.Folds(config, 0, True).train(space.mesh, 8, 40).source.spec
-  assert planned.spec['train'].keys() == spec['train'].keys()
-  for name, array in spec['train'].items():
-    of = planned.spec['train'][name]
-    assert of.dtype == array.dtype
-    if name in ('node', 'edge'):  # their length is the set's
-      assert of.shape[:2] == array.shape[:2]
-      assert of.shape[3:] == array.shape[3:]
-    else:
-      assert of.shape == array.shape
-  assert planned.spec['train']['node'].shape[2] == 30
-  state = jax.eval_shape(planned.task.init, jax.random.key(0))
-  shapes = jax.tree.map(lambda x: x.shape, state)
-  real = graphs.make_task(config, 'ce', 0.01, 2, 2, {}).init(jax.random.key(0))
-  assert shapes == jax.tree.map(lambda x: x.shape, real)
+  _, inputs = first.open(space)  # which compares both
+  shapes = {k: x.shape for k, x in inputs.feed.source.spec['train'].items()}
+  assert shapes == {k: x.shape for k, x in planned.spec['train'].items()}
+  assert shapes['node'] == (2, 2, 32, 2)
+
+
+def test_room_that_is_too_small_is_named(toy, tmp_path):
+  config = config_of(toy, data__graph_nodes=2)
+  first = graphs.program(config)[0]
+  with pytest.raises(
+    InputError, match=r'graphs need room for .* have it for 16'
+  ):
+    first.open(space_of(config, tmp_path))
 
 
 def test_the_three_splits_share_a_set_and_follow_from_seed_and_number():
@@ -320,19 +320,19 @@ def test_the_three_splits_share_a_set_and_follow_from_seed_and_number():
     ({'data__folds': 0}, 'config.data.folds = 0 must be at least 1'),
     (
       {'data__held_out': 0.5},
-      r'config.data.held_out = 0.5 is not in \(0, .5\)',
+      r'config.data.held_out = 0.5 must be in \(0, 0.5\)',
     ),
     ({'model__ratio': 0.0}, 'config.model: ratio=0.0 of nodes to keep'),
     ({'model__ratio': 1.5}, 'config.model: ratio=1.5'),
     ({'model__width': 1}, 'width=1 must be at least'),
     (
       {'optimizer__name': 'lamb'},
-      'config.optimizer.name = "lamb" is not "adam"',
+      'config.optimizer.name = "lamb" must be one of sgd, adam',
     ),
     ({'train__steps': 0}, 'train.steps = 0'),
     (
       {'losses__ce': {**CROSS_ENTROPY, 'weights': 'effective_number'}},
-      'config.losses.ce.weights = "effective_number" needs',
+      'losses.ce.weights = "effective_number" must be one of none; this job',
     ),
   ],
 )
@@ -375,9 +375,9 @@ def test_a_batch_that_does_not_divide_by_the_devices_is_named(toy, tmp_path):
   space = space_of(config, tmp_path, devices=3)
   first = graphs.program(config)[0]
   with pytest.raises(InputError, match=r'a batch of 8 graphs .* into 3 rows'):
-    first.run(space)
+    first.open(space)
   with pytest.raises(
-    InputError, match='batch_size = 8 does not divide by the 3'
+    InputError, match='batch_size = 8 must be a multiple of 3'
   ):
     first.plan(space)
 
@@ -386,7 +386,7 @@ def test_graphs_that_are_not_there_are_not_counted(toy, job):
   config = config_of(toy, data__eval_batch_size=5)
   here = mesh.make(devices=jax.devices()[:2])  # batches of 6: 8 are 6 and 2
   folds = graphs.Folds(config, 0, True)
-  evaluator = graphs.make_evaluator(config, 2)
+  evaluator = graphs.make_evaluator(config)
   state = jax.device_get(job.state)
   total = evaluator.init()
   feed = folds.once(here, 'test')
@@ -395,7 +395,7 @@ def test_graphs_that_are_not_there_are_not_counted(toy, job):
     total = jax.jit(evaluator.update)(total, state, batch, jax.random.key(0))
   np.testing.assert_array_equal(total['graphs'], [8, 8])
   figures = evaluator.finish(total)
-  model, want = graphs.make_model(config, 2), []
+  model, want = graphs.make_model(config), []
   for k in (0, 1):
     joined = folds.indices['test'][:, k : k + 1]
     one = graphs.GraphSource(

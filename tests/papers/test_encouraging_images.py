@@ -14,14 +14,8 @@ from jaxlab.data.image_sets import ImageSets
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
-from jaxlab.evals import study
-from jaxlab.papers.encouraging import (
-  analysis,
-  arms,
-  image_judgement,
-  images,
-  task,
-)
+from jaxlab.ops.attack_objectives import nats, rescaled_nats
+from jaxlab.papers.encouraging import analysis, arms, images
 from jaxlab.papers.encouraging.method import (
   effective_number_weights,
   encouraging_loss,
@@ -56,91 +50,9 @@ def finished(tmp_path_factory):
   workdir.write_json(folder / 'config.json', config)
   devices = mesh.make(devices=jax.devices()[:1])
   space = stage.Workspace(folder, config, devices, 0)
-  stage.run_all(task.program(config), space)
+  stage.run_all(images.program(config), space)
   patch.undo()
   return folder
-
-
-def left(folder, name, lines=(), **figures):
-  """A stage's report and lines of metrics, as if it had run."""
-  (folder / name).mkdir()
-  text = ''.join(json.dumps(line) + '\n' for line in lines)
-  (folder / name / 'metrics.jsonl').write_text(text)
-  metrics = {k.replace('_', '/', 1): v for k, v in figures.items()}
-  workdir.write_json(folder / name / 'report.json', {'metrics': metrics})
-
-
-def test_each_loss_takes_the_rate_that_was_best_on_validation(tmp_path):
-  config = tiny(**{'study.rates': (0.02, 0.05)})
-  space = stage.Workspace(tmp_path, config, None, 0)
-  for arm, values in {'ce': (0.4, 0.6), 'el': (0.7, 0.6)}.items():
-    for rate, value in zip((0.02, 0.05), values):
-      left(tmp_path, f'trial-{arm}-r{rate:g}', validation_accuracy=value)
-  chosen = {
-    arm: study.finals_of(config, arm)[0].rate(space) for arm in ('ce', 'el')
-  }
-  assert chosen == {'ce': 0.05, 'el': 0.02}
-
-
-def test_a_diverged_trial_is_never_chosen(tmp_path):
-  config = tiny(**{'study.rates': (0.02, 0.05)})
-  space = stage.Workspace(tmp_path, config, None, 0)
-  left(tmp_path, 'trial-ce-r0.02', validation_accuracy=0.4)
-  left(tmp_path, 'trial-ce-r0.05', validation_accuracy=None)
-  left(tmp_path, 'trial-el-r0.02', validation_accuracy=0.4)
-  skipped = [{'kind': 'train', 'step': 6, 'bad_steps': 2}]
-  left(tmp_path, 'trial-el-r0.05', skipped, validation_accuracy=0.6)
-  for arm in ('ce', 'el'):
-    assert study.finals_of(config, arm)[0].rate(space) == 0.02
-
-
-def test_only_final_runs_read_the_test_set():
-  config = tiny(**{'study.rates': (0.02, 0.05)})
-  cells = []
-
-  def make(cell):
-    cells.append(cell)
-    return stage.Stage(cell.name, lambda space: {})
-
-  study.stages(config, list(config['losses']), make, ['accuracy'])
-  assert [c.name for c in cells if c.test] == ['ce-s0', 'el-s0']
-  assert len([c for c in cells if not c.test]) == 4
-
-
-def test_a_diverging_trial_is_skipped_to_its_end_and_a_final_run_is_not():
-  config = tiny(**{'study.rates': (0.02, 0.05)})
-  limits = {}
-  make = lambda cell: limits.setdefault(
-    cell.test, study.options_of(config, cell, ['batch_size']).max_bad_steps
-  )
-  study.stages(config, ['ce', 'el'], make, ['accuracy'])
-  assert limits == {False: config['train']['steps'], True: 0}
-
-
-def test_a_baseline_that_is_no_arm_is_an_input_error():
-  config = tiny(**{'study.baseline': 'mse'})
-  with pytest.raises(InputError, match='baseline = "mse" is not one of ce, el'):
-    study.stages(config, ['ce', 'el'], None, ['accuracy'])
-
-
-def test_the_study_has_means_and_differences_paired_by_seed(tmp_path):
-  config = tiny(**{'study.seeds': (0, 1), 'study.rates': (0.05,)})
-  space = stage.Workspace(tmp_path, config, None, 0)
-  values = {'ce': (0.5, 0.75), 'el': (0.75, 0.875)}
-  for arm, found in values.items():
-    for seed, value in enumerate(found):
-      left(tmp_path, f'{arm}-s{seed}', test_accuracy=value)
-  *_, table, _ = task.program(config)
-  assert table.name == 'study'
-  space.folder('study').mkdir()
-  figures = table.run(space)
-  assert figures['el/test/accuracy'] == 0.8125
-  (row,) = json.loads((tmp_path / 'study' / 'study.json').read_text())['rows']
-  assert row['ce by seed'] == [0.5, 0.75]
-  mean, _, half = row['el - ce'].split(' ')  # of .25 and .125
-  assert float(mean) == pytest.approx(0.1875, abs=1e-4)
-  assert float(half) == pytest.approx(12.706 * 0.0625, abs=1e-3)
-  assert '| el - ce |' in (tmp_path / 'study' / 'study.md').read_text()
 
 
 def test_a_final_run_judges_calibration_outliers_and_attacks(finished):
@@ -223,8 +135,8 @@ def test_the_rescaled_attack_moves_where_cross_entropy_stands_still():
   logits = jnp.array([[900.0, 0.0, 1.0]])
   labels = jnp.array([0])
   slope = lambda f: jax.grad(lambda x: f(x, labels).sum())(logits)
-  assert not slope(image_judgement.nats).any()
-  assert abs(slope(image_judgement.rescaled)).max() > 1e-5
+  assert not slope(nats).any()
+  assert abs(slope(rescaled_nats)).max() > 1e-5
 
 
 def test_a_long_tail_has_its_ratio_and_keeps_the_first_rows():
@@ -256,25 +168,6 @@ def test_deferred_losses_change_at_their_update():
   assert abs(at('drw_el', late) - at('drw', late)).max() > 0.01
 
 
-@pytest.mark.parametrize(
-  'variant',
-  ['', 'cifar10', 'cifar10_lt', 'smoke', 'graphs', 'translation', 'imagenet'],
-)
-def test_every_config_plans_its_step(variant):
-  config = configs.get_config(variant).to_dict()
-  first = task.program(config)[0]
-  devices = mesh.make(devices=jax.devices()[:1])
-  space = stage.Workspace(None, config, devices, 0)
-  planned = first.plan(space)
-  state = jax.eval_shape(planned.task.init, jax.random.key(0))
-  kind, batch = next(iter(planned.spec.items()))
-  (rows,) = batch['id'].shape
-  batch = {**batch, 'mask': jax.ShapeDtypeStruct((rows,), bool)}
-  step = planned.task.steps[kind]
-  new, _ = jax.eval_shape(step, state, batch, jax.random.key(0))
-  chex.assert_trees_all_equal_shapes_and_dtypes(new.params, state.params)
-
-
 def test_a_folder_of_images_has_the_splits_of_inat2018(tmp_path, monkeypatch):
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'data'))
   config = configs.get_config('inat2018').to_dict()
@@ -293,19 +186,9 @@ def test_a_folder_of_images_has_the_splits_of_inat2018(tmp_path, monkeypatch):
     assert found['label'].tolist() == [0, 1]
 
 
-@pytest.mark.parametrize('variant', ['imagenet', 'inat2018', 'nci1', 'iwslt'])
-def test_the_papers_own_sets_have_configs_that_hold_together(variant):
-  config = configs.get_config(variant).to_dict()
-  assert task.program(config)[-1].name in ('study', 'analysis')
-
-
 @pytest.mark.parametrize(
   ('key', 'value', 'message'),
   [
-    ('job', 'music', 'config.job'),
-    ('study.rates', (), 'config.study has rates'),
-    ('study.better', 'more', 'config.study.better'),
-    ('study.metric', 'f1', 'config.study.metric = "f1" is not one of accuracy'),
     ('losses.el.bonus', 'huge', 'config.losses.el: bonus="huge"'),
     ('losses.el.bonus_scale', -1.0, 'bonus_scale=-1.0'),
     ('losses.el.log_end', 1.5, 'log_end=1.5'),
@@ -324,7 +207,7 @@ def test_a_value_that_cannot_be_is_named_before_anything_runs(
 ):
   config = tiny(**{key: value})
   with pytest.raises(InputError, match=message):
-    task.program(config)
+    images.program(config)
 
 
 def test_a_schedule_of_a_log_end_needs_a_bonus_that_has_one():
@@ -333,5 +216,5 @@ def test_a_schedule_of_a_log_end_needs_a_bonus_that_has_one():
     'losses.el.schedule': 'linear',
     'losses.el.schedule_of': 'log_end',
   }
-  with pytest.raises(InputError, match='"log_end" has no meaning for bonus'):
-    task.program(tiny(**changes))
+  with pytest.raises(InputError, match='bonus "power" has no log_end'):
+    images.program(tiny(**changes))

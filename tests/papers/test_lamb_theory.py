@@ -1,34 +1,24 @@
 """The theory row: a problem as the theorems ask for, and honest fits."""
 
-import importlib.util
 import json
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import sections, stage, workdir
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.lamb import layered, task
+from jaxlab.papers.lamb import layered, theory
+from tests.papers.lamb_jobs import config_of, space_of
 
-ROOT = Path(__file__).parents[2]
 H, WIDTH = 4, 4
 SMOOTH = layered.spectra(H, 1000.0, 50.0)['even']
 
 
-def config_of(name=''):
-  path = ROOT / 'configs' / 'lamb_theory.py'
-  spec = importlib.util.spec_from_file_location('config', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(name).to_dict()
-
-
 def tiny():
-  config = config_of('smoke')
+  config = config_of('lamb_theory', 'smoke')
   config['problem'] |= {'layers': H, 'width': WIDTH}
   config['study'] |= {
     'steps': (8, 32),
@@ -254,10 +244,11 @@ def test_ratio_is_the_geometric_mean_with_its_interval():
   ],
 )
 def test_a_bad_value_is_named_before_anything_runs(section, key, value):
-  config = config_of()
+  config = config_of('lamb_theory')
   config[section][key] = value
-  with pytest.raises(InputError, match=rf'config\.{section}\.{key} = .*; give'):
-    task.program(config)
+  message = rf'config\.{section}\.{key} = .* must be '
+  with pytest.raises(InputError, match=message):
+    theory.program(config)
 
 
 def test_norms_beyond_float32_are_an_input_error(tmp_path):
@@ -267,20 +258,13 @@ def test_norms_beyond_float32_are_an_input_error(tmp_path):
     run(config, tmp_path)
 
 
-def test_an_unknown_variant_is_refused():
-  with pytest.raises(ValueError, match="\"full\"; known: '', 'smoke'"):
-    config_of('full')
-
-
 def run(config, folder):
-  (job,) = task.program(config)
-  space = stage.Workspace(
-    folder, config, mesh.make(devices=jax.devices()[:1]), config['seed']
-  )
-  space.folder(job.name).mkdir(parents=True, exist_ok=True)
-  figures = job.run(space)
-  out = space.folder('theory')
-  return figures, json.loads((out / 'theory.json').read_text()), out
+  folder.mkdir(parents=True, exist_ok=True)
+  workdir.write_json(folder / 'config.json', config)
+  stage.run_all(theory.program(config), space_of(config, folder))
+  out = folder / 'theory'
+  report = json.loads((out / 'report.json').read_text())
+  return report['metrics'], json.loads((out / 'theory.json').read_text()), out
 
 
 def test_the_stage_reports_slopes_exponents_and_rivals(tmp_path):
@@ -300,8 +284,15 @@ def test_the_stage_reports_slopes_exponents_and_rivals(tmp_path):
   assert len(found['rates']) == len(found['spectra']) == 4 * 4
   assert len(found['rivals']) == 3 * 5
   assert len(found['cells']) == 4 * (2 + 5)
-  lines = (out / 'theory.md').read_text().splitlines()
-  assert sum(line.startswith('| energy | lars | theorem |') for line in lines)
+  page = json.loads((out / sections.FILE).read_text())
+  rates, spectra, rivals = (x for x in page if x['kind'] == 'table')
+  assert [len(x['rows']) for x in (rates, spectra, rivals)] == [16, 16, 15]
+  row = dict(zip(rates['columns'], rates['rows'][4]))
+  assert [*row.values()][:4] == ['energy', 'lars', 'theorem', 'layers']
+  assert row['slope'] == f'{np.mean(fits):.3g} ± {half:.3g}'
+  assert row['theorem'] == layered.THEOREM['lars'][0]
+  tuned = dict(zip(rates['columns'], rates['rows'][5]))
+  assert (tuned['rate'], tuned['theorem']) == ('tuned', '–')
   plots = {path.name for path in (out / 'figures').glob('*.png')}
   assert plots == {'norm_energy.png', 'measures_energy.png'}
   assert run(config, tmp_path / 'b')[:2] == (figures, found)

@@ -57,7 +57,8 @@ def test_a_step_is_sgd_on_the_masked_mean(trained):
   new, metrics = jax.jit(update)(state, batch, jax.random.key(1))
   wanted = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
   chex.assert_trees_all_close(new.params, wanted, rtol=1e-4, atol=1e-6)
-  assert metrics['loss'][0] / metrics['loss'][1] == pytest.approx(float(value), 1e-5)
+  loss, count = metrics['loss']
+  assert loss / count == pytest.approx(float(value), 1e-5)
   right = (logits.argmax(-1) == batch['label'])[:6].sum()
   assert (metrics['accuracy'][0], metrics['accuracy'][1]) == (right, 6)
 

@@ -48,6 +48,7 @@ def program(config: Config) -> list[Stage]:
   Raises:
     InputError: a value that cannot be; nothing has been computed yet.
   """
+  options = Options(**config['train'])
   require(config, {'target': one_of(*TARGETS)})
   # A plan may do without the checkpoint; `_open` may not.
   shaped = pretrained.resolve(config, planning=True)
@@ -71,7 +72,7 @@ def program(config: Config) -> list[Stage]:
   return [
     training(
       'finetune',
-      Options(**config['train']),
+      options,
       spec=lambda devices: {'train': target.spec(config)},
       task=task,
       inputs=partial(_open, config),

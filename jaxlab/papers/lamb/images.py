@@ -32,9 +32,10 @@ def program(config: Config) -> list[Stage]:
 
 
 def _stage(config: Config, cell: Cell | None = None) -> Stage:
+  train = config['train']
+  options = cell.options(train) if cell else Options(**train)
   optimizers.make(config)  # complains now
   require(config, {'model.label_smoothing': between(0, 1)})
-  train = config['train']
   loss = cross_entropy(config['model']['label_smoothing'])
   micro = config['optimizer']['micro_batches']
 
@@ -46,7 +47,7 @@ def _stage(config: Config, cell: Cell | None = None) -> Stage:
     cell.name if cell else 'train',
     config,
     update,
-    options=cell.options(train) if cell else Options(**train),
+    options=options,
     seed=config['seed'],
     finish=None if not cell or cell.final else lambda *opened: {},
   )

@@ -95,9 +95,10 @@ def pretraining(
     kept_steps: updates that the optimizer state of `start` has seen.
     cell: of a study: has the rate, and whether the test set is read.
   """
+  c, train = config['data'], config['train']
+  options = cell.options(train) if cell else Options(**train)
   check(config)
   optimizers.make(config)  # complains now
-  c, train = config['data'], config['train']
   shape = c['batch_size'], c['sequence_length'], c['max_predictions']
 
   def task(space, inputs):
@@ -108,7 +109,7 @@ def pretraining(
 
   return training(
     name,
-    cell.options(train) if cell else Options(**train),
+    options,
     spec=lambda devices: {'train': batch_spec(*shape)},
     task=task,
     inputs=partial(_open, config),

@@ -1,0 +1,39 @@
+"""The jobs of LAMB's configs, opened and begun without a training."""
+
+from pathlib import Path
+from unittest import mock
+
+import jax
+import pytest
+
+from jaxlab import main as door
+from jaxlab.engine import keys, mesh, stage
+from jaxlab.engine.compiled import FRESH, first_state
+
+ROOT = Path(__file__).parents[2]
+
+
+def config_of(file, name=''):
+  """A variant of a config, as a dict."""
+  return door._load(ROOT / 'configs' / f'{file}.py', name).to_dict()
+
+
+def space_of(config, folder=Path('unused'), devices=1):
+  devices = mesh.make(devices=jax.devices()[:devices])
+  return stage.Workspace(folder, config, devices, config['seed'])
+
+
+class _Begun(Exception):
+  pass
+
+
+def begun(one, space):
+  """State before the first update of a stage, and its inputs."""
+
+  def fit(name, task, inputs, options, folder, devices, seed, start=FRESH):
+    key = keys.stream(seed, 'init')
+    raise _Begun(first_state(task, key, start), inputs)
+
+  with mock.patch.object(stage, 'fit', fit), pytest.raises(_Begun) as caught:
+    one.run(space)
+  return caught.value.args
