@@ -227,12 +227,11 @@ def smoke():
   config.data.eval_examples = 64
   config.model.hidden_size = 64
   config.model.intermediate_size = 256
-  config.optimizer.learning_rate = 2e-2
   config.optimizer.warmup_steps = 10
-  config.train.steps = 60
+  config.train.steps = 40
   config.data.batch_size = 32
   config.train.log_every_steps = 10
-  config.train.eval_every_steps = 30
+  config.train.eval_every_steps = 20
   config.train.checkpoint_every_seconds = 5.0
   return config
 

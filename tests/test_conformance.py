@@ -122,12 +122,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module', params=CONFIGS)
 def whole(request, tmp_path_factory, data) -> Run:
-  """A run that nothing stopped; it saves twice in each interval of the log."""
+  """A run that nothing stopped; it saves between two lines of the log."""
   name = request.param
   config = smoke_of(name)
   flags = [f'--config={runs.ROOT}/configs/{name}.py:smoke', '--offline']
   if 'train' in config:
-    often = max(1, config['train']['log_every_steps'] // 2)
+    often = max(1, 3 * config['train']['log_every_steps'] // 2)
     flags.append(f'--config.train.checkpoint_every_steps={often}')
   folder = tmp_path_factory.mktemp(name) / 'whole'
   ended = forked.run(flags, folder, data)
