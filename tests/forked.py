@@ -18,6 +18,7 @@ from tests import runs
 
 _SERVER = multiprocessing.get_context('forkserver')
 _SERVER.set_forkserver_preload(['tests.preloaded'])
+_LIMIT = 600  # seconds
 
 
 class Stop(NamedTuple):
@@ -50,7 +51,10 @@ def run(flags, folder: Path, data: Path, stop: Stop | None = None) -> Ended:
     target=_program, args=(argv, environment, said, stop)
   )
   process.start()
-  process.join()
+  process.join(_LIMIT)
+  if process.exitcode is None:
+    process.kill()
+    raise TimeoutError(f'no end after {_LIMIT} s; it said: {said.read_text()}')
   return Ended(process.exitcode, said.read_text())
 
 

@@ -6,11 +6,11 @@ A few steps on one and on eight devices, and all plans, are made in here.
 """
 
 import importlib
-import importlib.util
 import json
 import math
 import re
 import signal
+from pathlib import Path
 from typing import NamedTuple
 
 import chex
@@ -42,12 +42,8 @@ FIRST_STEPS = 3  # that one and eight devices are compared at
 
 def smoke_of(name: str):
   """The resolved smoke config of configs/NAME.py."""
-  path = runs.ROOT / 'configs' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location(f'config_{name}', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
   try:
-    return module.get_config('smoke').to_dict()
+    return runs.config_of(name, 'smoke').to_dict()
   except ValueError as error:
     pytest.fail(f'configs/{name}.py must have a variant "smoke": {error}')
 
@@ -105,12 +101,12 @@ class Run(NamedTuple):
   name: str
   config: dict
   flags: list[str]
-  folder: object
-  data: object
-  said: str
+  folder: Path
+  data: Path  # JAXLAB_DATA_DIR
 
   @property
   def trained(self) -> list[stage.Stage]:
+    """Its training stages."""
     return [one for one in stages_of(self.config) if one.steps]
 
 
@@ -132,7 +128,7 @@ def whole(request, tmp_path_factory, data) -> Run:
   folder = tmp_path_factory.mktemp(name) / 'whole'
   ended = forked.run(flags, folder, data)
   assert ended.code == 0, ended.said
-  return Run(name, config, flags, folder, data, ended.said)
+  return Run(name, config, flags, folder, data)
 
 
 def report_of(folder, name: str):
