@@ -28,7 +28,7 @@ def config_of(name: str):
   spec = importlib.util.spec_from_file_location('c', ROOT / 'configs/aloe.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  config = module.get_config('cifar10')
+  config = module.VARIANTS['cifar10']()
   config.model.name = name
   config.attack.steps = 2
   return config.to_dict()

@@ -81,7 +81,7 @@ def main():
   spec = importlib.util.spec_from_file_location('config', given.config)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  config = module.get_config().to_dict()
+  config = module.VARIANTS['']().to_dict()
   with (
     tempfile.TemporaryDirectory() as cache,
     tempfile.TemporaryDirectory() as d,

@@ -26,25 +26,6 @@ and OOD images attacked, 95 % t-interval; not converged; all in docs/aloe.md:
 import ml_collections
 
 
-def get_config(arg=''):
-  """'' = 'mnist'; cifar10, cifar100, gtsrb, paper, smoke."""
-  variants = {
-    '': mnist,
-    'mnist': mnist,
-    'cifar10': cifar10,
-    'cifar100': cifar100,
-    'gtsrb': gtsrb,
-    'paper': paper,
-    'smoke': smoke,
-  }
-  if arg not in variants:
-    raise ValueError(
-      f'configs/aloe.py has no variant "{arg}"; known: '
-      f'{", ".join(repr(name) for name in variants)}'
-    )
-  return variants[arg]()
-
-
 def mnist():
   """LeNet on MNIST, outliers: clip-art and textures."""
   config = ml_collections.ConfigDict()
@@ -323,3 +304,14 @@ def smoke():
   config.ood.attacked_each = 25
   config.ood.adaptive.methods = ()
   return config
+
+
+VARIANTS = {
+  '': mnist,
+  'mnist': mnist,
+  'cifar10': cifar10,
+  'cifar100': cifar100,
+  'gtsrb': gtsrb,
+  'paper': paper,
+  'smoke': smoke,
+}

@@ -31,17 +31,6 @@ Refuted here: that this pre-training helps. All 22,500 labels: not run.
 import ml_collections
 
 
-def get_config(arg=''):
-  """'' = IMDB from the Bible's checkpoint; 'scratch'; 'smoke'; 'squad'."""
-  variants = {'': imdb, 'scratch': scratch, 'smoke': smoke, 'squad': squad}
-  if arg not in variants:
-    raise ValueError(
-      f'configs/bert_finetune.py has no variant "{arg}"; known: '
-      f'{", ".join(repr(name) for name in variants)}'
-    )
-  return variants[arg]()
-
-
 def imdb():
   """2 × 128 on 22,500 reviews, an epoch of 703 steps."""
   config = ml_collections.ConfigDict()
@@ -182,3 +171,6 @@ def squad():
     }
   )
   return config
+
+
+VARIANTS = {'': imdb, 'scratch': scratch, 'smoke': smoke, 'squad': squad}

@@ -37,21 +37,6 @@ SIZES = {
 }
 
 
-def get_config(arg=''):
-  """'' = the verse-aligned Bible; 'smoke'; 'scaling', a study of batch sizes;
-  'paper', the mixed-batch recipe; 'b512' … 'b32k', the paper's table."""
-  variants = {'': bible, 'smoke': smoke, 'paper': paper, 'scaling': scaling}
-  if arg[:1] == 'b' and arg[1:] in SIZES:
-    return paper_at(SIZES[arg[1:]])
-  if arg not in variants:
-    known = [*variants, *(f'b{size}' for size in SIZES)]
-    raise ValueError(
-      f'configs/bert_lamb.py has no variant "{arg}"; known: '
-      f'{", ".join(map(repr, known))}'
-    )
-  return variants[arg]()
-
-
 def bible():
   """2 × 128 on the World English Bible: minutes on two CPU cores."""
   config = ml_collections.ConfigDict()
@@ -279,3 +264,12 @@ def paper():
   config.second.learning_rate = 4e-3
   config.second.warmup_steps = 200
   return config
+
+
+VARIANTS = {
+  '': bible,
+  'smoke': smoke,
+  'paper': paper,
+  'scaling': scaling,
+  **{f'b{k}': lambda size=size: paper_at(size) for k, size in SIZES.items()},
+}

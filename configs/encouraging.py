@@ -30,29 +30,6 @@ by seed; not converged; all in docs/encouraging.md:
 import ml_collections
 
 
-def get_config(arg=''):
-  """'' = 'mnist'; the paper's real sets are read from the user's disk."""
-  variants = {
-    '': mnist,
-    'mnist': mnist,
-    'cifar10': cifar10,
-    'cifar10_lt': cifar10_lt,
-    'graphs': graphs,
-    'translation': translation,
-    'imagenet': imagenet,
-    'inat2018': inat2018,
-    'nci1': nci1,
-    'iwslt': iwslt,
-    'smoke': smoke,
-  }
-  if arg not in variants:
-    raise ValueError(
-      f'configs/encouraging.py has no variant "{arg}"; known: '
-      f'{", ".join(repr(name) for name in variants)}'
-    )
-  return variants[arg]()
-
-
 def loss(**changes):
   """Cross-entropy, unless changed: see jaxlab/papers/encouraging/arms.py."""
   numbers = {
@@ -505,3 +482,18 @@ def smoke():
   config.adversarial.examples = 60
   config.analysis.examples = 120
   return config
+
+
+VARIANTS = {
+  '': mnist,
+  'mnist': mnist,
+  'cifar10': cifar10,
+  'cifar10_lt': cifar10_lt,
+  'graphs': graphs,
+  'translation': translation,
+  'imagenet': imagenet,
+  'inat2018': inat2018,
+  'nci1': nci1,
+  'iwslt': iwslt,
+  'smoke': smoke,
+}

@@ -28,17 +28,6 @@ the accuracy up to 1,024, where an epoch is 53 steps, is refuted here.
 import ml_collections
 
 
-def get_config(arg=''):
-  """'' = LAMB on MNIST; 'scaling'; 'cifar10'; 'smoke'."""
-  variants = {'': mnist, 'scaling': scaling, 'cifar10': cifar10, 'smoke': smoke}
-  if arg not in variants:
-    raise ValueError(
-      f'configs/lamb_images.py has no variant "{arg}"; known: '
-      f'{", ".join(repr(name) for name in variants)}'
-    )
-  return variants[arg]()
-
-
 def mnist():
   """A ResNet-8 with 8 channels on MNIST."""
   config = ml_collections.ConfigDict()
@@ -175,3 +164,6 @@ def smoke():
   config.train.log_every_steps = 15
   config.train.eval_every_steps = 30
   return config
+
+
+VARIANTS = {'': mnist, 'scaling': scaling, 'cifar10': cifar10, 'smoke': smoke}

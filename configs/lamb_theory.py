@@ -62,17 +62,6 @@ Not shown: networks, coupled layers, φ other than 1, momentum, decay.
 import ml_collections
 
 
-def get_config(arg=''):
-  """'' = 16 layers whose smoothness spreads over 10³; 'smoke'."""
-  variants = {'': layered, 'smoke': smoke}
-  if arg not in variants:
-    raise ValueError(
-      f'configs/lamb_theory.py has no variant "{arg}"; known: '
-      f'{", ".join(map(repr, variants))}'
-    )
-  return variants[arg]()
-
-
 def layered():
   """f(x) = Σ_i w_i mean_j g((Q_i x_i)_j / r_i), g(z) = z² / (2 + 2 z²)."""
   config = ml_collections.ConfigDict()
@@ -124,3 +113,6 @@ def smoke():
   config.study.tuning_seeds = (100,)
   config.study.factors = (0.5, 1.0)
   return config
+
+
+VARIANTS = {'': layered, 'smoke': smoke}

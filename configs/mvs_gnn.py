@@ -32,31 +32,6 @@ converged; all in docs/mvs_gnn.md:
 import ml_collections
 
 
-def get_config(arg=''):
-  """'' = 'digits'; Reddit and PPI are read from GraphSAINT folders."""
-  variants = {
-    '': digits,
-    'digits': digits,
-    'cora': cora,
-    'wordnet': wordnet,
-    'wordnet_256': lambda: wordnet_three(256, 1500),
-    'wordnet_2048': lambda: wordnet_three(2048, 500),
-    'wordnet_walks': wordnet_walks,
-    'wordnet_long': wordnet_long,
-    'wordnet_gcn': wordnet_gcn,
-    'debian': debian,
-    'reddit': reddit,
-    'ppi': ppi,
-    'smoke': smoke,
-  }
-  if arg not in variants:
-    raise ValueError(
-      f'configs/mvs_gnn.py has no variant "{arg}"; known: '
-      f'{", ".join(repr(name) for name in variants)}'
-    )
-  return variants[arg]()
-
-
 def method(sampler, batch_size, **options):
   """A sampler with its own options; see jaxlab/papers/mvs_gnn/sampler.py."""
   return ml_collections.ConfigDict(
@@ -304,3 +279,20 @@ def smoke():
   config.train.log_every_steps = 10
   config.variance.draws = 2
   return config
+
+
+VARIANTS = {
+  '': digits,
+  'digits': digits,
+  'cora': cora,
+  'wordnet': wordnet,
+  'wordnet_256': lambda: wordnet_three(256, 1500),
+  'wordnet_2048': lambda: wordnet_three(2048, 500),
+  'wordnet_walks': wordnet_walks,
+  'wordnet_long': wordnet_long,
+  'wordnet_gcn': wordnet_gcn,
+  'debian': debian,
+  'reddit': reddit,
+  'ppi': ppi,
+  'smoke': smoke,
+}

@@ -20,25 +20,6 @@ by TFDS in ArrayRecord; each host decodes its own rows to a 256 x 256 canvas
 import ml_collections
 
 
-def get_config(arg=''):
-  """'' = 'lamb_32k'; lamb_16k, lamb_8k, lars_32k, momentum_8k, smoke."""
-  variants = {
-    '': lamb_32k,
-    'lamb_32k': lamb_32k,
-    'lamb_16k': lambda: at_batch(lamb_32k(), 16384),
-    'lamb_8k': lambda: at_batch(lamb_32k(), 8192),
-    'lars_32k': lars_32k,
-    'momentum_8k': momentum_8k,
-    'smoke': smoke,
-  }
-  if arg not in variants:
-    raise ValueError(
-      f'configs/resnet50.py has no variant "{arg}"; known: '
-      f'{", ".join(repr(name) for name in variants)}'
-    )
-  return variants[arg]()
-
-
 def lamb_32k():
   """The author's recipe."""
   config = ml_collections.ConfigDict()
@@ -169,3 +150,14 @@ def smoke():
   config.train.log_every_steps = 15
   config.train.eval_every_steps = 30
   return config
+
+
+VARIANTS = {
+  '': lamb_32k,
+  'lamb_32k': lamb_32k,
+  'lamb_16k': lambda: at_batch(lamb_32k(), 16384),
+  'lamb_8k': lambda: at_batch(lamb_32k(), 8192),
+  'lars_32k': lars_32k,
+  'momentum_8k': momentum_8k,
+  'smoke': smoke,
+}

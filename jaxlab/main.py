@@ -86,7 +86,7 @@ def _run(argv: Sequence[str]) -> None:
 
     _quiet()
     mesh.start(values.cpu_devices, timeout)
-    stages = _stages(config)
+    stages = program_of(config)
     if hosts.leads():
       workdir.write_json(folder / 'config.json', config)
     devices = mesh.make(config['mesh'])
@@ -115,7 +115,12 @@ def _place(values) -> hosts.Place:
   return mesh.detected(values.host_timeout)
 
 
-def _stages(config: dict[str, Any]):
+def program_of(config: dict[str, Any]):
+  """The stages of a config.
+
+  Raises:
+    InputError: a value that cannot be; nothing has been computed yet.
+  """
   module = _module(config['paper'], config.get('job', 'task'))
   try:
     return module.program(config)
@@ -149,7 +154,7 @@ def _plan(argv, values, config, folder: Path) -> None:
     offline=True,
   )
   workdir.write_json(
-    Path(values.plan_child), plan.as_json(_stages(config), space, place)
+    Path(values.plan_child), plan.as_json(program_of(config), space, place)
   )
 
 
@@ -259,7 +264,7 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _load(path: Path, argument: str) -> ml_collections.ConfigDict:
-  """`get_config(argument)` of a config file."""
+  """The variant that the argument names, of a config file's `VARIANTS`."""
   if not path.is_file():
     names = [p.name for p in path.parent.glob('*.py')]
     near = difflib.get_close_matches(path.name, names, 1)
@@ -271,11 +276,15 @@ def _load(path: Path, argument: str) -> ml_collections.ConfigDict:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    return module.get_config(argument)
+    variants = module.VARIANTS
+    if argument in variants:
+      return variants[argument]()
   except Exception as error:
     raise InputError(
       f'config file {path}: {type(error).__name__}: {error}'
     ) from error
+  known = ', '.join(map(repr, variants))
+  raise InputError(f'{path} has no variant "{argument}"; known: {known}')
 
 
 def _check_keys(rest: Sequence[str], known: dict[str, Any]) -> None:

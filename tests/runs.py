@@ -13,12 +13,21 @@ ROOT = Path(__file__).parents[1]
 
 
 def config_of(name: str, variant: str = ''):
-  """configs/NAME.py:VARIANT."""
-  path = ROOT / 'configs' / f'{name}.py'
-  spec = importlib.util.spec_from_file_location('config', path)
+  """configs/NAME.py:VARIANT; NAME may be a path, too."""
+  return variants_of(name)[variant]()
+
+
+def variants_of(name: str):
+  """VARIANTS of configs/NAME.py."""
+  spec = importlib.util.spec_from_file_location('config', path_of(name))
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config(variant)
+  return module.VARIANTS
+
+
+def path_of(name: str) -> Path:
+  """configs/NAME.py, or NAME where it is a path in this repository."""
+  return ROOT / (name if '/' in name else f'configs/{name}.py')
 
 
 def one_device() -> dict[str, str]:

@@ -5,7 +5,6 @@ way, once killed, stopped and started again; what they leave must be the same.
 A few steps on one and on eight devices, and all plans, are made in here.
 """
 
-import importlib
 import json
 import math
 import re
@@ -17,13 +16,17 @@ import chex
 import jax
 import pytest
 
+from jaxlab import main
 from jaxlab.engine import loop, mesh, metrics, stage
 from jaxlab.engine.update import guarded
 from jaxlab.planning import plan
 from tests import forked, runs
 from tests.forked import Stop
 
-CONFIGS = sorted(path.stem for path in (runs.ROOT / 'configs').glob('*.py'))
+CONFIGS = [
+  *sorted(path.stem for path in (runs.ROOT / 'configs').glob('*.py')),
+  'examples/new_paper/config.py',
+]
 FIELDS = {
   'paper': str,
   'stage': str,
@@ -42,17 +45,14 @@ FIRST_STEPS = 3  # that one and eight devices are compared at
 
 def smoke_of(name: str):
   """The resolved smoke config of configs/NAME.py."""
-  try:
-    return runs.config_of(name, 'smoke').to_dict()
-  except ValueError as error:
-    pytest.fail(f'configs/{name}.py must have a variant "smoke": {error}')
+  variants = runs.variants_of(name)
+  assert 'smoke' in variants, f'{name} has no variant "smoke"'
+  return variants['smoke']().to_dict()
 
 
 def stages_of(config) -> list[stage.Stage]:
   """The program of a config."""
-  job = config.get('job', 'task')
-  module = importlib.import_module(f'jaxlab.papers.{config["paper"]}.{job}')
-  return module.program(config)
+  return main.program_of(config)
 
 
 def space_on(devices: int, config, folder) -> stage.Workspace:
@@ -121,11 +121,11 @@ def whole(request, tmp_path_factory, data) -> Run:
   """A run that nothing stopped; it saves between two lines of the log."""
   name = request.param
   config = smoke_of(name)
-  flags = [f'--config={runs.ROOT}/configs/{name}.py:smoke', '--offline']
+  flags = [f'--config={runs.path_of(name)}:smoke', '--offline']
   if 'train' in config:
     often = max(1, 3 * config['train']['log_every_steps'] // 2)
     flags.append(f'--config.train.checkpoint_every_steps={often}')
-  folder = tmp_path_factory.mktemp(name) / 'whole'
+  folder = tmp_path_factory.mktemp(Path(name).stem) / 'whole'
   ended = forked.run(flags, folder, data)
   assert ended.code == 0, ended.said
   return Run(name, config, flags, folder, data)

@@ -48,5 +48,4 @@ CONFIG = {
 }
 
 
-def get_config(arg=''):  # 'smoke' too
-  return ConfigDict(CONFIG)
+VARIANTS = dict.fromkeys(('', 'smoke'), lambda: ConfigDict(CONFIG))

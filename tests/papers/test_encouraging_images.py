@@ -25,7 +25,7 @@ configs = importlib.import_module('configs.encouraging')
 
 
 def tiny(**changes):
-  config = configs.get_config('smoke')
+  config = configs.VARIANTS['smoke']()
   config.train.steps = 12
   config.train.log_every_steps = 6
   config.train.eval_every_steps = 6
@@ -149,7 +149,7 @@ def test_a_long_tail_has_its_ratio_and_keeps_the_first_rows():
 
 
 def test_deferred_losses_change_at_their_update():
-  config = configs.get_config('cifar10_lt').to_dict()
+  config = configs.VARIANTS['cifar10_lt']().to_dict()
   counts = np.array([5000, 50] + [500] * 8)
   late = config['losses']['drw_el']['weights_start']
   of = lambda arm: arms.loss_of(config, arm, counts)
@@ -170,7 +170,7 @@ def test_deferred_losses_change_at_their_update():
 
 def test_a_folder_of_images_has_the_splits_of_inat2018(tmp_path, monkeypatch):
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'data'))
-  config = configs.get_config('inat2018').to_dict()
+  config = configs.VARIANTS['inat2018']().to_dict()
   d = {**config['data'], 'name': f'image_folder:{tmp_path}', 'num_classes': 2}
   splits = [d[f'{name}_split'] for name in ('train', 'validation', 'test')]
   for split in splits:

@@ -298,7 +298,7 @@ def test_micro_f1_of_several_labels_counts_all_of_them():
 
 
 def config_of(**changes):
-  config = configs.get_config('smoke')
+  config = configs.VARIANTS['smoke']()
   both = configs.methods(16)
   config.methods = {'mvs': both.mvs, 'sage': both.sage}
   config.study.baseline = 'sage'
