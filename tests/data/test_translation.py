@@ -168,20 +168,6 @@ def test_pairs_with_an_empty_side_are_left_out(tmp_path):
   assert len(pairs.side('train', 'source').offsets) == len(kept) + 1
 
 
-def test_a_file_that_is_a_line_shorter_is_named(tmp_path):
-  name = write(tmp_path, three())
-  path = tmp_path / 'validation' / 'text.y'
-  path.write_text(''.join(path.read_text().splitlines(True)[:-1]))
-  with pytest.raises(InputError, match=r'text\.x has 20 lines and .*has 19'):
-    prepare(name)
-
-
-def test_files_that_hold_no_pair_are_named(tmp_path):
-  name = write(tmp_path, {**three(), 'test': [('a', ''), ('', 'b')]})
-  with pytest.raises(InputError, match='no pair of lines that are not empty'):
-    prepare(name)
-
-
 def test_a_file_that_is_not_there_is_named_with_its_folder(tmp_path):
   name = write(tmp_path, three())
   (tmp_path / 'test' / 'text.y').unlink()

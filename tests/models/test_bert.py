@@ -198,30 +198,6 @@ def test_forward_equals_a_float64_reference():
   np.testing.assert_allclose(following, want_following, atol=2e-5)
 
 
-def test_forward_equals_transformers(monkeypatch):
-  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-  torch = pytest.importorskip('torch', reason='needs torch: .[bench]')
-  pytest.importorskip('transformers', reason='needs transformers: .[bench]')
-  from benchmarks.bert_step import Shape, to_torch
-
-  # Sequence, batch and predictions do not enter the parameters.
-  model = to_torch(Shape(2, 16, 2, 32, 10, 2, 50, 4), PARAMS).eval()
-  tokens, segments, attention, positions = INPUTS
-  with torch.no_grad():
-    out = model(
-      input_ids=torch.tensor(tokens).long(),
-      token_type_ids=torch.tensor(segments).long(),
-      attention_mask=torch.tensor(attention).long(),
-    )
-  theirs = out.prediction_logits.numpy()
-  words, following = forward(Bert(**SIZES), PARAMS)
-  # Two float32 programs, each within 2e-5 of float64.
-  want = np.take_along_axis(theirs, positions[:, :, None], axis=1)
-  np.testing.assert_allclose(words, want, atol=4e-5)
-  want = out.seq_relationship_logits.numpy()
-  np.testing.assert_allclose(following, want, atol=4e-5)
-
-
 def test_gelu_and_its_derivative_are_exact():
   x = np.linspace(-6, 6, 49, dtype=np.float32)
   cdf = np.array([(1 + math.erf(v / math.sqrt(2))) / 2 for v in x.tolist()])

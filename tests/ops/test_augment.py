@@ -149,15 +149,19 @@ def test_grey_is_the_luma_of_the_images_whose_draw_says_so():
   np.testing.assert_allclose(found, np.stack(want), **CLOSE)
 
 
-def test_steps_give_the_same_images_outside_of_a_program():
+@pytest.mark.parametrize(
+  'steps',
+  [
+    (aug.pad_crop(2), aug.flip(), aug.grey(0.5)),
+    pytest.param(  # many operations, each compiled alone
+      (aug.random_resized_crop(5), aug.colour_jitter(0.4, 0.4, 0.4, 0.1)),
+      marks=pytest.mark.slow,
+    ),
+  ],
+  ids=['moves', 'sums'],
+)
+def test_steps_give_the_same_images_outside_of_a_program(steps):
   images, index = pictures(), np.arange(6)
-  steps = (
-    aug.pad_crop(2),
-    aug.flip(),
-    aug.random_resized_crop(5),
-    aug.colour_jitter(0.4, 0.4, 0.4, 0.1),
-    aug.grey(0.5),
-  )
   found = aug.augment(KEY, images, index, *steps)
   chex.assert_type(found, jnp.float32)
   # Hue divides by the spread of a pixel; see below.
