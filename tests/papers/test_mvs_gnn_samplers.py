@@ -68,15 +68,19 @@ def scores(draws):
   return np.abs(draws.mean(0)) / (error + _ROUNDING)
 
 
-def layer_scores(sampler, number):
+def draws_of(sampler, number):
+  """Samples of the generators 0, 1, 2, …"""
+  return [sampler.sample(np.random.default_rng(i)) for i in range(number)]
+
+
+def layer_scores(sampler, draws):
   """[layers, n] scores of the errors of L H, where a node is a destination."""
   matrix = dense(sampler.operator)
   levels = sampler.num_layers
   # The draws of each node, their sum and their sum of squares.
   count, total, squares = np.zeros((3, levels, NODES))
   direction = np.array([1.0, -0.5, 0.25])
-  for step in range(number):
-    sample = sampler.sample(np.random.default_rng(step))
+  for sample in draws:
     for level, layer in enumerate(sample.layers):
       at = layer.nodes[: layer.destinations]
       error = (rows_of(layer) - matrix[at]) @ (VALUES @ direction)
@@ -91,20 +95,16 @@ def layer_scores(sampler, number):
   return score
 
 
-def loss_scores(sampler, number):
+def loss_scores(sampler, draws):
   """[2] scores of weighted sums of the seeds against the mean: 1, and a phi."""
   phi = np.stack([np.ones(NODES), VALUES[:, 0]], 1)
   wanted = phi[sampler.train].mean(0)
-  draws = []
-  for step in range(number):
-    sample = sampler.sample(np.random.default_rng(step))
-    draws.append(sample.seed_weight @ phi[sample.seeds] - wanted)
-  return scores(draws)
+  return scores([x.seed_weight @ phi[x.seeds] - wanted for x in draws])
 
 
 def check_budgets(sampler):
   """Samples are the same in a budget that was fitted to them; and padded."""
-  draws = [sampler.sample(np.random.default_rng(step)) for step in range(20)]
+  draws = draws_of(sampler, 20)
   budget = blocks.budget_for(draws, NODES, headroom=1, multiple=8)
   sampler.within(budget)
   shapes = set()
@@ -214,7 +214,7 @@ def test_a_graph_without_edges_has_empty_layers(name):
     adjacency(np.zeros((0, 2), int), NODES), 'symmetric'
   )
   found = SAMPLERS[name](operator, train_of(), 8, 2)
-  draws = [found.sample(np.random.default_rng(step)) for step in range(20)]
+  draws = draws_of(found, 20)
   for sample in draws:
     assert [len(layer.edges.weight) for layer in sample.layers] == [0, 0]
     np.testing.assert_array_equal(outputs(sample), 0)
@@ -273,3 +273,38 @@ def test_names_and_options_that_are_not_known_are_errors_with_a_list():
     make('ladies', {'normalise': True})
   with pytest.raises(InputError, match='has no option "x"; it has none'):
     make('uniform', {'x': 1})
+
+
+@pytest.mark.parametrize(
+  ('kind', 'options', 'words'),
+  [
+    (Neighbour, {'fan_outs': (3, 0)}, 'fan-out of 0'),
+    (Neighbour, {'fan_outs': (3,)}, 'are 1, and there are 2 layers'),
+    (VRGCN, {'fan_out': 0}, 'fan-out of 0'),
+    (Labor, {'fan_out': 0}, 'fan-out of 0'),
+    (FastGCN, {'layer_size': 0}, 'layer_size = 0 draws no nodes'),
+    (LADIES, {'layer_size': 0}, 'layer_size = 0 draws no nodes'),
+    (LADIES, {'layer_size': 3, 'draw': 'poisson'}, 'draw "poisson" is not one'),
+    (ClusterGCN, {'clusters': 41}, r'clusters = 41 is not in \[0, 40\]'),
+    (ClusterGCN, {'clusters': -1}, 'clusters = -1'),
+    (ClusterGCN, {'clusters': 3, 'clusters_per_batch': 4}, r'in \[1, 3\]'),
+    (ClusterGCN, {'clusters_per_batch': 0}, 'clusters_per_batch = 0'),
+    (GraphSAINT, {'kind': 'star'}, 'node, edge, walk'),
+    (GraphSAINT, {'walk_length': 0}, 'walk_length = 0'),
+    (GraphSAINT, {'presamples': 0}, 'presamples = 0'),
+    *(
+      (GraphSAINT, {'kind': kind, 'batch_size': 24}, 'batch_size = 24: 642 dra')
+      for kind in ('node', 'edge', 'walk')
+    ),
+    (MVS, {'draw': 'poisson'}, 'systematic, bernoulli'),
+    (MVS, {'mix': 1.5}, r'mix = 1.5 is not in \[0, 1\]'),
+    (MVS, {'floor': -0.1}, r'floor = -0.1 is not in \[0, 1\]'),
+    (MVS, {'clip': -1.0}, 'clip = -1.0'),
+    (Uniform, {'batch_size': 25}, r'batch_size = 25 is not in \[1, 24\]'),
+    (Uniform, {'train': np.zeros(0, int)}, 'no training nodes'),
+  ],
+)
+def test_options_that_cannot_be(kind, options, words):
+  common = {'train': train_of(), 'batch_size': 8, 'num_layers': 2}
+  with pytest.raises(InputError, match=words):
+    kind(operator_of(), **{**common, **options})

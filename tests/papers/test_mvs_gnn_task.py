@@ -320,16 +320,19 @@ def config_of(**changes):
 def test_batches_follow_from_the_seed_the_step_and_the_snapshot():
   config = config_of()
   cell = Cell('cell', 'mvs', None, 0.01, 3)
-  make = lambda: task.Job(config, cell, True).batches()
-  one, other = make(), make()
+  job = task.Job(config, cell, True)
+  one, other = job.batches(), job.batches()
   rows = slice(0, 8)
   one.batch(9, rows)  # in any order
   chex.assert_trees_all_equal(one.batch(5, rows), other.batch(5, rows))
   ids = one.sampler.train[:40]
   norms = np.linspace(0.1, 4, 40).astype(np.float32)
-  for source in (one, other):
-    source.publish({'id': ids, 'norm': norms})
+  before = other.batch(5, rows)
+  padded = {'id': [*ids, len(one.nodes.labels)], 'norm': [*norms, 0]}
+  one.publish({name: np.array(array) for name, array in padded.items()})
   after = one.batch(5, rows)
+  chex.assert_trees_all_equal(before, other.batch(5, rows))
+  other.publish({'id': ids, 'norm': norms})
   chex.assert_trees_all_equal(after, other.batch(5, rows))
   assert set(after['seed'].ravel()) <= {*ids, len(one.nodes.labels)}
 
@@ -364,8 +367,9 @@ def test_an_empty_batch_of_seeds_changes_nothing():
 def test_gradients_of_all_nodes_are_exact_and_of_some_vary_without_bias():
   operator, nodes, train = graph()
   net = net_of('gcn')
-  for size in (len(train), 6):
-    sampler = Uniform(operator, train, size, 2)
+  full = quick(jax.grad(full_loss('gcn', nodes, operator, train)))
+
+  def found(sampler):
     _, shape = batch_of(sampler, nodes)
     source = variance.VarianceBatches(
       nodes, sampler, shape, draws=3, headroom=2, lanes=4, seed=0
@@ -373,17 +377,22 @@ def test_gradients_of_all_nodes_are_exact_and_of_some_vary_without_bias():
     _, state = state_of(net, {'train': shape})
     feed = Feed(source, one_device(), steps=source.num_batches)
     made = variance.evaluator(net, source)
-    found = Evaluation('gradient', made, feed, 0).run(state)
-    full = quick(jax.grad(full_loss('gcn', nodes, operator, train)))
+    got = Evaluation('gradient', made, feed, 0).run(state)
     want = optax.tree.norm(full(state.params['net']), squared=True)
-    np.testing.assert_allclose(found['full'], want, rtol=1e-4)
-    none = 1e-9 * found['full']  # float32, squared
-    assert found['bias'] < none and found['overflow'] == 0
-    if size == 6:
-      np.testing.assert_allclose(found['error'], found['variance'], rtol=1e-4)
-      assert found['variance'] > 1e-2 * found['full'] < found['uniform']
-    else:
-      assert max(found[n] for n in ('error', 'variance', 'uniform')) < none
+    np.testing.assert_allclose(got['full'], want, rtol=1e-4)
+    return got
+
+  every = found(Uniform(operator, train, len(train), 2))
+  some = found(Uniform(operator, train, 6, 2))
+  few = found(Neighbour(operator, train, 6, 2, (1, 1)))  # the same seeds
+  none = 1e-9 * every['full']  # float32, squared
+  assert max(every[name] for name in variance.MEANS) < none
+  assert some['bias'] < none
+  np.testing.assert_allclose(some['error'], some['variance'], rtol=1e-4)
+  assert some['variance'] > 1e-2 * some['full'] < some['uniform']
+  np.testing.assert_allclose(few['variance'], some['variance'], rtol=1e-4)
+  assert few['bias'] > 1e-2 * few['full']
+  assert abs(few['error'] / few['variance'] - 1) > 1e-2
 
 
 def test_predictions_are_the_classes_of_the_whole_graph():

@@ -135,6 +135,7 @@ class Job:
       self.refresh = Refresh(graph, train, size, layers)
       self.shapes['refresh'] = self._fitted(self.refresh)
       self.shapes['publish'] = self.shapes['train']
+    self.spec = self.batches().spec
 
   def _fitted(self, drawn: Sampler) -> feeds.Shape:
     c, lanes = self.config['sampler'], self.config['data']['lanes']
@@ -167,8 +168,7 @@ class Job:
     made = make_task(
       self.net, self.shapes, nodes, features, tx, c['model']['history_dtype']
     )
-    kinds = self.batches().spec
-    return made._replace(steps={kind: made.steps[kind] for kind in kinds})
+    return made._replace(steps={kind: made.steps[kind] for kind in self.spec})
 
   def judged(self, devices, split: str) -> tuple[Evaluator, Feed]:
     """The evaluator of a split, and its feed."""
@@ -248,7 +248,7 @@ def training_stage(config: Config, cell: Cell) -> Stage:
   return training(
     cell.name,
     replace(cell.options(config['train']), best=best),
-    spec=lambda space: job(space).batches().spec,
+    spec=lambda space: job(space).spec,
     task=lambda space, inputs: job(space).task(cell.rate(space)),
     inputs=inputs,
     finish=finish,
