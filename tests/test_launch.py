@@ -429,7 +429,7 @@ def test_a_local_pod_pretrains_bert_as_one_process_does(tmp_path):
     '--config.data.sequence_length=32',
     '--config.model.hidden_size=32',
     '--config.model.intermediate_size=64',
-    '--config.train.batch_size=16',
+    '--config.data.batch_size=16',
     '--config.optimizer.warmup_steps=4',
     '--config.train.steps=12',
     '--config.train.log_every_steps=1',

@@ -156,7 +156,7 @@ class TestOnTopologies:
   def test_mistakes_are_input_errors(self, tmp_path):
     for flags, message in (
       (['--plan=v3:3x7'], 'libtpu knows no such topology'),
-      (['--plan=v3:2x2', '--config.train.batch_size=12'], 'does not divide by'),
+      (['--plan=v3:2x2', '--config.data.batch_size=12'], 'does not divide by'),
       (['--plan=v3:2x2', '--config.mesh.data=16'], 'do not multiply to the 8'),
     ):
       done, _ = run(tmp_path, 'bert_lamb.py:smoke', *flags)
