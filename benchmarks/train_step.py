@@ -11,6 +11,7 @@ without recomputation, over the devices' dense bfloat16 peak.
 
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ import numpy as np
 
 from jaxlab import main as door
 from jaxlab.engine import keys, mesh, stage
-from jaxlab.engine.compiled import Steps
+from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.update import guarded
 from jaxlab.planning import flops, plan
 
@@ -47,7 +48,8 @@ def measure(planned, devices) -> dict[str, float]:
   state, shapes = plan.shapes(planned, 'train', devices)
   layout = jax.tree.map(lambda x: x.sharding, state)
   root = keys.stream(0, 'train')
-  made = jax.jit(planned.task.init, out_shardings=layout)(jax.random.key(0))
+  begin = partial(first_state, planned.task)
+  made = jax.jit(begin, out_shardings=layout)(jax.random.key(0))
   places = {name: array.sharding for name, array in shapes.items()}
   batch = jax.jit(lambda key: random_batch(shapes, key), out_shardings=places)(
     jax.random.key(1)
@@ -104,7 +106,7 @@ def main(argv) -> None:
     'compiled in | loss |\n|---|---|---|---|---|---|---|---|---|---|'
   )
   for count in rows:
-    config['train']['batch_size'] = count
+    config['data']['batch_size'] = count
     if 'second' in config:
       config['second']['steps'] = 0
     space = stage.Workspace(None, config, devices, 0)

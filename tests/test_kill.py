@@ -21,6 +21,7 @@ FLAGS = [
   '--config.model.intermediate_size=64',
   '--config.model.dropout_rate=0.1',
   '--config.train.steps=300',
+  '--config.data.batch_size=32',
   '--config.train.log_every_steps=7',
   '--config.train.eval_every_steps=4',
   '--config.train.checkpoint_every_seconds=0.1',

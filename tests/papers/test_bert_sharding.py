@@ -24,7 +24,8 @@ LAYOUTS = {
   'tensor-parallel': ({'data': 4, 'model': 2}, 'replicated'),
   'tensor-parallel zero1': ({'data': 4, 'model': 2}, 'zero1'),
 }
-CONTAINED = ('zero1', 'tensor-parallel')  # others cut so, and once more
+# Others cut so, and once more.
+CONTAINED = ('data-parallel', 'zero1', 'tensor-parallel')
 
 
 def tiny(update, **sharding):
@@ -54,6 +55,16 @@ def planned_on(devices, config):
   return only.plan(stage.Workspace(None, config, devices, 0))
 
 
+@functools.cache
+def first(layers):
+  """State before the first update, on the host."""
+  config = tiny('replicated')
+  config['model']['num_layers'] = layers
+  planned = planned_on(mesh.make(devices=jax.devices()[:1]), config)
+  state = first_state(planned.task, keys.stream(0, 'init'))
+  return jax.tree.map(np.asarray, state)
+
+
 class Job:
   """The real step of a tiny BERT on a mesh, on batches made here."""
 
@@ -66,7 +77,7 @@ class Job:
     self.steps = Steps(self.planned.task, 0, self.like)
 
   def begin(self):
-    state = first_state(self.planned.task, keys.stream(0, 'init'))
+    state = first(self.like.params['net']['layers']['output']['bias'].shape[0])
     return jax.device_put(state, jax.tree.map(lambda x: x.sharding, self.like))
 
   def batch(self, step):
@@ -146,11 +157,18 @@ def test_losses_and_gradients_are_those_of_one_device(name, expected):
 
 
 @pytest.mark.parametrize(
-  'update', [pytest.param('replicated', marks=pytest.mark.slow), 'zero1']
+  'before, update',
+  [
+    pytest.param('data-parallel', 'replicated', marks=pytest.mark.slow),
+    pytest.param('data-parallel', 'zero1', marks=pytest.mark.slow),
+    ('fsdp', 'zero1'),
+  ],
 )
-def test_restored_on_another_mesh_training_goes_on_alike(update, tmp_path):
-  """8 -> 4 devices, replicated -> cut or not."""
-  eight = job('data-parallel')
+def test_restored_on_another_mesh_training_goes_on_alike(
+  before, update, tmp_path
+):
+  """8 -> 4 devices, cut in one way -> in another or not."""
+  eight = job(before)
   state, _ = eight.run(eight.begin(), 0, 2)
   kept = Checkpoints(tmp_path, Policy())
   kept.save(state, 2, {})

@@ -267,9 +267,13 @@ def run(config, folder):
   return report['metrics'], json.loads((out / 'theory.json').read_text()), out
 
 
-def test_the_stage_reports_slopes_exponents_and_rivals(tmp_path):
-  config = tiny()
-  figures, found, out = run(config, tmp_path / 'a')
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+  return run(tiny(), tmp_path_factory.mktemp('theory'))
+
+
+def test_the_stage_reports_slopes_exponents_and_rivals(done):
+  figures, found, out = done
   assert all(map(math.isfinite, figures.values()))
   name = 'energy/lars/theorem_layers/'
   mine = [c for c in found['cells'] if c['optimizer'] == 'lars'][:2]
@@ -295,14 +299,12 @@ def test_the_stage_reports_slopes_exponents_and_rivals(tmp_path):
   assert (tuned['rate'], tuned['theorem']) == ('tuned', '–')
   plots = {path.name for path in (out / 'figures').glob('*.png')}
   assert plots == {'norm_energy.png', 'measures_energy.png'}
-  assert run(config, tmp_path / 'b')[:2] == (figures, found)
 
 
-def test_factors_are_chosen_by_the_tuning_seeds_alone(tmp_path):
-  config = tiny()
-  first = run(config, tmp_path / 'a')[1]['cells']
+def test_factors_are_chosen_by_the_tuning_seeds_alone(done, tmp_path):
+  config, first = tiny(), done[1]['cells']
   config['study']['seeds'] = (5, 6)
-  second = run(config, tmp_path / 'b')[1]['cells']
+  second = run(config, tmp_path)[1]['cells']
   assert [c['factor'] for c in first] == [c['factor'] for c in second]
   assert all(
     a['theorem']['norm'] != b['theorem']['norm'] for a, b in zip(first, second)

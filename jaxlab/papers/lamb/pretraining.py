@@ -43,6 +43,7 @@ def program(config: Config) -> list[Stage]:
   """
   if config['study']['batch_sizes']:
     return sizes.stages(config, _METRICS, _cell_stage)
+  require(config, {'second.opt': one_of('keep', 'reset')})
   first = pretraining('pretrain', config)
   if not config['second']['steps']:
     return [first]
@@ -63,11 +64,8 @@ def second(config: Config) -> Config:
     InputError: a value that cannot be.
   """
   c = config['second']
-  rules = {
-    'second.opt': one_of('keep', 'reset'),
-    'second.warmup_steps': between(0, c['steps'], 'see config.second.steps'),
-  }
-  require(config, rules)
+  rule = between(0, c['steps'], 'see config.second.steps')
+  require(config, {'second.warmup_steps': rule})
   keys = {
     'train': ('steps',),
     'data': ('batch_size', 'sequence_length', 'max_predictions'),
