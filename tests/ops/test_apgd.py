@@ -22,6 +22,7 @@ from tests.ops.attacked import (
   linear_net,
   optimised,
   quick_compiles,
+  sharded,
   trained,
 )
 
@@ -189,6 +190,15 @@ def test_rows_do_not_depend_on_batch_size_or_place():
   order = np.random.default_rng(0).permutation(32)
   turned = attack(KEY, x[order], ids[order], y[order], params)
   assert_rows_agree(turned, whole[order], 0.1)
+
+
+@pytest.mark.slow
+def test_rows_do_not_depend_on_devices():
+  x, ids, y, params = trained()
+  attack = apgd_ce(conv_net, epsilon=0.1, steps=6)
+  spread = attack(KEY, *sharded(x, ids, y), params)
+  assert len(spread.sharding.device_set) == 8
+  assert_rows_agree(spread, attack(KEY, x, ids, y, params), 0.1)
 
 
 def test_looped_and_unrolled_runs_agree():
