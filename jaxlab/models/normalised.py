@@ -32,7 +32,7 @@ def normalised(
   mean: Sequence[float],
   std: Sequence[float],
 ) -> Network:
-  """The network.
+  """The network of a model that reads (image - mean) / std.
 
   Args:
     model: as of `classifiers.make`.
@@ -48,14 +48,28 @@ def normalised(
       f'config.data.mean and std have {len(mean)} and {len(std)} values for '
       f'{shape[2]} channels, and std must be above 0'
     )
+  return network(
+    model, shape, lambda images: (images.astype(jnp.float32) - centre) / scale
+  )
 
-  def scaled(images):
-    return (images.astype(jnp.float32) - centre) / scale
+
+def network(
+  model: nn.Module,
+  shape: tuple[int, int, int],
+  prepare: Callable[[jax.Array], jax.Array],
+) -> Network:
+  """The network of a model.
+
+  Args:
+    model: `(image, *, train) -> logits`.
+    shape: h, w, c of an image.
+    prepare: images in [0, 1] -> those that the model reads.
+  """
 
   def run(images, params, vars, train):
     return model.apply(
       {'params': params['net'], **vars['net']},
-      scaled(images),
+      prepare(images),
       train=train,
       mutable=['batch_stats'] if train else False,
     )
@@ -72,7 +86,7 @@ def normalised(
 
   def features(images, params, vars, names):
     variables = {'params': params['net'], **vars['net']}
-    return classifiers.features(model, variables, scaled(images), names)
+    return classifiers.features(model, variables, prepare(images), names)
 
   return Network(
     init,

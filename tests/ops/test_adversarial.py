@@ -5,9 +5,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxlab.engine.state import Objective
+from jaxlab.engine.update import create_state, minimise
 from jaxlab.ops.adversarial import adversarial_loss, of_batch
 from jaxlab.ops.attack_objectives import margins
 from jaxlab.ops.attacks import fgsm, mim, pgd
@@ -195,3 +197,27 @@ def test_bad_input_is_refused():
   bytes_ = {**batch, 'image': jnp.zeros([24, 4, 4, 1], jnp.uint8)}
   with pytest.raises(TypeError, match='divided by 255'):
     adversarial_loss(loss, attack)(params, vars, bytes_, KEY)
+
+
+@pytest.mark.slow
+def test_training_on_attacked_images_makes_a_net_robust():
+  params, vars, batch = start()
+  attack = pgd(objective(), epsilon=0.1, steps=3)
+  strong = pgd(objective(), epsilon=0.1, steps=20, restarts=2)
+
+  def trained(loss):
+    update = minimise(loss, 'net', optax.adam(1e-2))
+    state = create_state(params, update, vars=vars)
+    step = jax.jit(update)
+    for i in range(80):
+      state, _ = step(state, batch, jax.random.fold_in(KEY, i))
+    args = (state.params, state.vars)
+    adv = strong(KEY, batch['image'], batch['id'], *args, batch)
+    logits = [
+      apply(*args, {**batch, 'image': x}) for x in (batch['image'], adv)
+    ]
+    return [float((z.argmax(1) == batch['label']).mean()) for z in logits]
+
+  plain, hardened = trained(loss), trained(adversarial_loss(loss, attack))
+  assert plain[0] == 1 and hardened[0] > 0.8
+  assert hardened[1] > plain[1] + 0.1

@@ -13,6 +13,7 @@ from jaxlab.ops.apgd import (
 )
 from jaxlab.ops.attack_objectives import cross_entropy, misclassified
 from jaxlab.ops.attack_steps import make_ball
+from jaxlab.ops.attacks import pgd
 from tests.ops.attacked import (
   KEY,
   accuracy,
@@ -283,3 +284,29 @@ def test_a_budget_of_zero_returns_the_images():
   x, ids, y, params = trained()
   adv = apgd_ce(conv_net, epsilon=0)(KEY, x, ids, y, params)
   chex.assert_trees_all_equal(adv, x)
+
+
+def test_a_linear_objective_is_maximised_in_closed_form():
+  weights = jnp.asarray(np.random.default_rng(0).normal(size=20), jnp.float32)
+  x = jnp.full([3, 20], 0.5)
+  for norm, best in [
+    ('linf', 0.05 * abs(weights).sum()),
+    ('l2', 0.05 * jnp.linalg.norm(weights)),
+  ]:
+    attack = apgd(lambda x, w: x @ w, epsilon=0.05, norm=norm, steps=30)
+    gain = (attack(KEY, x, jnp.arange(3), weights) - x) @ weights
+    np.testing.assert_allclose(gain, best, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_final_loss_is_no_lower_than_that_of_pgd():
+  x, ids, y, params = trained()
+  objective = cross_entropy(conv_net)
+  same = {'epsilon': 0.1, 'steps': 40}
+  values = [
+    objective(make(objective, **same)(KEY, x, ids, y, params), y, params)
+    for make in (pgd, apgd)
+  ]
+  # Both end in corners of the ball; single rows may end in another one.
+  assert values[1].mean() >= values[0].mean()
+  assert (values[1] >= 0.98 * values[0] - 1e-3).mean() > 0.9

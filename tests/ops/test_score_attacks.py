@@ -7,13 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlab.engine import mesh
 from jaxlab.ops import detection, mahalanobis, score_attacks
+from jaxlab.ops.apgd import apgd
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection_metrics import auroc
 
 ROWS = 32
-NAMES = ('msp', 'odin', 'entropy', 'layers')
+NAMES = (
+  *('msp', 'odin', 'entropy', 'layers'),
+  *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ('energy', 'max_logit', 'oe_score')
+  ),
+)
 KEY = jax.random.key(0)
 IDS = jnp.arange(ROWS)
 
@@ -224,3 +233,46 @@ def test_aloes_objectives_are_those_of_its_paper(toy):
 def test_budgets_in_grey_levels_are_refused(toy):
   with pytest.raises(ValueError, match='8/255'):
     pgd(score_attacks.minimise_score(toy.detectors['msp']), epsilon=8)
+
+
+@pytest.mark.slow
+def test_apgd_takes_the_same_objectives(toy, attacked):
+  one = toy.detectors['odin']
+  attack = apgd(
+    score_attacks.minimise_score(one), epsilon=0.1, steps=8, unroll=False
+  )
+  moved = attack(KEY, toy.inside, IDS, *one.args)
+  assert float(abs(moved - toy.inside).max()) <= np.float32(0.1)
+  found = jax.jit(one.score)(moved, *one.args)
+  assert (found < attacked('odin', 0.0)[0]).all()
+
+
+@pytest.mark.slow
+def test_very_confident_id_images_are_moved_too(toy):
+  score, args = steep(toy, 1000.0)
+  clean = np.asarray(jax.jit(score)(toy.inside, *args))
+  confident = clean > 110
+  assert confident.sum() > 8
+  ours = straight(score_attacks.minimise_score(score), 0.1)
+  moved = ours(KEY, toy.inside, IDS, *args)
+  assert (jax.jit(score)(moved, *args) < clean).all()
+  # Of such a logit, the sigmoid and its slope are 0 in float32.
+  objective = score_attacks.aloe_mahalanobis_objective(score, inlier=True)
+  theirs = score_attacks.aloe_attack(objective, epsilon=0.1)
+  still = theirs(KEY, toy.inside, IDS, *args) == toy.inside
+  assert still.all((1, 2, 3))[confident].all()
+
+
+@pytest.mark.slow
+def test_an_attack_is_the_same_on_8_devices(toy):
+  one = toy.detectors['layers']
+  objective = score_attacks.minimise_score(one)
+  attack = pgd(objective, epsilon=0.1, steps=4, restarts=2, unroll=False)
+  whole = attack(KEY, toy.inside, IDS, *one.args)
+  devices = mesh.make({'data': 8})
+  spread = NamedSharding(devices, PartitionSpec('data'))
+  images, ids = jax.device_put((toy.inside, IDS), spread)
+  key, args = jax.device_put((KEY, one.args), mesh.replicated(devices))
+  moved = attack(key, images, ids, *args)
+  assert len(moved.sharding.device_set) == 8
+  np.testing.assert_allclose(whole, moved, atol=1e-6)

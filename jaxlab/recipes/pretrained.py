@@ -1,0 +1,130 @@
+"""ImageNet networks with their weights: a packaged file, or the user's.
+
+found = imagenet('squeezenet')
+logits = found.network.logits(images, found.params, found.vars)
+
+name                packaged  a file of one's own
+squeezenet          yes       Keras HDF5
+efficientnet_lite0  yes       torch, the PyTorch port
+resnet50            yes       Keras HDF5, v1
+resnet50_torch      no        torch or safetensors, torchvision's
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlab.data import packaged_weights, weights
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.require import at_least, one_of, require
+from jaxlab.models import pretrained
+from jaxlab.models.convert import template
+from jaxlab.models.efficientnet_lite import EfficientNetLite, lite_image
+from jaxlab.models.normalised import Network, network
+from jaxlab.models.resnet50 import ResNet50, keras_image
+from jaxlab.models.squeezenet import SqueezeNet
+
+CLASSES = 1000
+
+
+class Pretrained(NamedTuple):
+  """A network on images [b, size, size, 3] in [0, 1], and its weights."""
+
+  network: Network
+  params: dict[str, Any]  # {'net': …}
+  vars: dict[str, Any]  # {'net': {'batch_stats': …}}, or {'net': {}}
+
+
+class _Kind(NamedTuple):
+  model: Any
+  convert: Callable[..., Any]  # (template, flat) -> variables
+  prepare: Callable[[jax.Array], jax.Array]  # of pixels in [0, 255]
+  packaged: str  # name in packaged_weights; '' where there is none
+
+
+def _torchvision(pixels: jax.Array) -> jax.Array:
+  mean = jnp.array((0.485, 0.456, 0.406), jnp.float32)
+  return (pixels / 255 - mean) / jnp.array((0.229, 0.224, 0.225), jnp.float32)
+
+
+KINDS: Mapping[str, _Kind] = {
+  'squeezenet': _Kind(
+    SqueezeNet(), pretrained.squeezenet, keras_image, 'squeezenet_imagenet'
+  ),
+  'efficientnet_lite0': _Kind(
+    EfficientNetLite(),
+    pretrained.efficientnet_lite,
+    lite_image,
+    'efficientnet_lite0_imagenet',
+  ),
+  'resnet50': _Kind(
+    ResNet50(layout='keras_v1'),
+    pretrained.resnet50_keras,
+    keras_image,
+    'resnet50_imagenet',
+  ),
+  'resnet50_torch': _Kind(
+    ResNet50(), pretrained.resnet50_torch, _torchvision, ''
+  ),
+}
+
+
+def imagenet(
+  name: str, *, size: int = 224, path: str = '', offline: bool = False
+) -> Pretrained:
+  """A network of 1,000 classes; their names: `imagenet_classes`.
+
+  Args:
+    name: of `KINDS`.
+    size: side of the images, at least 32.
+    path: of a file of weights (.safetensors, .h5, .pt, .pth, .bin); '': the
+      packaged one, fetched where it must be.
+    offline: open no socket.
+
+  Raises:
+    InputError: an unknown name, or weights that cannot be had or do not fit.
+  """
+  rules = {'name': one_of(*KINDS), 'size': at_least(32)}
+  require({'name': name, 'size': size}, rules)
+  kind = KINDS[name]
+  if path:
+    flat = read_weights(path)
+  elif kind.packaged:
+    flat = packaged_weights.open_packaged(kind.packaged, offline=offline)
+  else:
+    raise InputError(
+      f'no package ships the weights of "{name}": name a file of them'
+    )
+  shape = (size, size, 3)
+  dummy = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  try:
+    variables = dict(kind.convert(template(kind.model, dummy), flat))
+  except ValueError as error:
+    raise InputError(f'{path or kind.packaged}: {error}') from error
+  made = network(kind.model, shape, lambda images: kind.prepare(255 * images))
+  return Pretrained(made, {'net': variables.pop('params')}, {'net': variables})
+
+
+def read_weights(path: str) -> weights.Flat:
+  """The arrays of a file by their foreign names.
+
+  Raises:
+    InputError: it is absent or damaged, or of a format that is not read.
+  """
+  suffix = Path(path).suffix
+  readers: Mapping[str, Callable[[str], weights.Flat]] = {
+    '.safetensors': weights.read_safetensors,
+    '.h5': weights.read_keras_h5,
+    '.pt': weights.read_torch,
+    '.pth': weights.read_torch,
+    '.bin': weights.read_torch,
+  }
+  if suffix not in readers:
+    raise InputError(
+      f'{path} is no file of weights that is read here: give one of '
+      f'{", ".join(readers)}'
+    )
+  return readers[suffix](path)
