@@ -28,7 +28,7 @@ class Evaluation:
       )
     self.name = name
     self.evaluator = evaluator
-    self.feed = feed
+    self.feed, self.steps = feed, feed.steps
     self._root = keys.stream(seed, f'eval/{name}')
     # The total stays in one layout, so that there is one trace, and every
     # host holds all of it at the end.
@@ -47,7 +47,7 @@ class Evaluation:
     total = jax.tree.map(jnp.copy, self.evaluator.init())
     total = mesh.place(total, self._layout)
     agree = hosts.Agreement(f'evaluation {self.name}')
-    for step, _, batch in self.feed.batches(0, self.feed.steps):
+    for step, _, batch in self.feed.batches(0, self.steps):
       if agree(step, stop=preemption.asked())['stop']:
         raise Preempted(
           f'stopped in evaluation "{self.name}"; the same command goes on'

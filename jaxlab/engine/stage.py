@@ -189,13 +189,13 @@ def _check_spec(name: str, said: Specs, given: Specs) -> None:
     for kind, spec in specs.items()
     for array, of in spec.items()
   }
-  said, given = flat(said), flat(given)
-  for key in sorted({*said, *given}):
-    if said.get(key) != given.get(key):
+  wanted, found = flat(said), flat(given)
+  for key in sorted({*wanted, *found}):
+    if wanted.get(key) != found.get(key):
       raise InputError(
-        f'{name}: the config says that batches have "{key}" {said.get(key)}, '
-        f'and the data has {given.get(key)}; make config.data say what the '
-        'data is'
+        f'{name}: the config says that batches have "{key}" '
+        f'{wanted.get(key)}, and the data has {found.get(key)}; make '
+        'config.data say what the data is'
       )
 
 

@@ -23,6 +23,16 @@ from jaxlab.engine.require import at_least, each, inside, one_of, require
 
 Section = Mapping[str, Any]
 
+_NUMBER = at_least(0)
+_KEYS = {
+  name: [f'optimizer.{key}' for key in keys]
+  for name, keys in {
+    'sgd': ('weight_decay', 'momentum', 'nesterov'),
+    'adam': ('weight_decay',),
+    'adamw': ('weight_decay', 'b1', 'b2', 'eps'),
+  }.items()
+}
+
 
 def make(
   section: Section, steps: int, learning_rate: float | None = None
@@ -40,6 +50,8 @@ def make(
   names = one_of('sgd', 'adam', 'adamw')
   rules = {'optimizer.name': names, 'optimizer.clip_norm': at_least(0)}
   require({'optimizer': section}, rules)
+  own = dict.fromkeys(_KEYS[section['name']], _NUMBER)
+  require({'optimizer': section}, own)
   peak = section['learning_rate'] if learning_rate is None else learning_rate
   return clipped(section, _optimizer(section, schedule(section, steps, peak)))
 

@@ -5,11 +5,15 @@ import os
 import shutil
 import signal
 
+import chex
+import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import preemption, stage, workdir
+from jaxlab.engine import loop, mesh, preemption, stage, workdir
+from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError, Preempted
+from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
 from tests.engine import toys
 
@@ -144,3 +148,76 @@ def test_a_figure_that_is_not_finite_is_null_in_the_report(tmp_path):
   report = json.loads((tmp_path / 'one' / 'report.json').read_text())
   assert report['metrics'] == {'size': None, 'other': 1.0}
   assert 'not finite' in (tmp_path / 'report.html').read_text()
+
+
+def fitted(folder, **changes):
+  """A training of two steps of the toy regression, with its workspace."""
+  config = {'paper': 'toy', 'train': {'steps': 2}}
+  workdir.write_json(folder / 'config.json', config)
+  space = stage.Workspace(folder, config, mesh.make(), seed=0)
+  toy = toys.second_shape()
+  given = {
+    'spec': lambda space: toy.source.spec,
+    'task': lambda space, inputs: toy.task,
+    'inputs': lambda space: loop.Inputs(Feed(toy.source, space.mesh)),
+    **changes,
+  }
+  return stage.training('fit', loop.Options(steps=2), **given), space
+
+
+def test_data_that_is_not_as_the_stage_was_told_is_named(tmp_path):
+  one, space = fitted(tmp_path, spec=lambda space: toys.Rows().spec)
+  with pytest.raises(InputError, match=r'fit: .* batches have "large/id" None'):
+    one.run(space)
+  assert not (tmp_path / 'fit').exists()  # before anything is written
+
+
+def test_finish_gets_the_open_inputs_and_the_result(tmp_path):
+  seen = []
+
+  def finish(space, inputs, result):
+    seen.append((inputs.feed.source.kind(0), int(result.state.step)))
+    return {'more': 1.0}
+
+  one, space = fitted(tmp_path, finish=finish)
+  assert one.run(space)['more'] == 1.0
+  assert seen == [('large', 2)]
+  assert space.facts['traces'] == {'large': 1, 'train': 1}
+
+
+def test_a_plan_opens_nothing_and_knows_that_it_is_one(tmp_path):
+  told = []
+
+  def task(space, inputs):
+    told.append((space.planning, inputs))
+    return toys.second_shape().task
+
+  def inputs(space):
+    raise AssertionError('a plan opens no data')
+
+  one, space = fitted(tmp_path, task=task, inputs=inputs)
+  planned = one.plan(space)
+  assert told == [(True, None)] and not space.planning
+  assert set(planned.spec) == set(planned.task.steps) == {'large', 'train'}
+
+
+def test_a_fit_starts_from_given_entries_and_refuses_those_of_another_net(
+  tmp_path,
+):
+  net = toys.net(jax.random.key(7))
+  state = first_state(
+    toys.second_shape().task, jax.random.key(0), Start({'net': net})
+  )
+  chex.assert_trees_all_equal(state.params['net'], net)
+  assert state.vars.keys() == {'health'} and state.opt.keys() == {'net'}
+  kept = jax.tree.map(lambda x: x + 1, state.opt)
+  task = toys.second_shape().task
+  again = first_state(task, jax.random.key(0), Start({'net': net}, opt=kept))
+  chex.assert_trees_all_equal(again.opt, kept)
+  wide = {**net, 'v': np.zeros(17)}
+  one, space = fitted(tmp_path, start=lambda space: Start({'net': wide}))
+  message = r'params/net/v of shape \(17,\), and its own is \(16,\)'
+  with pytest.raises(InputError, match=message):
+    one.run(space)
+  with pytest.raises(InputError, match=r'params/gen/w of .*own is \(absent\)'):
+    first_state(task, jax.random.key(0), Start({'gen': {'w': np.zeros(2)}}))

@@ -91,6 +91,7 @@ def test_schedules_have_their_values():
     ({'name': 'sgdx'}, r'optimizer\.name = "sgdx" must be one of sgd, adam'),
     ({'schedule': 'steep'}, r'optimizer\.schedule = "steep" must be one of'),
     ({'clip_norm': -1.0}, r'clip_norm = -1\.0 must be at least 0'),
+    ({'weight_decay': -1.0}, r'weight_decay = -1\.0 must be at least 0'),
     ({'schedule': 'drops', 'drops': (2.0,)}, r'optimizer\.drops = \[2\.0\]'),
     ({'schedule': 'inverse_sqrt', 'warmup_steps': 0}, 'warmup_steps = 0'),
   ],
@@ -98,3 +99,10 @@ def test_schedules_have_their_values():
 def test_a_value_that_cannot_be_is_named(changes, message):
   with pytest.raises(InputError, match=message):
     optimizers.make({**SECTION, **changes}, 8)
+
+
+def test_a_number_that_the_optimizer_takes_must_be_there():
+  section = {k: v for k, v in SECTION.items() if k != 'momentum'}
+  optimizers.make({**section, 'name': 'adam'}, 8)
+  with pytest.raises(InputError, match=r'optimizer\.momentum is missing'):
+    optimizers.make(section, 8)

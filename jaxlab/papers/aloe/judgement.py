@@ -125,7 +125,7 @@ def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
       sets,
       detectors,
       drawn(test, inside),
-      {' '.join(p).strip(): sets.ood(*p, outside) for p in o['sets']},
+      {f'{n} {s}'.strip(): sets.ood(n, s, outside) for n, s in o['sets']},
       space.mesh,
       attack=attack and judge.cached(attack, space.mesh),
       epsilons=epsilons,

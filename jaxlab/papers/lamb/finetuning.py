@@ -195,9 +195,10 @@ def _finish(
   evaluator, feed = _held_out(config, found, space)
   figures = measure('test', evaluator, feed, result.state, space.seed)
   rows = config['train']['steps'] * config['data']['batch_size']
+  source: Any = inputs.feed.source
   space.facts |= {
     **job.facts,
-    'epochs': round(rows / inputs.feed.source.num_examples, 3),
+    'epochs': round(rows / source.num_examples, 3),
     'download_seconds': round(packages.download_seconds(), 3),
   }
   return {**figures, **job.figures}

@@ -74,7 +74,7 @@ def make(
 def _named(c, rate) -> optax.GradientTransformation:
   name, decay, out = c['name'], c['weight_decay'], _EXCLUDED[c['exclude']]
   mask = out and partial(layers.default_decay_mask, exclude=out)
-  both = {
+  both: dict[str, Any] = {
     'decay_mask': mask,
     'adapt_mask': mask,
     'layer_axes': method.layer_axes_from,

@@ -118,7 +118,8 @@ def encoder(config: Config, devices: Mesh) -> dict[str, Any]:
   Raises:
     InputError: there is none, it is damaged, or holds no BERT.
   """
-  folder, found = _folder(config), {}
+  folder = _folder(config)
+  found: dict[str, Any] = {}
   leaves, _ = checkpoint.read(folder / 'checkpoints', devices)
   for path, leaf in leaves.items():
     if path.startswith('params/net/'):

@@ -272,7 +272,8 @@ def _finish(
   figures = measure('test', evaluator, test, result.state, space.seed)
   known = {**result.metrics, **figures}
   for split, feed in (('validation', validation), ('test', test)):
-    unigram = unigram_nats(corpus, feed.source)
+    source: Any = feed.source
+    unigram = unigram_nats(corpus, source)
     below = unigram.nats - known[f'{split}/mlm_nats']
     figures |= {
       f'{split}/unigram_nats': unigram.nats,
