@@ -89,8 +89,9 @@ def _arm(stop: Stop) -> None:
     if (stage.name, step) != (stop.stage, stop.step) or kind == 'eval':
       return
     deadline = time.monotonic() + 60
-    while not runs.saved_steps(stage) and time.monotonic() < deadline:
-      time.sleep(0.005)  # until the checkpoint under way is whole
+    # Until a checkpoint after step 0 is whole.
+    while not any(runs.saved_steps(stage)) and time.monotonic() < deadline:
+      time.sleep(0.005)
     os.kill(os.getpid(), stop.number)
 
   metrics.Log.write = write_and_stop
