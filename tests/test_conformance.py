@@ -271,7 +271,9 @@ def test_eight_devices_train_as_one(whole, tmp_path, monkeypatch):
   assert [line['step'] for line in found[0]] == [*range(1, FIRST_STEPS + 1)]
   for one, eight in zip(*found, strict=True):
     assert one.pop('kind') == eight.pop('kind')
-    assert eight == pytest.approx(one, rel=2e-5, abs=1e-7)
+    # Eight devices add up sampled edges in another order than one.
+    rel = 2e-5 if whole.name == 'mvs_gnn' else 1e-5
+    assert eight == pytest.approx(one, rel=rel, abs=1e-7)
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -13,7 +13,7 @@ import pytest
 
 from jaxlab.data.adjacency import adjacency
 from jaxlab.engine import mesh, stage
-from jaxlab.engine.compiled import first_state
+from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.feed import Feed
@@ -466,3 +466,21 @@ def test_steps_and_seconds_are_counted_to_the_first_evaluation_that_reaches(
   assert rows[0][3:] == ['not by all seeds'] * 2
   files = {path.name for path in (tmp_path / 'curves' / 'figures').iterdir()}
   assert {'validation_f1_by_seconds.png', 'gradient_error_by_steps.png'} < files
+
+
+@pytest.mark.slow
+def test_a_step_kind_is_traced_once_in_a_thousand_steps(tmp_path):
+  config = config_of()
+  cell = Cell('cell', 'mvs', None, 0.01, 0)
+  space = stage.Workspace(tmp_path, config, one_device(), 0, offline=True)
+  made, inputs = task.training_stage(config, cell).open(space)
+  state = jax.tree.map(jnp.copy, first_state(made, jax.random.key(0)))
+  state = mesh.place(state, mesh.replicated(space.mesh))
+  steps = Steps(made, 0, state)
+  for step, kind, batch in inputs.feed.batches(0, 1000):
+    state, _ = steps(kind, state, batch, jax.random.key(0))
+    if inputs.feed.publishes(step):
+      published = jax.device_get(state.vars['sampler']['published'])
+      inputs.feed.publish(jax.tree.map(np.copy, published))
+  assert int(state.step) == 1000
+  assert steps.traces == {'refresh': 1, 'publish': 1, 'train': 1}
