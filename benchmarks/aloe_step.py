@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys, mesh
-from jaxlab.engine.compiled import Steps
+from jaxlab.engine import keys, mesh, stage
+from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.papers.aloe import method, task
+from jaxlab.recipes.study import Cell
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,27 +41,22 @@ class Runner:
 
   def __init__(self, config, name: str):
     devices = mesh.make(devices=jax.devices()[:1])
-    built = task.make_task(config, name, mesh.platform(devices))
+    space = stage.Workspace(Path(), config, devices, 0)
+    cell = Cell(name, name, None, config['study']['rates'][0], 0)
+    planned = task.cell_stages(config, cell)[0].plan(space)
     whole = mesh.replicated(devices)
-    self.state = mesh.place(built.init(jax.random.key(0)), whole)
-    self.step = Steps(built, 0, self.state)
+    state = first_state(planned.task, jax.random.key(0))
+    self.state = mesh.place(jax.tree.map(jnp.copy, state), whole)
+    self.step = Steps(planned.task, 0, self.state)
     draw = np.random.default_rng(0)
-    rows, side = config['train']['batch_size'], config['data']['size']
-    shape = (side, side, config['data']['channels'])
+    rows = config['data']['batch_size']
     terms, ratio = method.FAMILY[name], config['outliers']['ratio']
     batch = {
-      'image': draw.integers(0, 256, (rows, *shape), np.uint8),
-      'label': draw.integers(0, 10, rows).astype(np.int32),
-      'id': np.arange(rows, dtype=np.int32),
-      'mask': np.ones(rows, bool),
+      name: draw.integers(0, 10 if name == 'label' else 256, x.shape, x.dtype)
+      for name, x in planned.spec['train'].items()
     }
-    passes = rows
-    if terms.outliers:
-      pixels = draw.integers(0, 256, (rows, ratio, *shape), np.uint8)
-      batch['outlier'] = pixels
-      ids = np.arange(rows * ratio, dtype=np.int32).reshape(rows, ratio)
-      batch['outlier_id'] = ids
-      passes += rows * ratio
+    batch['mask'] = np.ones(rows, bool)
+    passes = rows * (1 + ratio * terms.outliers)
     steps = config['attack']['steps']
     passes += steps * rows * terms.attack_inliers
     passes += round(steps * rows * ratio * terms.attack_outliers)
