@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from jaxlab.engine import hosts, keys, loop, mesh, partition
+from jaxlab.engine import hosts, loop, mesh, partition
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.errors import InputError, NonFiniteError
 from jaxlab.engine.feed import Feed
@@ -183,7 +183,7 @@ class Bert(test_bert_sharding.Job):
   """The tiny BERT under LAMB, on devices of several processes."""
 
   def begin(self):
-    state = self.planned.task.init(keys.stream(0, 'init'))
+    state = test_bert_sharding.first(layers=2)
     return mesh.place(state, jax.tree.map(lambda x: x.sharding, self.like))
 
   def gradients(self):
