@@ -42,9 +42,13 @@ CONFIG = {
     'weight_decay': 1e-4,
     'clip_norm': 0.0,
   },
-  'train': {'steps': 60, 'log_every_steps': 20, 'eval_every_steps': 30},
+  'train': {
+    'steps': 60,
+    'log_every_steps': 20,
+    'eval_every_steps': 30,
+    'checkpoint_every_steps': 0,
+  },
   'mesh': {'data': -1},
-  'paper_reported': {},
 }
 
 

@@ -28,4 +28,4 @@ def mix(
   weight = jax.random.beta(first, alpha, alpha)
   other = jax.random.permutation(second, len(images))
   mixed = weight * images + (1 - weight) * images[other]
-  return mixed, jnp.asarray(labels)[other], weight
+  return mixed, jnp.array(labels)[other], weight

@@ -7,8 +7,7 @@ from jaxlab.engine.require import above, require
 from jaxlab.engine.state import Objective
 from jaxlab.engine.update import minimise
 from jaxlab.ops.losses import masked_cross_entropy
-from jaxlab.recipes import images, optimizers
-from jaxlab.recipes.study import study_of
+from jaxlab.recipes import images, optimizers, study
 
 predict = images.predict
 
@@ -36,8 +35,8 @@ def make_update(config, arm, rate, task):
 def program(config):
   """Trials, final runs and their table."""
   require(config, {'mixup.alpha': above(0)})
-  study = study_of(config, ('plain', 'mixup'), ('accuracy', 'nats'))
-  return study.stages(
+  arms = study.study_of(config, ('plain', 'mixup'), ('accuracy', 'nats'))
+  return arms.stages(
     lambda cell: images.classifier_stage(
       cell.name,
       config,

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.feed import Feed
+from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.source import ArraySpec, Source
 from tests import runs
 from tests.engine import toys
@@ -130,9 +130,7 @@ def test_neither_workers_nor_ahead_change_order_or_content():
 def test_one_and_eight_devices_get_the_same_batches_in_shares():
   one = Feed(toys.Rows(), _devices(1))
   eight = Feed(toys.Rows(), _devices(8))
-  grid = Feed(
-    toys.Rows(), _devices(8, {'data': 4, 'model': 2}), axes=('data', 'model')
-  )
+  grid = Feed(toys.Rows(), _devices(8, {'slice': 2, 'data': 4}))
   half = Feed(toys.Rows(), _devices(8, {'data': 4, 'model': 2}))
   expected = _hashes(one.batches(0, 3))
   for feed, share in ((eight, 8), (grid, 8), (half, 16)):
@@ -141,6 +139,7 @@ def test_one_and_eight_devices_get_the_same_batches_in_shares():
     shards = batch['x'].addressable_shards
     assert {part.data.shape for part in shards} == {(share, toys.WIDTH)}
     assert len(shards) == 8
+  # The axis 'model' holds the same rows.
   assert batch['x'].sharding.spec == PartitionSpec('data')
 
 
@@ -199,9 +198,9 @@ def test_an_exception_in_the_source_surfaces_where_it_was_raised(workers):
 
 def test_workers_outlive_ctrl_c_but_not_their_parent():
   code = """if True:
-    from jaxlab.engine.feed import Feed
+    from jaxlab.engine.feed import Feed, held_out
     from jaxlab.engine import mesh, preemption
-    from tests.data.test_feed import Slow
+    from tests.engine.test_feed import Slow
     feed = Feed(Slow(), mesh.make(), workers=2, ahead=2)
     with preemption.handled(), preemption.deferred():
       for step, _, _ in feed.batches(0, 1000):
@@ -288,3 +287,21 @@ def test_leaving_early_stops_the_preparation():
   next(batches)
   batches.close()
   assert threading.active_count() == before
+
+
+class TwoBatches(toys.Rows):
+  """Two batches."""
+
+  num_batches = 2
+
+
+def test_a_held_out_feed_has_rows_that_its_devices_can_share():
+  seen = []
+
+  def source(rows):
+    seen.append(rows)
+    return TwoBatches(rows)
+
+  feed = held_out(source, _devices(8, {'data': 4, 'model': 2}), 10)
+  assert seen == [12] and feed.steps == 2
+  assert len([*feed.batches(0, feed.steps)]) == 2

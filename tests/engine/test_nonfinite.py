@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from jaxlab.engine import loop, mesh, metrics
+from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import NonFiniteError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
@@ -71,7 +72,7 @@ def test_nan_on_one_of_eight_devices_changes_nothing_but_health():
   devices = mesh.make()
   poisoned = Feed(Poisoned({1: 37}), devices)
   task = _task()
-  state = jax.device_put(task.init(_KEY), mesh.replicated(devices))
+  state = jax.device_put(first_state(task, _KEY), mesh.replicated(devices))
   step = jax.jit(lambda *args: guarded(task.steps['train'], 9)(*args))
   states = [state]
   for _, _, batch in poisoned.batches(0, 3):
@@ -137,7 +138,7 @@ def test_two_bad_steps_in_a_row_are_skipped_counted_and_reported(tmp_path):
 
   # The good steps alone, without the law around them.
   task = _task()
-  state = task.init(loop.keys.stream(0, 'init'))
+  state = first_state(task, loop.keys.stream(0, 'init'))
   step = jax.jit(lambda *args: task.steps['train'](*args))
   devices = mesh.make(devices=jax.devices()[:1])
   for t, _, batch in Feed(source, devices).batches(0, 10):
@@ -230,7 +231,7 @@ def test_an_update_written_by_hand_is_judged_by_params_and_metrics(spoiled):
 def test_after_the_limit_the_state_does_not_change_any_more():
   task = _task()
   step = jax.jit(lambda *args: guarded(task.steps['train'], 2)(*args))
-  state = task.init(_KEY)
+  state = first_state(task, _KEY)
   source = Poisoned({1: 0, 2: 0})
   states = []
   for t in range(5):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.sections import write_figure
 from jaxlab.evals import calibrate
 from jaxlab.ops import calibration
 from tests.evals.evaluated import evaluated
@@ -79,13 +80,13 @@ def test_a_temperature_is_fitted_on_one_set_and_measured_on_another():
   assert after['accuracy'] == before['accuracy']
 
 
-def test_a_reliability_figure_is_written(tmp_path):
+def test_reliability_diagrams_are_drawn(tmp_path):
   tables = {
     name: calibration.reliability(*drawn(300, t))
     for name, t in (('before', 3.0), ('after', 1.0))
   }
   path = tmp_path / 'figures' / 'reliability.png'
-  calibrate.reliability_figure(path, tables)
+  write_figure(path, calibrate.reliability_diagrams(tables))
   assert path.read_bytes()[:4] == b'\x89PNG'
 
 

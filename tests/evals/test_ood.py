@@ -8,6 +8,7 @@ import pytest
 from jaxlab.engine import evaluate, mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
+from jaxlab.engine.sections import write_figure
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.state import State
 from jaxlab.evals import ood
@@ -207,24 +208,11 @@ def _place(row):
   return row['epsilon'], row['setting']
 
 
-def test_markdown_shows_budgets_in_grey_levels():
-  rows = [
-    {'detector': 'msp', 'epsilon': 0.0, 'auroc': 0.98765, 'n': 7},
-    {'detector': 'msp', 'epsilon': 8 / 255, 'auroc': 0.5, 'n': 7},
-  ]
-  assert ood.markdown(rows) == (
-    '| detector | epsilon | auroc | n |\n| --- | --- | --- | --- |\n'
-    '| msp | 0 | 0.988 | 7 |\n| msp | 8/255 | 0.500 | 7 |\n'
-  )
-  assert ood.markdown(rows, ['auroc']).startswith('| auroc |\n| --- |\n')
-
-
 def test_figures_are_written(pair, tmp_path):
   clean = tuple(scores['linear', 0.0] for scores in pair)
-  ood.roc_figure(tmp_path / 'a' / 'roc.png', {'linear': clean})
-  ood.histogram_figure(
-    tmp_path / 'a' / 'hist.png', {'ID': clean[0], 'OOD': clean[1]}
-  )
+  pair = {'ID': clean[0], 'OOD': clean[1]}
+  write_figure(tmp_path / 'a' / 'roc.png', ood.roc_curves({'linear': clean}))
+  write_figure(tmp_path / 'a' / 'hist.png', ood.histograms(pair))
   for path in (tmp_path / 'a').iterdir():
     assert path.read_bytes()[:4] == b'\x89PNG'
   assert len([*(tmp_path / 'a').iterdir()]) == 2

@@ -392,6 +392,7 @@ def test_images_are_drawn_alike_in_every_run_and_noise_differs_by_split():
 def tiny_config():
   config = config_of('smoke')
   config.study.methods = ('oe', 'aloe')
+  config.study.baseline = 'oe'
   config.train.steps = 40
   config.train.log_every_steps = 40
   config.train.eval_every_steps = 0
@@ -514,6 +515,7 @@ def test_the_better_eta_is_taken_and_the_smaller_of_equals():
 )
 def test_a_value_that_cannot_be_is_refused_before_any_work(key, value, says):
   config = config_of('smoke')
+  config.outliers.ratio = 2
   config.ood.adaptive.methods = ('aloe',)
   config.ood.adaptive.detectors = ('msp',)
   with config.ignore_type():
