@@ -154,9 +154,13 @@ def markdown(table: Mapping[str, Any]) -> str:
     f'{table["title"]}\n',
     f'| {" | ".join(table["columns"])} |',
     '|' + '---|' * len(table['columns']),
-    *(f'| {" | ".join(map(shown, row))} |' for row in table['rows']),
+    *(f'| {" | ".join(map(_escaped, row))} |' for row in table['rows']),
   ]
   return '\n'.join(lines) + '\n'
+
+
+def _escaped(cell: Cell) -> str:
+  return shown(cell).replace('|', r'\|')
 
 
 def text(table: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ def page(tmp_path_factory):
 
   def second(space):
     space.page.headline('<A> beats B by 3', 'shown')
-    rows = [{'arm': '<b>', 'value': 0.123456}, {'arm': 'B', 'value': np.nan}]
+    rows = [{'arm': '<b>', 'value': 0.123456}, {'arm': 'B|C', 'value': np.nan}]
     space.page.table('Arms & values', ('arm', 'value'), rows, show=True)
     space.page.figure('line', lambda axes: axes.plot([1, 0]), 'A <line>')
     picture = np.linspace(0, 1, 3 * 4 * 4).reshape(3, 4, 4, 1)
@@ -93,7 +93,7 @@ def test_sections_stand_in_their_order_before_the_figures(page):
       '&lt;A&gt; beats B by 3 <span class="verdict">shown</span>',
       '<h3>Arms &amp; values</h3><table><tr><th>arm</th><th>value</th></tr>'
       '<tr><td>&lt;b&gt;</td><td class=n>0.1235</td></tr>'
-      '<tr><td>B</td><td class=n>not finite</td></tr></table>',
+      '<tr><td>B|C</td><td class=n>not finite</td></tr></table>',
       '<h3>A &lt;line&gt;</h3>',
       '<h3>Three pictures</h3>',
       '<span style="background: rgba(255, 170, 0, 0.50)">bright</span>',
@@ -102,9 +102,11 @@ def test_sections_stand_in_their_order_before_the_figures(page):
   ]
   assert places == sorted(places)
   assert second.count('src="data:') == 2  # each figure once
-  assert (folder / 'second' / 'tables.md').read_text().splitlines()[2:4] == [
+  assert (folder / 'second' / 'tables.md').read_text().splitlines()[2:] == [
     '| arm | value |',
     '|---|---|',
+    '| <b> | 0.1235 |',
+    r'| B\|C | not finite |',
   ]
 
 
@@ -112,7 +114,7 @@ def test_headlines_and_tables_are_printed_at_the_end(page):
   folder, _ = page
   assert report.summary(folder, ['first', 'second']) == [
     'second: <A> beats B by 3 [shown]',
-    'Arms & values\n  arm  value\n  <b>  0.1235\n  B    not finite',
+    'Arms & values\n  arm  value\n  <b>  0.1235\n  B|C  not finite',
   ]
 
 

@@ -32,7 +32,7 @@ from jaxlab.papers.encouraging.odds import (
   first_wrong,
   is_class,
   is_label,
-  wide,
+  promote_to_float32,
 )
 
 __all__ = [
@@ -157,7 +157,7 @@ def mirror_mse(
   if activation not in ('softmax', 'sigmoid'):
     raise ValueError(f'activation="{activation}" is not "softmax" or "sigmoid"')
   logits, labels, mask = arrays(logits, labels, mask)
-  f = wide(logits)
+  f = promote_to_float32(logits)
   p = jax.nn.softmax(f) if activation == 'softmax' else jax.nn.sigmoid(f)
   near = jnp.where(is_label(labels, f), p, 1 - p)  # to the target: 1 is right
   found = ((1 - near) ** 2 - bonus_scale * near**gamma).mean(-1)
@@ -246,7 +246,7 @@ def _class_weights(weights, classes: int) -> jax.Array | None:
     raise ValueError(
       f'the class_weights of class {found[0][0]} is {found[1]}; it must be >= 0'
     )
-  return wide(jnp.asarray(weights))
+  return promote_to_float32(jnp.asarray(weights))
 
 
 def _right_answer(logits, targets, alpha, mask):
@@ -263,7 +263,7 @@ def _right_answer(logits, targets, alpha, mask):
     raise ValueError(
       f'the target at {found[0]} is {found[1]}; targets must be 0 or 1'
     )
-  f, targets = wide(jnp.asarray(logits)), jnp.asarray(targets)
+  f, targets = promote_to_float32(jnp.asarray(logits)), jnp.asarray(targets)
   positive = targets == 1
   odds = jnp.where(positive, f, -f)
   odds = jnp.where(positive | (targets == 0), odds, jnp.nan)

@@ -32,7 +32,7 @@ def of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _label_forward(logits, labels):
-  f = wide(logits)
+  f = promote_to_float32(logits)
   shift = lax.platform_dependent(
     lax.stop_gradient(f), labels, cpu=_shift_on_cpu, default=_highest_other
   )
@@ -45,7 +45,7 @@ def _label_forward(logits, labels):
 
 def _label_backward(kept, cotangent):
   logits, labels, shift, total = kept
-  f = wide(logits)
+  f = promote_to_float32(logits)
   # Where all the others are -inf each has no share, not 0 / 0.
   scale = -cotangent / jnp.where(total > 0, total, 1)
   shares = _others(f, labels, shift) * scale[..., None]
@@ -130,7 +130,7 @@ def of_all(logits: jax.Array) -> jax.Array:
 
 
 def _all_forward(logits):
-  f = wide(logits)
+  f = promote_to_float32(logits)
   highest = f.max(-1, keepdims=True)
   # The first of them, by a minimum: argmax would gather a sharded axis.
   classes = lax.broadcasted_iota(jnp.int32, f.shape, f.ndim - 1)
@@ -147,7 +147,7 @@ def _all_forward(logits):
 
 def _all_backward(kept, cotangent):
   logits, first, highest, second, rest, total = kept
-  f = wide(logits)
+  f = promote_to_float32(logits)
   top = is_label(first, f)
   # dz_k / df_j = -e_j / (total - e_k) for j != k; where k is the likeliest, the
   # quotient is its share of the others.
@@ -223,7 +223,7 @@ def is_class(labels, classes: int) -> jax.Array:
   return (labels >= 0) & (labels < classes)
 
 
-def wide(x: jax.Array) -> jax.Array:
+def promote_to_float32(x: jax.Array) -> jax.Array:
   """At least float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
