@@ -144,6 +144,61 @@ jaxlab/engine/metrics.py: tests/engine/test_metrics.py
     s / c for n, (s, c) in entries.items() if c > 0 => 0.0 for n in entries
   the_line_for_people
     (self.steps - step) * => self.steps *
+jaxlab/recipes/study.py: tests/recipes/test_study.py
+  each_arm_takes_the_rate_that_was_best
+    sign = -1.0 if self.higher => sign = 1.0 if self.higher
+    min(tried, key=loss) => max(tried, key=loss)
+  a_diverged_trial_is_never_chosen
+    found is None or any => found is None and any
+  only_final_runs_read_the_test_set
+    return self.choose is not None => return self.choose is None
+    max(found.max_bad_steps, found.steps) => found.max_bad_steps
+  a_setting_may_take_its_rate_from_another
+    factor * self._best(space, arm, at) => self._best(space, arm, at)
+    self._best(space, arm, at) => self._best(space, arm, setting)
+    self.tuned_at(arm, setting)[0] != setting or => False or
+  trials_come_before_final_runs
+    key=lambda arm: arm != c['baseline'] => key=lambda arm: arm
+    or len(rates) == 1 => or len(rates) == 0
+  differences_are_paired_by_seed
+    x - y for x, y in zip => y - x for x, y in zip
+    not name.endswith(_LEFT_OUT) => name
+    sum(values) / len(values) => sum(values)
+  a_run_without_the_figure_or_diverged
+    if values and all(map(math.isfinite, values)) => if values
+    math.nan if value is None else value => value or 0.0
+  a_verdict_needs_an_interval
+    if abs(mean) <= half: => if mean <= half:
+    (mean > 0) == higher => mean > 0
+  a_plan_takes_the_first_rate
+    or space.planning => or not space
+jaxlab/recipes/images.py: tests/recipes/test_images.py
+  a_step_is_sgd_on_the_masked_mean
+    (logits.argmax(-1) == labels) & mask) => (logits.argmax(-1) == labels))
+    mask.sum().astype(jnp.float32)) => jnp.float32(len(mask)))
+  micro_batches_and_a_loss_of_ones_own
+    vars={**new, **found.vars} => vars={**new}
+    of_logits = loss or => of_logits =
+  the_network_sees_the_middle
+    ((length - side) // 2 for => ((length - side) for
+  predictions_are_probabilities
+    inputs[start : start + d['eval_batch_size']] => inputs
+    'probability': float(row.max()), => 'probability': float(row.min()),
+jaxlab/recipes/judge.py: tests/recipes/test_judge.py
+  an_image_withstands
+    found[''] & each for => each for
+    {**batch, 'image': image}) => batch)
+    np.logical_and.reduce => np.logical_or.reduce
+  outliers_are_scored_set_by_set
+    ends = np.cumsum([len(part) => ends = np.cumsum([1 + len(part)
+jaxlab/recipes/optimizers.py: tests/recipes/test_optimizers.py
+  schedules_have_their_values
+    cosine(count + 1) => cosine(count)
+    int(share * steps): factor => int(share * steps) + 1: factor
+    jnp.asarray(count, jnp.float32) + 1 => jnp.asarray(count, jnp.float32)
+  an_optimizer_is_optaxs
+    optax.chain(optax.add_decayed_weights(decay), tx) => tx
+    clip_by_global_norm(section['clip_norm']), tx) => clip(1.0), tx)
 jaxlab/papers/lamb/method.py: tests/papers/test_lamb.py
   float32[lamb: and defaults]
     m = b1 * m + (1 - b1) * g\n => m = b1 * m + g\n

@@ -41,6 +41,8 @@ def trained(config):
     'id': np.arange(8, dtype=np.int32),
     'mask': np.arange(8) < 6,
   }
+  # Rows that do not count are classified rightly.
+  batch['label'][6:] = task.logits(params, vars, batch).argmax(-1)[6:]
   return task, update, state, batch
 
 
@@ -148,6 +150,8 @@ def test_predictions_are_probabilities_of_each_image(config, trained):
   logits = task.logits(state.params, state.vars, batch)
   p = np.asarray(jax.nn.softmax(logits))
   assert [x['label'] for x in found] == p.argmax(-1).tolist()
+  best = [x['probability'] for x in found]
+  np.testing.assert_allclose(best, p.max(-1), rtol=1e-4)
   chex.assert_trees_all_close(
     np.array([x['probabilities'] for x in found]), p, rtol=1e-4, atol=1e-6
   )

@@ -54,7 +54,11 @@ def test_an_image_withstands_what_leaves_it_right_and_was_right_before(judged):
   attacks = {
     f'fgsm_{e}': fgsm(of_batch(logits_of, nats), epsilon=e) for e in epsilons
   }
+  # One that turns wrong answers right.
+  kind = lambda image, *args: -of_batch(logits_of, nats)(image, *args)
+  attacks['kind'] = fgsm(kind, epsilon=0.3)
   found = judge.withstood(logits_of, attacks, (params, vars), feed, 0)
+  assert found['attacked/kind_accuracy'] == pytest.approx(15 / 19)
   right = clean.argmax(-1) == label
   worst = right.copy()
   assert found['attacked/accuracy'] == pytest.approx(right.mean()) == 15 / 19
