@@ -11,7 +11,7 @@ import numpy as np
 from jaxlab.data import image, in_memory, outliers, streaming
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed, held_out
-from jaxlab.engine.source import Source
+from jaxlab.engine.source import Finite
 from jaxlab.ops.corruptions import corruption
 
 Config = Mapping[str, Any]
@@ -85,7 +85,7 @@ class ImageSets:
       offline=self.offline,
     ).image
 
-  def source(self, split: str, rows: int, seed: int | None = None) -> Source:
+  def source(self, split: str, rows: int, seed: int | None = None) -> Finite:
     """Batches `image`, `label`, `id` of a split.
 
     With `config.data.stream` records are decoded on the way, each time anew.

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.engine import mesh as meshes
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import Source
+from jaxlab.engine.source import Finite, Source
 
 
 class Feed:
@@ -173,7 +173,7 @@ class Feed:
 
 
 def held_out(
-  source: Callable[[int], Source],
+  source: Callable[[int], Finite],
   devices: Mesh,
   rows: int,
   *,
@@ -182,11 +182,11 @@ def held_out(
   """The finite feed of a held-out set.
 
   Args:
-    source: number of rows of a batch -> the source, which has `num_batches`.
+    source: number of rows of a batch -> the source.
     rows: of a batch; rounded up to what the devices can share.
   """
   found = source(meshes.round_rows(devices, rows))
-  return Feed(found, devices, workers=workers, steps=found.num_batches)  # type: ignore[attr-defined]
+  return Feed(found, devices, workers=workers, steps=found.num_batches)
 
 
 class _Snapshot:

@@ -46,6 +46,13 @@ class Source(Protocol):
     ...
 
 
+class Finite(Source, Protocol):
+  """A source that ends, for evaluations."""
+
+  @property
+  def num_batches(self) -> int: ...
+
+
 class Publishing(Source, Protocol):
   """A source that learns from training: the one back edge of the engine."""
 
