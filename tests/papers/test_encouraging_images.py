@@ -47,6 +47,8 @@ def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('el')
   patch.setenv('JAXLAB_DATA_DIR', str(folder / 'data'))
   config = tiny()
+  config['losses'] = {'el': config['losses']['el']}
+  config['study'] |= {'baseline': 'el'}
   workdir.write_json(folder / 'config.json', config)
   devices = mesh.make(devices=jax.devices()[:1])
   space = stage.Workspace(folder, config, devices, 0)
