@@ -17,6 +17,8 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:  # a worker has all this already
   flags = [os.environ.get('XLA_FLAGS', '')]
   if os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] == 'true':
     flags.append('--xla_cpu_use_fusion_emitters=false')  # half the time
+    # One piece of a program at a time: all cores have tests to run.
+    flags.append('--xla_cpu_parallel_codegen_split_count=1')  # a tenth
   flags.append('--xla_force_host_platform_device_count=8')
   os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   cache = tempfile.mkdtemp(prefix='jaxlab-compiled-')
