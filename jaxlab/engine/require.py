@@ -73,18 +73,21 @@ def multiple_of(part: int, cure: str = '') -> Rule:
   return Rule(lambda x: not x % part, f'a multiple of {part}', cure)
 
 
-def require(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+def require(
+  config: Mapping[str, Any], rules: Mapping[str, Rule], name: str = 'config.'
+) -> None:
   """Checks values of a config.
 
   Args:
     rules: dotted key -> Rule.
+    name: before the key in messages; '' for values that are of no config.
 
   Raises:
     InputError: a value breaks its rule, or a key is absent; names the key, the
       value and the rule.
   """
   for key, rule in rules.items():
-    value = _value(config, key)
+    value = _value(config, key, name)
     try:
       good = bool(rule.holds(value))
     except TypeError:  # a value of another type
@@ -92,14 +95,14 @@ def require(config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
     if not good:
       shown = f'"{value}"' if isinstance(value, str) else _plain(value)
       cure = f'; {rule.cure}' if rule.cure else ''
-      raise InputError(f'config.{key} = {shown} must be {rule.words}{cure}')
+      raise InputError(f'{name}{key} = {shown} must be {rule.words}{cure}')
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
+def _value(config: Mapping[str, Any], key: str, prefix: str) -> Any:
   value: Any = config
   for name in key.split('.'):
     if not isinstance(value, Mapping) or name not in value:
-      raise InputError(f'config.{key} is missing')
+      raise InputError(f'{prefix}{key} is missing')
     value = value[name]
   return value
 

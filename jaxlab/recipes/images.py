@@ -280,6 +280,7 @@ def predict(
   require(
     {'images': {'shape': np.shape(inputs)[1:]}},
     {'images.shape': one_of(want, cure='give images as the config says')},
+    name='',
   )
   logits = jax.jit(image_task(config).logits)
   found = []

@@ -27,8 +27,6 @@ from jaxlab.models.normalised import Network, network
 from jaxlab.models.resnet50 import ResNet50, keras_image
 from jaxlab.models.squeezenet import SqueezeNet
 
-CLASSES = 1000
-
 
 class Pretrained(NamedTuple):
   """A network on images [b, size, size, 3] in [0, 1], and its weights."""
@@ -88,7 +86,7 @@ def imagenet(
     InputError: an unknown name, or weights that cannot be had or do not fit.
   """
   rules = {'name': one_of(*KINDS), 'size': at_least(32)}
-  require({'name': name, 'size': size}, rules)
+  require({'name': name, 'size': size}, rules, name='')
   kind = KINDS[name]
   if path:
     flat = read_weights(path)

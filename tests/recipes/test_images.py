@@ -155,5 +155,5 @@ def test_predictions_are_probabilities_of_each_image(config, trained):
   chex.assert_trees_all_close(
     np.array([x['probabilities'] for x in found]), p, rtol=1e-4, atol=1e-6
   )
-  with pytest.raises(InputError, match=r'images\.shape = .* must be one of'):
+  with pytest.raises(InputError, match=r'^images\.shape = .* must be one of'):
     images.predict(small, state.params, state.vars, batch['image'][:, :4])

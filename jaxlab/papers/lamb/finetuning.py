@@ -73,7 +73,7 @@ def program(config: Config) -> list[Stage]:
     training(
       'finetune',
       options,
-      spec=lambda devices: {'train': target.spec(config)},
+      spec=lambda space: {'train': target.spec(config)},
       task=task,
       inputs=partial(_open, config),
       finish=partial(_finish, config),

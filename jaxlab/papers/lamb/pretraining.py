@@ -108,7 +108,7 @@ def pretraining(
   return training(
     name,
     options,
-    spec=lambda devices: {'train': batch_spec(*shape)},
+    spec=lambda space: {'train': batch_spec(*shape)},
     task=task,
     inputs=partial(_open, config),
     finish=partial(_finish, config) if not cell or cell.final else None,
