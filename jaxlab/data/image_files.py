@@ -1,5 +1,6 @@
-"""Labelled image files: folders of classes, and RVL-CDIP as published."""
+"""Labelled image files: folders of classes, lists of splits, RVL-CDIP."""
 
+import csv
 import hashlib
 import os
 import pathlib
@@ -177,6 +178,63 @@ def open_rvl_cdip(path: str, split: str) -> FileRecords:
   return FileRecords(
     f'rvl_cdip:{path}', split, RVL_CDIP_CLASSES, root / 'images', files, label
   )
+
+
+def open_split_csv(path: str, split: str) -> FileRecords:
+  """Images whose splits are lists, as mini-ImageNet is handed on.
+
+  `path` has train.csv, val.csv and test.csv with the columns `filename` and
+  `label`, and the files in images/FILENAME or LABEL/FILENAME. Classes are the
+  sorted labels of all three lists; they may have none in common.
+
+  Source: Ravi & Larochelle, ICLR 2017, for the lists.
+
+  Raises:
+    InputError: a folder or list is missing, or a line is malformed or names a
+      file that is not there.
+  """
+  root = _folder(path, 'split_csv')
+  lists = {'train': 'train.csv', 'validation': 'val.csv', 'test': 'test.csv'}
+  if split not in lists:
+    raise InputError(
+      f'split_csv:{path} has no split {split!r}; it has {list(lists)}'
+    )
+  rows = {one: _listed(root / name) for one, name in lists.items()}
+  classes = sorted({label for found in rows.values() for _, label in found})
+  numbers = {name: number for number, name in enumerate(classes)}
+  files, label = [], []
+  for file, name in rows[split]:
+    places = [f'images/{file}', f'{name}/{file}']
+    there = [place for place in places if (root / place).is_file()]
+    if '..' in pathlib.PurePosixPath(name, file).parts or not there:
+      raise InputError(
+        f'{root / lists[split]} names {file!r} of {name!r}, which is at none '
+        f'of {places} in {root}: put it there, or remove the line'
+      )
+    files.append(there[0])
+    label.append(numbers[name])
+  return FileRecords(
+    f'split_csv:{path}', split, tuple(classes), root, files, label
+  )
+
+
+def _listed(path: pathlib.Path) -> list[tuple[str, str]]:
+  """(filename, label) of each line."""
+  try:
+    with open(path, newline='', encoding='utf-8') as lines:
+      found = [
+        (row.get('filename'), row.get('label')) for row in csv.DictReader(lines)
+      ]
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise InputError(
+      f'cannot read {path} ({error}): put train.csv, val.csv and test.csv there'
+    ) from error
+  if not found or not all(file and label for file, label in found):
+    raise InputError(
+      f'{path} must have the columns filename and label, filled in each of '
+      'its lines, and a line at least'
+    )
+  return [(str(file), str(label)) for file, label in found]
 
 
 def _unreadable(path: pathlib.Path, error: OSError) -> InputError:

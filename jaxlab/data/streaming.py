@@ -3,6 +3,7 @@
 `open_records(name, split)` knows
   image_folder:PATH  folders of classes, see `image_files.open_image_folder`;
   rvl_cdip:PATH      RVL-CDIP as published, see `image_files.open_rvl_cdip`;
+  split_csv:PATH     lists of splits, see `image_files.open_split_csv`;
   any other          a TFDS set with an image and a ClassLabel feature.
 Nothing is decoded before it is asked for. `RecordSource` makes batches of
 records, for sets that are too large for `jaxlab.data.image.open_images`.
@@ -61,7 +62,8 @@ def open_records(
   """Opens a labelled image set; see the module's docstring for the names.
 
   Args:
-    name: `image_folder:PATH`, `rvl_cdip:PATH` or a TFDS name.
+    name: `image_folder:PATH`, `rvl_cdip:PATH`, `split_csv:PATH` or a TFDS
+      name.
     split: `train`, `validation` or `test`; of a TFDS set any of its splits or
       a slice, `train[:10%]`.
     image: of a TFDS set, the feature that holds an encoded image.
@@ -79,6 +81,8 @@ def open_records(
     return image_files.open_image_folder(path, split)
   if kind == 'rvl_cdip':
     return image_files.open_rvl_cdip(path, split)
+  if kind == 'split_csv':
+    return image_files.open_split_csv(path, split)
   return array_records.open_array_records(name, split, image, label, offline)
 
 
