@@ -182,8 +182,8 @@ def main():
   gap = np.abs(a['values'][1:] / b['values'][1:] - 1).max()
   print(
     f'{other / mine:.2f} times as fast by the clock, '
-    f'{b["cpu"] / a["cpu"]:.2f} by the processor; eigenvalues 2 to {PAIRS} within '
-    f'{100 * gap:.2f} %, the {PAIRS}th {a["values"][-1]:.4f} and '
+    f'{b["cpu"] / a["cpu"]:.2f} by the processor; eigenvalues 2 to {PAIRS} '
+    f'within {100 * gap:.2f} %, the {PAIRS}th {a["values"][-1]:.4f} and '
     f'{b["values"][-1]:.4f}; largest component {a["nodes"]:,}'
   )
   if args.growth:

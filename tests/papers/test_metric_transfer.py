@@ -225,7 +225,9 @@ def test_the_graph_is_brute_force_without_the_image_itself():
     cosine = x.astype(float) @ x.T.astype(float)
     np.fill_diagonal(cosine, -2)
     found = graph.knn_graph(3 * x, k, block=128)
-    np.testing.assert_array_equal(found.index, np.argsort(-cosine, 1)[:, :k])
+    np.testing.assert_array_equal(
+      found.neighbours, np.argsort(-cosine, 1)[:, :k]
+    )
     expected = -np.sort(-cosine, 1)[:, :k]
     np.testing.assert_allclose(found.similarity, expected, atol=1e-6)
 
@@ -238,13 +240,13 @@ def test_devices_share_the_rows_of_a_graph():
     graph.knn_graph(x, 5, block=16, mesh=devices),
     graph.knn_graph(x, 5, block=64, approximate=True),
   ):
-    np.testing.assert_array_equal(found.index, one.index)
+    np.testing.assert_array_equal(found.neighbours, one.neighbours)
     np.testing.assert_allclose(found.similarity, one.similarity, atol=1e-6)
 
 
 def test_affinities_are_their_formulas(blobs):
   found, _, _, _ = blobs
-  cosine, index = found.similarity.astype(float), found.index
+  cosine, index = found.similarity.astype(float), found.neighbours
   far = (1 - cosine) / 2
   for kind, weight, join in (
     ('const', np.exp(-2 * far / 0.3), lambda a, b: (a + b) / 2),
@@ -421,9 +423,9 @@ def test_copies_of_an_image_are_neighbours_and_get_its_label():
   x, y = clusters(200)
   x[50:65], y[50:65] = x[50], y[50]
   found = graph.knn_graph(x, 5)
-  assert np.isin(found.index[50:65], np.arange(50, 65)).all()
+  assert np.isin(found.neighbours[50:65], np.arange(50, 65)).all()
   np.testing.assert_allclose(found.similarity[50:65], 1, atol=1e-6)
-  assert not (found.index == np.arange(200)[:, None]).any()
+  assert not (found.neighbours == np.arange(200)[:, None]).any()
   mask = labels.balanced_split(y, 3, 5, 0)
   mask[50:65] = False
   alone = method.propagate(found, y, mask, kind='selftune')

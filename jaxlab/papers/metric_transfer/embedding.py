@@ -340,7 +340,8 @@ def embed_stage(config: Config) -> Stage:
 def keep(space: Workspace, stage: str, arrays: Mapping[str, np.ndarray]):
   """Leaves arrays as a stage's artefact, in its folder too."""
   if hosts.leads():
-    np.savez(space.folder(stage) / _KEPT, **arrays)
+    named: dict[str, Any] = dict(arrays)
+    np.savez(space.folder(stage) / _KEPT, **named)
   space.artefacts[stage] = dict(arrays)
 
 

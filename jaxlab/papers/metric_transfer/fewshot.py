@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlab.data.image_sets import ImageSets
@@ -74,8 +75,6 @@ def predict(config: Config, params: Mapping, vars: Mapping, inputs):
   Returns:
     One answer an image: `embedding` [d], of length 1.
   """
-  import jax
-
   net = embedding.backbone(config)
   embed = jax.jit(embedding.embedding_of(config, net))
   rows, found = config['data']['eval_batch_size'], []
@@ -170,9 +169,11 @@ def _projection(features, truth):
 def _measured(config: Config, stage: str, space: Workspace) -> str:
   figures = space.figures(stage)
   inductive, *_, last = arms_of(config)
-  return '; '.join(
-    f'{stage}, {shots}-shot, {last}, over {inductive} '
-    f'{100 * figures[f"{shots}_shot/{last}_gain"]:.2f} ± '
-    f'{100 * figures[f"{shots}_shot/{last}_gain_half"]:.2f}'
-    for shots in config['fewshot']['shots']
-  )
+  words = []
+  for shots in config['fewshot']['shots']:
+    name = f'{shots}_shot/{last}_gain'
+    gain, half = (100 * (figures[x] or 0) for x in (name, f'{name}_half'))
+    words.append(
+      f'{stage}, {shots}-shot, {last}, over {inductive} {gain:.2f} ± {half:.2f}'
+    )
+  return '; '.join(words)

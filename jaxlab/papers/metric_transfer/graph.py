@@ -27,7 +27,7 @@ class Graph(NamedTuple):
   """The nearest others of each row of an embedding."""
 
   features: np.ndarray  # [n, d] float32, rows of length 1
-  index: np.ndarray  # [n, k] int32, nearest first, never the row itself
+  neighbours: np.ndarray  # [n, k] int32, nearest first, never the row itself
   similarity: np.ndarray  # [n, k] float32, cosines in [-1, 1]
 
 
@@ -219,10 +219,10 @@ def affinity(
     weight = np.maximum(s, 0) ** power
   else:
     raise InputError(f'affinity "{kind}" is not one of const, selftune, power')
-  n, k = graph.index.shape
+  n, k = graph.neighbours.shape
   rows = np.arange(0, n * k + 1, k)
   one_way = scipy.sparse.csr_array(
-    (weight.reshape(-1).astype(np.float32), graph.index.reshape(-1), rows),
+    (weight.reshape(-1).astype(np.float32), graph.neighbours.reshape(-1), rows),
     shape=(n, n),
   )
   other = one_way.T.tocsr()

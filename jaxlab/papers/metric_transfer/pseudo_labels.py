@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlab.engine import mesh
@@ -22,7 +21,7 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Figures, Stage, Workspace
+from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.papers.metric_transfer import graph as graphs
 from jaxlab.papers.metric_transfer import labels as labelling
 from jaxlab.papers.metric_transfer.embedding import keep, kept
@@ -154,9 +153,10 @@ def _runs(
       parts=parts,
     )
 
-  runs = {name: partial(ours, name) for name in labelling.METHODS}
-  theirs = _sklearn(graph.features, truth) if SKLEARN in methods else None
-  return graph, {**runs, SKLEARN: theirs}
+  runs: Runs = {name: partial(ours, name) for name in labelling.METHODS}
+  if SKLEARN in methods:
+    runs = {**runs, SKLEARN: _sklearn(graph.features, truth)}
+  return graph, runs
 
 
 def _sklearn(features, truth):
