@@ -66,14 +66,14 @@ def mnist():
   config.metric.flip = False
   config.metric.steps = 1600
   config.metric.optimizer = ml_collections.ConfigDict()
-  config.metric.optimizer.name = 'sgd'
-  config.metric.optimizer.learning_rate = 0.03
+  config.metric.optimizer.name = 'adam'
+  config.metric.optimizer.learning_rate = 0.001
   config.metric.optimizer.schedule = 'cosine'
   config.metric.optimizer.final_fraction = 0.0
   config.metric.optimizer.clip_norm = 0.0
   config.metric.optimizer.momentum = 0.9
   config.metric.optimizer.nesterov = True
-  config.metric.optimizer.weight_decay = 5e-4
+  config.metric.optimizer.weight_decay = 0.0
   # Of imagenet: one of recipes/pretrained.py, and the side it sees.
   config.metric.network = 'efficientnet_lite0'
   config.metric.size = 96
@@ -162,7 +162,9 @@ def cifar10():
   config.metric.colour = True
   config.metric.flip = True
   config.metric.steps = 7030  # 20 epochs
+  config.metric.optimizer.name = 'sgd'
   config.metric.optimizer.learning_rate = 0.03
+  config.metric.optimizer.weight_decay = 5e-4
   config.labels.per_class = 25
   config.labels.table = (5, 10, 25, 50, 100, 200, 400, 800)
   config.propagation.ratio = 0.2
@@ -274,6 +276,7 @@ def mini_imagenet():
   config.model.widen = 2
   config.metric.loss = 'snca'
   config.metric.temperature = 0.05
+  config.metric.optimizer.name = 'sgd'
   config.metric.optimizer.learning_rate = 0.1
   config.metric.steps = 200 * 300
   config.fewshot.sets = (('split_csv:mini_imagenet', 'test', 100),)

@@ -262,16 +262,20 @@ def test_affinities_are_their_formulas(blobs):
 # --- spectrum ---
 
 
-def test_lanczos_and_filtered_subspaces_find_the_smallest_pairs():
+@pytest.mark.parametrize(
+  'solver, platform',
+  [('lanczos', 'cpu'), ('chebyshev', 'cpu'), ('chebyshev', 'tpu')],
+)
+def test_the_smallest_pairs_are_found(solver, platform, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: platform)
   x, _ = clusters(600, seed=3)
   smooth, _ = graph.normalised(graph.affinity(graph.knn_graph(x, 8)))
   dense = np.linalg.eigvalsh(np.eye(600) - smooth.toarray())[:30]
-  for solver in ('lanczos', 'chebyshev'):
-    values, vectors = spectrum.eigenpairs(smooth, 30, solver)
-    np.testing.assert_allclose(values, dense, rtol=0.01, atol=1e-6)
-    rest = vectors - smooth @ vectors - vectors * values
-    assert np.linalg.norm(rest, axis=0).max() < 1e-2
-    np.testing.assert_allclose(vectors.T @ vectors, np.eye(30), atol=1e-4)
+  values, vectors = spectrum.eigenpairs(smooth, 30, solver)
+  np.testing.assert_allclose(values, dense, rtol=0.01, atol=1e-6)
+  rest = vectors - smooth @ vectors - vectors * values
+  assert np.linalg.norm(rest, axis=0).max() < 1e-2
+  np.testing.assert_allclose(vectors.T @ vectors, np.eye(30), atol=1e-4)
 
 
 def test_systems_are_solved_for_all_columns_at_once():
@@ -331,6 +335,14 @@ def test_spreading_is_the_dense_solve_and_scikit_learns(blobs):
   np.testing.assert_allclose(shares, peer.label_distributions_, atol=1e-5)
   rest = ~mask
   np.testing.assert_array_equal(made.labels[rest], peer.transduction_[rest])
+
+
+def test_accelerators_solve_the_same_system(blobs, monkeypatch):
+  found, weights, y, mask = blobs
+  one = method.propagate(found, y, mask, 'spreading', weights=weights)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  two = method.propagate(found, y, mask, 'spreading', weights=weights)
+  np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
 
 
 def test_nearest_labelled_images_vote_by_their_cosine(blobs):
