@@ -190,7 +190,7 @@ def test_leaves_are_taken_named_or_refused():
   with pytest.raises(InputError, match=r'params/head is \(4,\) .* \(5,\)'):
     finetuning.begun_from(state, (fresh, {'net': {}}), ())
   del given['net']['conv']
-  with pytest.raises(InputError, match='params/conv .* absent in the metric'):
+  with pytest.raises(InputError, match=r'params/conv .* absent in the metric'):
     finetuning.begun_from(state, (fresh, {'net': {}}), ('head',))
 
 
@@ -261,13 +261,13 @@ def test_lists_of_splits_are_read_and_bad_lines_named(miniature):
     open_records(name, 'novel')
   lists = miniature / 'val.csv'
   lists.write_text('filename,label\nnone.png,c\n')
-  with pytest.raises(InputError, match="'none.png' of 'c', which is at none"):
+  with pytest.raises(InputError, match=r"'none.png' of 'c', which is at none"):
     open_records(name, 'validation')
   lists.write_text('file,class\nc0.png,c\n')
   with pytest.raises(InputError, match='columns filename and label'):
     open_records(name, 'train')
   lists.unlink()
-  with pytest.raises(InputError, match='cannot read .*val.csv'):
+  with pytest.raises(InputError, match=r'cannot read .*val.csv'):
     open_records(name, 'train')
 
 

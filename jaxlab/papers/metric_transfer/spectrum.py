@@ -144,6 +144,7 @@ def filtered_subspace(
   n = smooth.shape[0]
   width = min(count + _SPARE, n)
   order = np.arange(n)
+  step: Callable
   if jax.default_backend() == 'cpu':
     order = scipy.sparse.csgraph.reverse_cuthill_mckee(
       scipy.sparse.csr_matrix(smooth), symmetric_mode=True
