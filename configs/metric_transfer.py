@@ -61,6 +61,7 @@ def mnist():
   config.metric.margin = 0.0  # of snca
   config.metric.momentum = 0.5  # of the bank
   config.metric.noise = 0  # rows of NCE; 0: the softmax over the whole bank
+  config.metric.centre = True  # for networks without norms
   config.metric.crop = 0.4  # least share of the area of a random crop; 1: none
   config.metric.colour = False  # grey and colour jitter
   config.metric.flip = False
@@ -77,6 +78,7 @@ def mnist():
   # Of imagenet: one of recipes/pretrained.py, and the side it sees.
   config.metric.network = 'efficientnet_lite0'
   config.metric.size = 96
+  config.metric.components = 0  # leading directions kept; 0: all
   config.metric.path = ''  # a file of weights; '': the packaged one
 
   config.labels = ml_collections.ConfigDict()
@@ -129,7 +131,7 @@ def mnist():
   config.optimizer.final_fraction = 0.0
 
   config.train = ml_collections.ConfigDict()
-  config.train.steps = 600  # of fine-tuning; the metric's are its own
+  config.train.steps = 300  # of fine-tuning; the metric's are its own
   config.train.log_every_steps = 100
   config.train.eval_every_steps = 0
   config.train.checkpoint_every_steps = 0
@@ -158,6 +160,7 @@ def cifar10():
   config.model.name = 'resnet'
   config.model.width = 16
   config.metric.dimension = 128
+  config.metric.centre = False
   config.metric.crop = 0.2
   config.metric.colour = True
   config.metric.flip = True
@@ -220,6 +223,7 @@ def imagenet_to_cifar10():
   config.data.test_split = 'test[:2000]'
   config.data.eval_batch_size = 100
   config.metric.loss = 'imagenet'
+  config.metric.components = 128  # as the paper's embedding
   config.labels.per_class = 10
   config.labels.table = (1, 5, 10, 25, 50, 100)
   config.propagation.ratio = 0.8
@@ -237,7 +241,7 @@ def fewshot():
   config.data.train_split = 'train'
   config.data.size = 64
   config.data.num_classes = 13
-  config.metric.size = 96
+  config.metric.components = 0
   config.propagation.k = 10
   config.propagation.kind = 'selftune'
   config.fewshot = ml_collections.ConfigDict()

@@ -72,7 +72,7 @@ def bank_of(**more):
 
 def metric_loss(name, **changes):
   values = {'metric__loss': name, 'metric__crop': 1.0, 'metric__dimension': 3}
-  config = config_of(**values, **changes)
+  config = config_of(**values, **{'metric__centre': False, **changes})
   net, params = linear(4 if name == 'rotation' else 3)
   one = mesh.make(devices=jax.devices()[:1])
   return embedding.make_loss(config, net, one), params
@@ -94,6 +94,20 @@ def test_the_bank_is_read_before_it_moves_and_learns_labels():
   assert (np.abs(moved[[0, 3, 6]] - rows[[0, 3, 6]]).max(1) > 0.01).all()
   known = found.vars['bank']['labels'].tolist()
   assert known == [1, -1, -1, 0, -1, -1, 1, -1]
+
+
+def test_the_centre_of_what_is_no_padding_is_taken_off():
+  loss, params = metric_loss('instance', metric__centre=True)
+  vars, batch = {**bank_of(), 'centre': jnp.full(3, 2.0)}, pixels()
+  found = loss(params, vars, batch, jax.random.key(0))
+  v = (batch['image'] / 255).reshape(5, -1) @ params['net']['w']
+  mean = v[:4].mean(0)
+  np.testing.assert_allclose(found.vars['centre'], 1.8 + 0.1 * mean, rtol=1e-4)
+  v -= mean
+  v /= np.linalg.norm(v, axis=1, keepdims=True)
+  logits = v @ np.asarray(vars['bank']['rows']).T / 0.1
+  nats = np.log(np.exp(logits).sum(1)) - logits[np.arange(5), batch['id']]
+  np.testing.assert_allclose(found.sum, nats[:4].sum(), rtol=1e-3)
 
 
 def test_the_normaliser_of_noise_is_that_of_the_first_batch():
@@ -210,6 +224,7 @@ def test_linear_heads_on_a_given_embedding(tmp_path, monkeypatch):
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'data'))
   config = config_of(
     metric__loss='pixels',
+    metric__components=20,
     study__seeds=(0, 1),
     study__methods=('supervised', 'normalized_cut', 'pseudo_label'),
     propagation__methods=('normalized_cut', 'sklearn_spreading'),

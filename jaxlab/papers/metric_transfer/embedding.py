@@ -2,6 +2,11 @@
 
 `config.metric.loss` says what it learns: `instance`, `snca`, `rotation`; or
 that nothing is trained here: `imagenet` (a packaged network), `pixels`.
+
+Departs from the paper, where `config.metric.centre` asks for it: the mean of
+the embeddings, of a batch in training and a running one afterwards, is taken
+off. A network without norms begins with all images in one direction, and
+instance discrimination then chases its own bank.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +55,13 @@ def check(config: Config) -> None:
   """Raises InputError where a value of `data`, `model`, `metric` cannot be."""
   images.check(config)
   m = config['metric']
-  require(config, {'metric.loss': one_of(*LOSSES)})
+  require(
+    config,
+    {
+      'metric.loss': one_of(*LOSSES),
+      'metric.components': at_least(0, '0: the embedding as it is'),
+    },
+  )
   if m['loss'] == 'imagenet':
     rules = {'metric.network': one_of(*KINDS), 'metric.size': at_least(32)}
     require(config, rules)
@@ -62,6 +73,7 @@ def check(config: Config) -> None:
       'metric.dimension': at_least(2),
       'metric.temperature': above(0),
       'metric.momentum': inside(-1e-9, 1, 'of the memory bank'),
+      'metric.centre': one_of(True, False),
       'metric.noise': at_least(0, '0: the softmax over the whole bank'),
       'metric.crop': inside(0, 1 + 1e-9, 'the least share of the area'),
       'metric.steps': at_least(1),
@@ -101,7 +113,8 @@ def embedder(config: Config, space: Workspace) -> Embedder:
   if m['loss'] == 'pixels':
     return Embedder(({}, {}), _pixels)
   state = space.artefact('metric')
-  args = {'net': state.params['net']}, {'net': state.vars['net']}
+  vars = {k: v for k, v in state.vars.items() if k in ('net', 'centre')}
+  args = {'net': state.params['net']}, vars
   return Embedder(args, embedding_of(config, backbone(config)))
 
 
@@ -116,7 +129,7 @@ def embedding_of(config: Config, network: Network):
     if config['metric']['loss'] == 'rotation':
       (found,) = network.features(seen, params, vars, ['embedding'])
     else:
-      found = network.logits(seen, params, vars)
+      found = network.logits(seen, params, vars) - vars.get('centre', 0)
     return method.unit(found)
 
   return embed
@@ -177,6 +190,8 @@ def metric_stage(config: Config) -> Stage:
       if m['noise']:
         bank['log_normaliser'] = jnp.zeros(())
         bank['normalised'] = jnp.zeros((), bool)
+      if m['centre']:
+        own = {**own, 'centre': jnp.zeros(m['dimension'])}
       return params, {**own, 'bank': bank}
 
     loss = make_loss(config, network, space.mesh)
@@ -240,6 +255,10 @@ def make_loss(config: Config, network: Network, devices: mesh.Mesh):
   def metric(params, vars, batch, key):
     draw, vary = jax.random.split(key)
     output, new = network.train(params, vars, seen(vary, batch))
+    if m['centre']:
+      mean = jnp.average(output, 0, weights=batch['mask'])
+      moved = 0.9 * vars['centre'] + 0.1 * lax.stop_gradient(mean)
+      output, new = output - mean, {**new, 'centre': moved}
     # Each device compares all of the batch with its own rows of the bank.
     everywhere = NamedSharding(devices, PartitionSpec())
     v = lax.with_sharding_constraint(method.unit(output), everywhere)
@@ -323,18 +342,38 @@ def evaluator(config: Config, network: Network) -> Evaluator:
 def embed_stage(config: Config) -> Stage:
   """The stage `embed`: features of the training images, with eval statistics.
 
-  Its artefact is {'features': [n, d] float32}.
+  Its artefact is features [n, d] float32, and `mean`, `axes` of `projected`.
   """
-  split = config['data']['train_split']
+  split, count = config['data']['train_split'], config['metric']['components']
 
   def run(space):
     sets = images.image_task(config, space.offline).sets
     feed = sets.held_out(split, space.mesh)
     features = embedded(embedder(config, space), feed, 'embed')
-    keep(space, 'embed', {'features': features})
+    kept = {} if not count else principal_axes(features, count)
+    features = projected(features, kept)
+    keep(space, 'embed', {'features': features, **kept})
     return {'images': len(features), 'dimension': features.shape[1]}
 
-  return Stage('embed', run, load=partial(kept, 'embed'))
+  return Stage('embed', run, load=partial(brought, 'embed'))
+
+
+def principal_axes(features: np.ndarray, count: int) -> dict[str, np.ndarray]:
+  """`mean` [d] and `axes` [d, count] of the leading directions of features."""
+  mean = features.mean(0)
+  spread = features - mean
+  _, vectors = np.linalg.eigh(spread.T @ spread)
+  return {'mean': mean, 'axes': vectors[:, ::-1][:, :count]}
+
+
+def projected(
+  features: np.ndarray, kept: Mapping[str, np.ndarray]
+) -> np.ndarray:
+  """Features along `axes`, of length 1 again; as they are without axes."""
+  if 'axes' not in kept:
+    return features
+  found = (features - kept['mean']) @ kept['axes']
+  return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
 def keep(space: Workspace, stage: str, arrays: Mapping[str, np.ndarray]):
@@ -345,7 +384,7 @@ def keep(space: Workspace, stage: str, arrays: Mapping[str, np.ndarray]):
   space.artefacts[stage] = dict(arrays)
 
 
-def kept(stage: str, space: Workspace) -> dict[str, np.ndarray]:
+def brought(stage: str, space: Workspace) -> dict[str, np.ndarray]:
   """What `keep` left, for `Stage.load`."""
   with np.load(space.folder(stage) / _KEPT) as held:
     return dict(held)

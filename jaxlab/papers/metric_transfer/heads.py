@@ -8,7 +8,11 @@ import numpy as np
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.require import above, require, some
 from jaxlab.engine.stage import Figures, Stage, Workspace
-from jaxlab.papers.metric_transfer.embedding import embedded, embedder
+from jaxlab.papers.metric_transfer.embedding import (
+  embedded,
+  embedder,
+  projected,
+)
 from jaxlab.papers.metric_transfer.finetuning import training_set
 from jaxlab.recipes import images, study
 
@@ -34,14 +38,15 @@ def heads_stage(
   def run(space):
     d = config['data']
     sets = images.image_task(config, space.offline).sets
-    net = embedder(config, space)
+    net, own = embedder(config, space), space.artefact('embed')
     held = {}
     for name in ('validation', 'test'):
       feed = sets.held_out(d[f'{name}_split'], space.mesh)
       labels = np.asarray(sets.inliers(d[f'{name}_split'])['label'])
-      held[name] = _scaled(embedded(net, feed, name)), labels
+      features = projected(embedded(net, feed, name), own)
+      held[name] = _scaled(features), labels
     train = {
-      'image': _scaled(space.artefact('embed')['features']),
+      'image': _scaled(own['features']),
       'label': sets.inliers(d['train_split'])['label'],
     }
     spread = space.artefact('propagate')

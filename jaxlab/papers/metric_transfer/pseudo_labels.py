@@ -24,7 +24,7 @@ from jaxlab.engine.require import (
 from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.papers.metric_transfer import graph as graphs
 from jaxlab.papers.metric_transfer import labels as labelling
-from jaxlab.papers.metric_transfer.embedding import keep, kept
+from jaxlab.papers.metric_transfer.embedding import brought, keep
 from jaxlab.papers.metric_transfer.graph import Graph
 from jaxlab.papers.metric_transfer.spectrum import components
 from jaxlab.recipes import images, study
@@ -114,7 +114,7 @@ def propagate_stage(
       for (count, name), values in right.items()
     }
 
-  return Stage('propagate', run, load=partial(kept, 'propagate'))
+  return Stage('propagate', run, load=partial(brought, 'propagate'))
 
 
 def _runs(
