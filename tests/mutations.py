@@ -277,6 +277,81 @@ jaxlab/papers/lamb/schedules.py: tests/papers/test_lamb.py
     total if jump else (total - end) or 1 => total
   a_late_start_has_rate_zero
     jnp.maximum(step - start, 0) => (step - start)
+jaxlab/papers/metric_transfer/method.py: tests/papers/test_metric_transfer.py
+  the_bank_moves_once
+    mean / jnp.maximum(same.sum(1), 1)[:, None] => mean
+    (index[:, None] == index) & keep => index[:, None] == index
+    jnp.where(keep, index, len(bank)) => index
+    momentum * bank[index] + (1 - momentum) * mean => bank[index] + mean
+  snca_is_its_definition
+    jnp.arange(len(bank)) != index[:, None]\n => jnp.arange(len(bank)) != -1\n
+    logits, 0) - margin / sigma * same => logits, 0) - margin * same
+    same.any(1) if mask is None else same.any(1) & mask => mask
+  noise_contrastive_loss
+    jnp.log(len(noise) / len(bank)) => jnp.log(1 / len(bank))
+    (even - (drawn - log_normaliser)).sum(1) => (even - drawn).sum(1)
+    jnp.maximum(where.sum(), 1)) + jnp.log(len(bank)) => where.sum())
+  votes_are_sums
+    jnp.where(own, -jnp.inf, logits) => logits
+    jnp.log(votes) + top => jnp.log(votes)
+  pseudo_labels_weigh
+    0.0)).sum(), weights.sum() => 0.0)).sum(), mask.sum()
+jaxlab/papers/metric_transfer/graph.py: tests/papers/test_metric_transfer.py
+  the_graph_is_brute_force
+    [np.arange(count), np.arange(start, rows.stop)] = -np.inf => [:, n:] = 0
+    (best, groups - k, 1)[:, groups - k :] => (best, k, 1)[:, :k]
+  devices_share_the_rows
+    lax.axis_index(axes) * each => 0
+  affinities_are_their_formulas
+    (1 - s[:, -1:]) / 2 => (1 - s[:, :1]) / 2
+    (one_way + other) * 0.5 => one_way + other
+jaxlab/papers/metric_transfer/spectrum.py: tests/papers/test_metric_transfer.py
+  the_smallest_pairs_are_found
+    found[order] = block => found[:] = block
+    2 * scaled(now) - before => 2 * scaled(now) + before
+    eigh((small + small.T) / 2, gram) => eigh((small + small.T) / 2)
+  systems_are_solved
+    tolerance**2 * square => tolerance * square
+    np.where(open, new / np.where(open, square, 1), 0) * way => 0 * way
+jaxlab/papers/metric_transfer/labels.py: tests/papers/test_metric_transfer.py
+  normalized_cut_is_the_dense_formula
+    np.sqrt(d / ratio) * hit => np.sqrt(d) * hit
+    (vectors.T @ bias) / values => (vectors.T @ bias)
+    cut * np.sqrt(len(y)) => cut
+    np.where(known, y, found) => found
+    np.where(known, 1, np.where(reached, sure, 0)) => sure
+  spreading_is_the_dense_solve
+    (1 - alpha) * solve_spreading => solve_spreading
+  nearest_labelled_images_vote
+    cosine[rows[:, None] == known] = -np.inf => pass
+    np.put_along_axis(cosine, far, -np.inf, 1) => pass
+  components_are_cut_apart
+    np.full((len(y), classes), -np.inf) => np.zeros((len(y), classes))
+    np.where(reached, shares.argmax(1), UNDECIDED) => shares.argmax(1)
+  the_surest_are_selected
+    np.argsort(-found.confidence[others] => np.argsort(found.confidence[others]
+    best[found.labels[best] != UNDECIDED] => best
+  class_masses_are_moved
+    p / p.sum() / np.maximum(mass, 1e-30) => p / p.sum()
+jaxlab/papers/metric_transfer/finetuning.py: tests/papers/test_metric_transfer_jobs.py
+  an_arm_is_trained_on_its_rows
+    weight[others] = found.confidence[others] => pass
+    [known] * f['labelled_repeats'] => [known]
+  leaves_are_taken
+    if {*name.split('/')} & {*new}: => if False:
+    have is None or have.shape != leaf.shape => have is None
+jaxlab/papers/metric_transfer/embedding.py: tests/papers/test_metric_transfer_jobs.py
+  the_bank_is_read_before
+    jnp.where(mask, index, len(bank['labels'])) => index
+  the_centre_of_what
+    jnp.average(output, 0, weights=batch['mask']) => output.mean(0)
+  the_normaliser_of_noise
+    bank['normalised'] = jnp.ones((), bool) => pass
+jaxlab/papers/metric_transfer/episodes.py: tests/papers/test_metric_transfer_jobs.py
+  pools_hold_the_same
+    [rows[shots : shots + queries] for => [rows[:queries] for
+  episodes_are_answered
+    own < 0, other, own => own == own, other, own
 """
 
 
