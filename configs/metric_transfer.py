@@ -92,6 +92,7 @@ def mnist():
   config.propagation.eigenvectors = 200
   config.propagation.alpha = 0.99  # of spreading
   config.propagation.confidence = 'own'  # margin, maxprob, entropy, none
+  config.propagation.prior = ()  # shares of the classes, for class masses
   config.propagation.methods = (
     'normalized_cut',
     'spreading',

@@ -333,21 +333,21 @@ jaxlab/papers/metric_transfer/labels.py: tests/papers/test_metric_transfer.py
     best[found.labels[best] != UNDECIDED] => best
   class_masses_are_moved
     p / p.sum() / np.maximum(mass, 1e-30) => p / p.sum()
-jaxlab/papers/metric_transfer/finetuning.py: tests/papers/test_metric_transfer_jobs.py
+jaxlab/papers/metric_transfer/finetuning.py: tests/papers/test_metric_stages.py
   an_arm_is_trained_on_its_rows
     weight[others] = found.confidence[others] => pass
     [known] * f['labelled_repeats'] => [known]
   leaves_are_taken
     if {*name.split('/')} & {*new}: => if False:
     have is None or have.shape != leaf.shape => have is None
-jaxlab/papers/metric_transfer/embedding.py: tests/papers/test_metric_transfer_jobs.py
+jaxlab/papers/metric_transfer/embedding.py: tests/papers/test_metric_stages.py
   the_bank_is_read_before
     jnp.where(mask, index, len(bank['labels'])) => index
   the_centre_of_what
     jnp.average(output, 0, weights=batch['mask']) => output.mean(0)
   the_normaliser_of_noise
     bank['normalised'] = jnp.ones((), bool) => pass
-jaxlab/papers/metric_transfer/episodes.py: tests/papers/test_metric_transfer_jobs.py
+jaxlab/papers/metric_transfer/episodes.py: tests/papers/test_metric_stages.py
   pools_hold_the_same
     [rows[shots : shots + queries] for => [rows[:queries] for
   episodes_are_answered

@@ -16,6 +16,7 @@ from jaxlab.engine.require import (
   above,
   at_least,
   between,
+  each,
   inside,
   one_of,
   require,
@@ -52,6 +53,7 @@ def check(config: Config) -> None:
       'propagation.alpha': inside(0, 1),
       'propagation.confidence': one_of('own', *labelling.CONFIDENCES),
       'propagation.methods': some(one_of(*known)),
+      'propagation.prior': each(at_least(0, 'shares of the classes; (): none')),
       'propagation.ratio': between(0, 1, 'of the unlabelled images'),
     },
   )
@@ -149,6 +151,7 @@ def _runs(
       temperature=p['temperature'],
       alpha=p['alpha'],
       confidence=p['confidence'],
+      prior=p['prior'] or None,
       weights=weights,
       parts=parts,
     )
