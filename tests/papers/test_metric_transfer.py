@@ -426,6 +426,8 @@ def test_components_are_cut_apart_and_one_without_labels_stays_undecided():
   cut = method.propagate(found, y, mask)
   assert (cut.confidence[side == 1] == 1).all()
   assert np.isneginf(cut.scores[side == 1][:, :2]).all()
+  one = method.propagate(found, y * 0, mask)  # all of one class
+  np.testing.assert_array_equal(one.labels, np.where(side < 2, 0, -1))
   assert (method.propagate(found, y, mask, 'knn').labels >= 0).all()
   none = np.flatnonzero(side == 2)
   assert not {*none} & {*labels.selected(cut, mask, 1.0)}

@@ -162,7 +162,7 @@ def normalized_cut(
     F = U diag(1/λ) Uᵀ s / |s|,  columns scaled to unit RMS
 
   A class without a label in a component is -inf there; where one class alone
-  has labels, it takes the whole component.
+  has labels, it has the score 1 and takes the whole component.
 
   Departs from the paper: components are cut apart, and degrees leave out the
   loop of an image to itself (the public code counts it in s alone).
@@ -177,7 +177,7 @@ def normalized_cut(
     if not len(present):
       continue
     own = np.full((len(y), classes), -np.inf)
-    own[:, present] = 0
+    own[:, present] = 1
     if len(present) > 1:
       own[:, present] = _cut(part, y, known, present)
     scores[part.nodes] = own
