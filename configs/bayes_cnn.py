@@ -214,11 +214,43 @@ def smoke():
   return config
 
 
+def regression():
+  """A network of 50 on scikit-learn's diabetes: weights drawn whole."""
+  config = ml_collections.ConfigDict()
+  config.paper = 'bayes_cnn'
+  config.job = 'regression'
+  config.title = 'Bayes by Backprop: regression'
+  config.seed = 0
+  config.data = ml_collections.ConfigDict({'batch_size': 62})
+  config.model = ml_collections.ConfigDict({'hidden': (50,)})
+  config.bayes = ml_collections.ConfigDict()
+  config.bayes.n_train = 310  # of 442
+  config.bayes.spread = -3.0
+  config.bayes.beta = 1.0
+  config.bayes.noise = 0.7  # deviation at first; it is learned
+  config.prior = ml_collections.ConfigDict({'name': 'gaussian', 'sigma': 0.3})
+  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer.name = 'adam'
+  config.optimizer.learning_rate = 0.01
+  config.optimizer.schedule = 'cosine'
+  config.optimizer.weight_decay = 0.0  # refused beside a divergence
+  config.optimizer.clip_norm = 0.0
+  config.optimizer.final_fraction = 0.01
+  config.train = ml_collections.ConfigDict()
+  config.train.steps = 3000
+  config.train.log_every_steps = 500
+  config.train.eval_every_steps = 1000
+  config.evaluation = ml_collections.ConfigDict({'draws': 200})
+  config.mesh = ml_collections.ConfigDict({'data': -1})
+  return config
+
+
 VARIANTS = {
   '': mnist,
   'mnist': mnist,
   'cifar10': cifar10,
   'cifar100': cifar100,
+  'regression': regression,
   'paper': paper,
   'smoke': smoke,
 }
