@@ -113,6 +113,7 @@ def mnist():
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.draws = 10  # of the weights, for every image
+  config.evaluation.timed_draws = (1, 10, 50)
   config.evaluation.examples = 10_000  # of the test set
   config.evaluation.ood = (('letters', 'test'),)  # (set, split) pairs
   config.evaluation.ood_examples = 420
@@ -206,6 +207,7 @@ def smoke():
   config.train.log_every_steps = 12
   config.train.eval_every_steps = 24
   config.evaluation.draws = 3
+  config.evaluation.timed_draws = (1,)
   config.evaluation.examples = 120
   config.evaluation.ood = (('uniform_noise', 'test'),)
   config.evaluation.ood_examples = 60

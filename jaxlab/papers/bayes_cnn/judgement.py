@@ -26,7 +26,6 @@ from jaxlab.recipes.study import Cell, Study
 Config = Mapping[str, Any]
 
 _KEPT = 'predictions.npz'
-PREDICTIONS = (1, 10, 50)  # draws that are timed
 
 
 def stage(config: Config, cell: Cell) -> Stage:
@@ -208,7 +207,8 @@ def _times(config, found: Predictor, task, state, space, lines) -> Figures:
     return time.perf_counter() - began
 
   predicted(1)
-  for count in PREDICTIONS if found.draws is None else (found.draws,):
+  asked = config['evaluation']['timed_draws']
+  for count in asked if found.draws is None else (found.draws,):
     took = np.median([predicted(count) for _ in range(3)])
     figures[f'test/seconds_a_batch_of_{count}_draws'] = float(took)
   return figures

@@ -62,6 +62,7 @@ def check(config: Config) -> None:
       'ivon.rates': some(above(0)),
       'laplace.precision': at_least(0, '0: by the evidence'),
       'evaluation.draws': draws,
+      'evaluation.timed_draws': each(draws),
       'evaluation.examples': at_least(2),
       'evaluation.ood_examples': at_least(2),
       'evaluation.corrupted_examples': at_least(2),
