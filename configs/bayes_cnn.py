@@ -96,8 +96,10 @@ def mnist():
   config.ivon.weight_decay = 1e-4
 
   config.optimizer = ml_collections.ConfigDict()
-  config.optimizer.name = 'adam'
+  config.optimizer.name = 'adam'  # 'sgd'
   config.optimizer.schedule = 'cosine'
+  config.optimizer.momentum = 0.9  # of sgd
+  config.optimizer.nesterov = False
   config.optimizer.weight_decay = 0.0  # refused beside a divergence
   config.optimizer.clip_norm = 0.0  # 0: none
   config.optimizer.final_fraction = 0.01

@@ -1,5 +1,6 @@
 """Bayesian CNNs: the arms' steps and draws, their judgement, bad configs."""
 
+import json
 from functools import partial
 
 import chex
@@ -13,7 +14,7 @@ from jaxlab.engine import mesh, stage
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state
 from jaxlab.papers.bayes_cnn import arms, judgement, laplace, method, task
-from tests import runs
+from tests import forked, runs
 
 KEY = jax.random.key(0)
 quick = partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
@@ -115,7 +116,7 @@ SGD = {
 
 def test_an_ensembles_members_train_as_networks_alone():
   config = config_of(**SGD, **{'ensemble.members': 2})
-  config['optimizer'] |= {'momentum': 0.0, 'nesterov': False}
+  config['optimizer'] |= {'momentum': 0.0}
   built = arms.image_task(config, 'ensemble')
   params, vars = built.network.init(KEY)
   first, second = (
@@ -306,3 +307,28 @@ def test_arms_made_of_others_come_behind_them_with_one_rate():
   assert not [name for name in names if name.startswith('trial-ivon')]
   assert names.index('laplace-s0-judge') > names.index('deterministic-s0')
   assert names[-2:] == ['study', 'figures']
+
+
+@pytest.mark.slow
+def test_every_arm_runs_to_its_figures(tmp_path):
+  names = ('deterministic', *arms.POST_HOC, 'mc_dropout', 'ensemble', 'ivon')
+  names = (*names, 'sample', 'flipout')
+  flags = [
+    '--config=configs/bayes_cnn.py:smoke',
+    f'--config.study.arms={names}',
+    '--config.study.baseline=deterministic',
+    '--config.ensemble.steps=48',
+    '--offline',
+  ]
+  ended = forked.run(flags, tmp_path / 'run', tmp_path / 'data')
+  assert ended.code == 0, ended.said
+  for name in names:
+    report = tmp_path / 'run' / f'{name}-s0-judge' / 'report.json'
+    found = json.loads(report.read_text())['metrics']
+    assert 0 <= found['test/accuracy'] <= 1
+    single = name in ('deterministic', 'temperature')
+    assert (found['test/epistemic'] < 1e-6) == single, name
+  (figures,) = (tmp_path / 'run').glob('figures/figures')
+  drawn = {path.stem for path in figures.iterdir()}
+  wanted = {'rejection', 'reliability', 'signal_to_noise', 'most_uncertain'}
+  assert drawn == wanted
