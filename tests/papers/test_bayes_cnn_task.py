@@ -86,9 +86,8 @@ def test_several_draws_average_the_nats(variational):
   built = arms.image_task(config, 'lrt')._replace(sets=None)
   twice = config_of(**{'bayes.samples': 2})
   image = jnp.float32(batch_of()['image']) / 255
-  draws, _ = arms._noisy(twice, 'lrt', built)(
-    params, vars, image, KEY, batch_of()['id']
-  )
+  noisy = quick(arms._noisy(twice, 'lrt', built))
+  draws, _ = noisy(params, vars, image, KEY, batch_of()['id'])
   assert len(draws) == 2 and abs(draws[0] - draws[1]).max() > 1e-4
   fake = lambda *args: (draws, {})
   nats = [
@@ -100,11 +99,17 @@ def test_several_draws_average_the_nats(variational):
   assert both.weight == 4
 
 
-def step_of(config, arm, params, vars, tx_rate=0.1):
+def stepper(config, arm):
+  """The arm's update as one program: (params, vars) -> State after, before."""
   built = arms.image_task(config, arm)._replace(sets=None)
-  update = arms.make_update(config, arm, tx_rate, built, 10)
-  state = create_state(params, update, vars=vars)
-  return quick(update)(state, batch_of(), KEY)[0], state
+  update = arms.make_update(config, arm, 0.1, built, 10)
+  run = quick(update)
+
+  def step(params, vars):
+    state = create_state(params, update, vars=vars)
+    return run(state, batch_of(), KEY)[0], state
+
+  return step
 
 
 SGD = {
@@ -123,9 +128,10 @@ def test_an_ensembles_members_train_as_networks_alone():
     jax.tree.map(lambda x, i=i: x[i], params['net']) for i in (0, 1)
   )
   assert abs(first['conv1']['kernel'] - second['conv1']['kernel']).max() > 0.01
-  new, _ = step_of(config, 'ensemble', params, vars)
+  new, _ = stepper(config, 'ensemble')(params, vars)
+  step = stepper(config, 'deterministic')
   for i, member in enumerate((first, second)):
-    alone, _ = step_of(config, 'deterministic', {'net': member}, vars)
+    alone, _ = step({'net': member}, vars)
     chex.assert_trees_all_close(
       jax.tree.map(lambda x, i=i: x[i], new.params['net']),
       alone.params['net'],
@@ -146,7 +152,7 @@ def test_ivon_takes_its_gradient_at_a_draw_and_moves_the_mean():
   config = config_of(**SGD, **{'bayes.n_train': 1079})
   built = arms.image_task(config, 'ivon')._replace(sets=None)
   params, vars = built.network.init(KEY)
-  new, state = step_of(config, 'ivon', params, vars)
+  new, state = stepper(config, 'ivon')(params, vars)
   draw, _ = jax.random.split(KEY)
   noise = method.ivon_noise(draw, state.opt['net'])
   np.testing.assert_allclose(state.opt['net'].ess, 1079)
