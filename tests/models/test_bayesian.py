@@ -73,12 +73,11 @@ def test_the_means_are_a_plain_lenet_with_softplus(lenet):
   np.testing.assert_allclose(outputs(lenet, 'mean'), wanted, rtol=1e-4)
 
 
-@pytest.mark.parametrize('mode', ['lrt', 'flipout'])
-def test_noise_of_an_example_is_its_own(lenet, mode):
-  whole = outputs(lenet, mode)
-  part = outputs(lenet, mode, rows=slice(2, 4))
+def test_noise_of_an_example_is_its_own(lenet):
+  whole = outputs(lenet, 'lrt')
+  part = outputs(lenet, 'lrt', rows=slice(2, 4))
   np.testing.assert_allclose(part, whole[2:4], rtol=1e-4, atol=1e-5)
-  other = outputs(lenet, mode, key=jax.random.key(9))
+  other = outputs(lenet, 'lrt', key=jax.random.key(9))
   assert abs(other - whole).min(-1).max() > 1e-4
 
 
