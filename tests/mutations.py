@@ -352,6 +352,87 @@ jaxlab/papers/metric_transfer/episodes.py: tests/papers/test_metric_stages.py
     [rows[shots : shots + queries] for => [rows[:queries] for
   episodes_are_answered
     own < 0, other, own => own == own, other, own
+jaxlab/ops/row_random.py: tests/ops/test_row_random.py
+  a_row_follows_from_its_id
+    jnp.arange(shape[0]) if ids is None else ids => jnp.arange(shape[0])
+  normals_are_standard_and_independent
+    words[:, :1], words[:, 1:], flat => words[:1, :1], words[:1, 1:], flat
+    np.float32(2**-23 - 1) => np.float32(2**-23 - 0.9)
+jaxlab/ops/variational.py: tests/ops/test_variational.py
+  has_its_direction
+    ratio, gap = sigma_q / sigma_p => ratio, gap = sigma_p / sigma_q
+  the_divergence_is_that_of_draws
+    (ratio**2 + gap**2 - 1) / 2 => (ratio**2 + gap - 1) / 2
+  ard_is_the_divergence
+    softplus(-log_alpha) / 2 => softplus(-log_alpha)
+  log_uniform_fit
+    k1 * (1 - sure) => k1 * sure
+  the_root_has_no_infinite_slope
+    jnp.sqrt(jnp.where(large, variance, 1.0)) => jnp.sqrt(variance)
+  lrt_has_the_moments
+    linear(squared, jnp.square(sigma)) => linear(squared, sigma)
+    + jnp.square(bias_sigma) => + bias_sigma
+  modes_differ_in_what_examples_share
+    * s\n\n\ndef sigmas => \n\n\ndef sigmas
+  trees_are_drawn_leaf_by_leaf
+    ends[:-1])\n => ends[:-1] * 0)\n
+jaxlab/models/bayesian.py: tests/models/test_bayesian.py
+  nets_have_the_papers_numbers
+    (1000, 1000), => (1000, 100),
+  noise_of_an_example_is_its_own
+    mu, sigma, key, ids, **bias => mu, sigma, key, None, **bias
+  modes_have_the_same_spread
+    variational.sample(second, *pair) => pair[0]
+  a_strided_convolution
+    window_strides=(self.strides, self.strides) => window_strides=(2, 1)
+  dropout_scales_up
+    x / (1 - self.dropout) => x
+jaxlab/papers/bayes_cnn/method.py: tests/papers/test_bayes_cnn.py
+  the_bound_is_mean_nats
+    return beta / n_train => return beta
+  blundells_weights
+    -np.expm1(-M * math.log(2)) => 1.0
+  schedules_have_the_mean
+    beta * batches * blundell_weights => beta * blundell_weights
+  predictions_are_those_of_draws
+    draw(jax.random.fold_in(key, t), q) => draw(key, q)
+  pruning_takes_the_least
+    jnp.abs(m) / s, mu, sigma => jnp.abs(m) * s, mu, sigma
+jaxlab/papers/bayes_cnn/uncertainty.py: tests/papers/test_bayes_cnn.py
+  variance_is_split
+    centred = p - p.mean(0) => centred = p
+  entropy_is_split
+    entropy(p).mean(0)\n => entropy(p)[0]\n
+jaxlab/papers/bayes_cnn/priors.py: tests/papers/test_bayes_cnn.py
+  the_mixtures_divergence
+    variational.log_normal(w, m, s) - log_prior(w) => -log_prior(w)
+  the_divergence_of_a_tree
+    jax.tree.map(lambda _: prior.mu, sigma) => sigma
+jaxlab/papers/bayes_cnn/ivon.py: tests/papers/test_bayes_cnn.py
+  ivon_is_the_official_update
+    ess * (h + weight_decay) * product => ess * h * product
+    (m / debias + weight_decay * mean) => (m + weight_decay * mean)
+    hess_init + weight_decay if rescale_lr => 1.0 if rescale_lr
+    + more / 2 => + more
+jaxlab/papers/bayes_cnn/laplace.py: tests/papers/test_bayes_cnn.py
+  laplace_has_the_curvature
+    ((i == j) - p[:, j]) => ((i == j) + p[:, j])
+  the_precision_has_the_largest_evidence
+    gained - lost - precision * squares => gained - lost
+jaxlab/papers/bayes_cnn/arms.py: tests/papers/test_bayes_cnn_task.py
+  the_loss_is_nats_by_row
+    kl, b['n_train'], weight => kl, 32, weight
+  several_draws_average
+    (total or len(draws)) => 1
+  an_ensembles_members
+    arm == 'ensemble'), 'net', tx) => False), 'net', tx)
+  ivon_takes_its_gradient_at_a_draw
+    {**params, 'net': shifted} => params
+  number_of_examples_that_is_not
+    (*VARIATIONAL, 'ivon'):\n => VARIATIONAL:\n
+jaxlab/papers/bayes_cnn/judgement.py: tests/papers/test_bayes_cnn_task.py
+  figures_are_of_the_mean
+    np.float64)).mean(0) => np.float64))[0]
 """
 
 

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlab.models.bayesian import BayesNet
 from jaxlab.models.blocks import spatial_mean
 from jaxlab.models.densenet_bc import DenseNetBC
 from jaxlab.models.lenet import LeNet5
@@ -23,6 +24,7 @@ CLASSIFIERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
   'wide_resnet': (WideResNet, ('depth', 'widen')),
   'densenet_bc': (DenseNetBC, ('depth', 'growth')),
   'resnet50': (ResNet50, ()),
+  'bayes_net': (BayesNet, ('net', 'padding')),
 }
 
 

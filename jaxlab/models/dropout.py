@@ -3,18 +3,16 @@
 `flax.linen.Dropout` draws one threefry block an element: 14-18 % of the
 processor time of a small BERT's training step on a CPU, against 0-5 % for this
 one (benchmarks/bert_step.py, two cores, 2 x 128 and 4 x 256). Here JAX's
-generator draws two words a row (a row is the last axis) and an integer hash of
-(words, column) expands them. Rows, layers and steps are thus as independent as
-JAX makes them; only the elements within one row rely on the hash.
-
-The hash alternates xor-shifts and odd multiplications, as the finaliser of
-MurmurHash3 (Appleby, public domain) does and with its constants; the second
-word is added midway, so that two rows share a mask only if both words agree.
+generator draws two words a row (a row is the last axis) and the hash of
+ops/row_random.py expands them. Rows, layers and steps are thus as independent
+as JAX makes them; only the elements within one row rely on the hash.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxlab.ops.row_random import expand
 
 
 def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
@@ -23,12 +21,7 @@ def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
   They follow from `key` and `shape` alone, however devices divide the array.
   """
   word = jax.random.bits(key, (2, *shape[:-1], 1), jnp.uint32)
-  column = jax.lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1)
-  x = column * np.uint32(0x9E3779B9) + word[0]
-  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B) + word[1]
-  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-  x = x ^ (x >> 16)
-  return x >= np.uint32(round(rate * 2**32))
+  return expand(word[0], word[1], shape) >= np.uint32(round(rate * 2**32))
 
 
 def dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:

@@ -205,6 +205,7 @@ def classifier_stage(
   source: Callable[[ImageSets, int], Source] | None = None,
   more_arrays: Spec | None = None,
   evals: Callable[[ImageTask, Workspace], Mapping] | None = None,
+  build: Callable[[Config, bool], ImageTask] = image_task,
 ) -> Stage:
   """The stage that trains the classifier of a config.
 
@@ -218,12 +219,13 @@ def classifier_stage(
     source: (sets, rows) -> training batches; default: `train_split`.
     more_arrays: arrays that its batches have beside those of `spec`.
     evals: further evaluations, name -> (Evaluator, feed).
+    build: (config, offline) -> the classifier with its data.
 
   Raises:
     InputError: a value that cannot be.
   """
   check(config)
-  network = image_task(config).network  # complains now
+  network = build(config, True).network  # complains now
   d = config['data']
   of_run = config['seed'] if seed is None else seed
 
@@ -232,11 +234,11 @@ def classifier_stage(
     return params, {**own, **(vars or {})}
 
   def task(space, inputs):
-    built = inputs.data if inputs else image_task(config)._replace(sets=None)
+    built = inputs.data if inputs else build(config, True)._replace(sets=None)
     return Task(init, {'train': make_update(built, space)})
 
   def inputs(space):
-    built = image_task(config, space.offline)
+    built = build(config, space.offline)
     found = {'validation': evaluation(built, space, d['validation_split'])}
     if evals:
       found |= evals(built, space)
