@@ -174,7 +174,8 @@ def untrained():
     convert_dict=False,
   )
   config.claim.baseline_is_best = True
-  config.train.steps = 200
+  config.train.steps = 160
+  config.train.eval_every_steps = 80
   config.data.test_examples = 1000
   config.paper_reported = ml_collections.ConfigDict(
     {
@@ -205,8 +206,8 @@ def concealed():
     },
     convert_dict=False,
   )
-  config.train.steps = 150
-  config.train.eval_every_steps = 75
+  config.train.steps = 120
+  config.train.eval_every_steps = 60
   config.data.test_examples = 1000
   return config
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
 # A rule, and a regex of 'path[#task | #method] fact[#task | #method]' where it
-# is broken. A task defines `program(config)`; a method is method.py and all that
-# it imports of its paper.
+# is broken. A task defines `program(config)`; a method is method.py and all
+# that it imports of its paper.
 _RULES = r"""
 configs import ml_collections ~ configs/.* import:(?!ml_collections\b)
 imports are absolute ~ .* import:\.

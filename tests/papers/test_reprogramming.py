@@ -41,7 +41,9 @@ def test_mask_and_data_share_one_place_also_where_paddings_are_odd(n, k):
   mask = method.mask_around(n, k, 1)
   placed = np.asarray(method.place(jnp.ones((1, k, k, 1)), n))[0]
   equal(placed + mask, 1)
-  above, below = (np.flatnonzero(mask[side, :, 0] == 0) for side in (n // 2,) * 2)
+  above, below = (
+    np.flatnonzero(mask[side, :, 0] == 0) for side in (n // 2,) * 2
+  )
   first, last = above[0], n - 1 - below[-1]
   assert last - first == (n - k) % 2
   equal(placed, placed.transpose(1, 0, 2))
@@ -187,7 +189,9 @@ def test_dead_targets_are_sets_of_zeros_alone():
   logits = np.ones((2, 8), np.float32)
   logits[0, [0, 1, 2, 3]] = 0
   logits[1, [0, 5, 6]] = 0
-  equal(method.dead_targets(jnp.asarray(logits), GROUPS), np.float32([2 / 3, 1 / 3]))
+  equal(
+    method.dead_targets(jnp.asarray(logits), GROUPS), np.float32([2 / 3, 1 / 3])
+  )
 
 
 # --- the objective ---
@@ -225,12 +229,16 @@ def test_the_objective_is_that_of_the_paper_over_the_rows_that_count(reduction):
   logits = images.reshape(5, -1) @ np.asarray(params['net']['w'], np.float64)
   every = logits - special.logsumexp(logits, -1, keepdims=True)
   rows = [0, 1, 3, 4]
-  own = [special.logsumexp(every[i, list(GROUPS[batch['label'][i]])]) for i in rows]
+  own = [
+    special.logsumexp(every[i, list(GROUPS[batch['label'][i]])]) for i in rows
+  ]
   close(found.sum, -np.sum(own))
   assert found.weight == 4
   scale = {'sum': 1, 'half_sum': 0.5, 'mean': 1 / weights.size}[reduction]
   close(found.penalty, 0.7 * scale * (weights**2).sum())
-  each = np.stack([special.logsumexp(every[:, list(g)], -1) for g in GROUPS], -1)
+  each = np.stack(
+    [special.logsumexp(every[:, list(g)], -1) for g in GROUPS], -1
+  )
   right = (each.argmax(-1) == np.asarray(batch['label']))[rows].sum()
   assert found.metrics['accuracy'] == (right, 4)
 
@@ -496,7 +504,7 @@ def test_a_config_that_cannot_be_is_refused_with_its_cure(changes, says):
 def test_an_arm_that_names_no_value_of_the_config_is_refused():
   config = config_of('').to_dict()
   config['arms'] = {'program': {'program.alpa': 0.5}}
-  with pytest.raises(InputError, match='arms.program.alpa is missing'):
+  with pytest.raises(InputError, match=r'arms\.program\.alpa is missing'):
     task.program(config)
 
 
@@ -582,7 +590,9 @@ def test_the_frozen_victim_is_the_trained_one_and_stays(finished):
     victim: State = space.artefacts[f'{arm}-s0-victim']
     jax.tree.map(equal, state.params['net'], victim.params['net'])
     assert set(state.opt) == {'program'}
-  nets = [space.artefacts[f'{a}-s0'].params['net'] for a in ('plain', 'adversarial')]
+  nets = [
+    space.artefacts[f'{a}-s0'].params['net'] for a in ('plain', 'adversarial')
+  ]
   first = [jax.tree.leaves(net)[0] for net in nets]
   assert abs(first[0] - first[1]).max() > 0
 
@@ -595,7 +605,7 @@ def test_a_map_by_frequency_is_drawn_up_anew_every_few_steps(finished):
 
 
 def test_arms_are_compared_and_a_program_is_shown(finished):
-  config, space = finished
+  _, space = finished
   report = json.loads((space.folder('plain-s0') / 'report.json').read_text())
   figures = report['metrics']
   assert figures['test/examples'] == 30
@@ -605,15 +615,15 @@ def test_arms_are_compared_and_a_program_is_shown(finished):
   assert {'program.png', 'embedded.png', 'arms.png'} <= drawn
   said = (space.folder('arms') / 'sections.json').read_text()
   assert 'plain above adversarial by' in said
-  assert 'of 30 images' in (
-    space.folder('plain-s0') / 'sections.json'
-  ).read_text()
+  assert (
+    'of 30 images' in (space.folder('plain-s0') / 'sections.json').read_text()
+  )
 
 
 def test_a_prediction_is_that_of_the_evaluation(finished):
   config, space = finished
   state = space.artefacts['plain-s0']
-  images, labels = method.counting_squares(jax.random.key(5), 7, cell=3)
+  images, _ = method.counting_squares(jax.random.key(5), 7, cell=3)
   found = task.predict(config, state.params, state.vars, np.asarray(images))
   assert len(found) == 7
   parts = task.parts_of(task.arm_of(config, 'plain'))
@@ -628,13 +638,19 @@ def test_a_prediction_is_that_of_the_evaluation(finished):
   equal([one['label'] for one in found], p[:, groups].argmax(-1))
   equal([one['class'] for one in found], p.argmax(-1))
   with pytest.raises(InputError, match=r'images.shape = .*12, 12'):
-    task.predict(config, state.params, state.vars, np.zeros((2, 9, 9, 3), np.uint8))
+    task.predict(
+      config, state.params, state.vars, np.zeros((2, 9, 9, 3), np.uint8)
+    )
 
 
 def test_a_file_or_package_gives_the_weights_that_training_starts_from():
   config = config_of('').to_dict()
   stages = task.program(config)
-  assert [s.name for s in stages] == ['program-s0-victim', 'program-s0', 'study']
+  assert [s.name for s in stages] == [
+    'program-s0-victim',
+    'program-s0',
+    'study',
+  ]
   planned = stages[1].plan(
     stage.Workspace(Path(), config, mesh.make(devices=jax.devices()[:1]), 0)
   )

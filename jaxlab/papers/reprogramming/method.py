@@ -8,16 +8,17 @@ x, k x k, once a program P surrounds them. W are the weights, the only thing
 that learns; M is 0 where x sits and 1 elsewhere; h_g gives each label of the
 task a set of the classifier's classes.
 
-  section 3  P = tanh(W ⊙ M)                     program, mask_around
-             X_adv = X̃ + P, X̃ = x in zeros       embed, place
-             log P(h_g(y) | X_adv)                mapped_log_probability
-             -log P(h_g(y) | X_adv) + λ ‖W‖²     reprogramming_loss, penalty
-  4.1        counting squares                     counting_squares
-  4.4        shuffled pixels                      pixel_order, shuffle
-  4.5        programs of few pixels               mask_around(width=…)
-             of a small scale                     embed(alpha=…)
-             hidden in an ordinary image          embed(carrier=…)
+  P = tanh(W ⊙ M)                      program, mask_around
+  X_adv = X̃ + P, X̃ = x in zeros        embed, place
+  P(h_g(y) | X_adv)                    mapped_log_probability
+  -log P(h_g(y) | X_adv) + λ ‖W‖²      reprogramming_loss, penalty
+  the task of counting squares         counting_squares
+  shuffled pixels                      pixel_order, shuffle
+  programs of few pixels               mask_around(width=…)
+  of a small scale                     embed(alpha=…)
+  hidden in an ordinary image          embed(carrier=…)
 
+The paper's formulas have no numbers that could be checked here.
 Of others: batch statistics for random networks, `calibrate_batch_stats`
 (Englert and Lazić, arXiv:2206.03466), and label maps by frequency,
 `frequency_map` (Chen et al., arXiv:2211.11635).
@@ -111,7 +112,7 @@ def program(weights: jax.Array, mask: jax.Array | np.ndarray) -> jax.Array:
   Returns:
     [n, n, c] float32 in (-1, 1).
 
-  Source: section 3, the first equation.
+  Source: the definition of P.
   """
   return jnp.tanh(weights * mask)
 
@@ -160,7 +161,7 @@ def embed(
   Raises:
     InputError: x does not fit.
 
-  Source: section 3, and 4.5 with a carrier.
+  Source: the definition of X_adv; with a carrier that of the concealed program.
   """
   weights, mask = jnp.asarray(weights, jnp.float32), jnp.asarray(mask)
   data = place(jnp.asarray(x, jnp.float32), weights.shape[0])
@@ -270,7 +271,7 @@ def mapped_log_probability(
   Returns:
     [b, tasks] float32, at most 0.
 
-  Source: section 3, the last equation, and the text on h_g.
+  Source: the objective, and the text on h_g.
   """
   every = jax.nn.log_softmax(logits.astype(jnp.float32))
   classes, there = _table(groups)
@@ -319,8 +320,7 @@ def frequency_map(counts: jax.Array) -> jax.Array:
   Returns:
     [tasks] int32.
 
-  Source: Chen et al., arXiv:2211.11635, section 3; theirs is drawn up anew
-  each epoch ("iterative").
+  Source: Chen et al., arXiv:2211.11635; theirs is drawn up anew each epoch.
   """
   tasks, classes = counts.shape
 
@@ -343,7 +343,7 @@ def penalty(
 ) -> jax.Array:
   """λ ‖W‖², as a 'sum', 'half_sum' or 'mean' over all of W, () float32.
 
-  Source: section 3, the last equation, which is the sum.
+  Source: the objective, which has the sum.
 
   Raises:
     InputError: another reduction.
@@ -464,8 +464,7 @@ def counting_squares(
     images: [n, 4 cell, 4 cell, 3] float32 in [0, 1].
     labels: [n] int32 in [0, 10): one less than the number of squares.
 
-  Source: section 4.1. Departs from the paper: the width of the frame is not
-  said there.
+  Departs from the paper: the width of the frame is ours.
   """
   return squares_of(jax.random.split(key, n), cell)
 
@@ -516,7 +515,7 @@ def calibrate_batch_stats(
   Raises:
     InputError: a network without batch normalisation.
 
-  Source: Englert and Lazić, arXiv:2206.03466, section 5.
+  Source: Englert and Lazić, arXiv:2206.03466.
   """
   if not variables.get('batch_stats'):
     raise InputError(

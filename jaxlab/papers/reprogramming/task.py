@@ -18,7 +18,7 @@ from jaxlab.engine.compiled import Start
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.require import above, at_least, one_of, require
+from jaxlab.engine.require import above, at_least, multiple_of, one_of, require
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import State, Task, Update
 from jaxlab.engine.update import accumulate, chain, every, minimise
@@ -76,6 +76,7 @@ def check(config: Config) -> None:
       'program.mapping': one_of('fixed', 'frequency'),
       'program.remap_every': at_least(1),
       'program.micro_batches': at_least(1),
+      'data.batch_size': multiple_of(p['micro_batches'] or 1),
       'program.permuted': one_of(True, False),
       'claim.times_chance': at_least(1),
     },
@@ -251,7 +252,7 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
     first, second = jax.random.split(key)
     victim = parts.victim
     shape = (victim.size, victim.size, victim.channels)
-    params, vars = victim.network.init(first)
+    params, vars = _like_the_victim(config, victim, first)
     weights = p['init'] * jax.random.normal(second, shape)
     if p['mapping'] == 'frequency':
       tasks = d['num_classes']
@@ -314,6 +315,14 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
     seed=cell.seed,
     start=start,
   )
+
+
+def _like_the_victim(config: Config, victim: victims.Victim, key):
+  """Weights of its shapes, for the victim's own to take the place of."""
+  if config['victim']['weights'] == 'random':
+    return victim.network.init(key)
+  shapes = jax.eval_shape(victim.network.init, key)
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def predict(
