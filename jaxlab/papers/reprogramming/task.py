@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import Start
+from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
@@ -52,12 +53,14 @@ def arm_of(config: Config, arm: str) -> dict[str, Any]:
   """The config with an arm's values, dotted key -> value, in their places."""
   found = deepcopy(dict(config))
   for key, value in config['arms'][arm].items():
+    section: Any = found
     *path, last = key.split('.')
-    section = found
     for name in path:
-      require(section, {name: one_of(section.get(name))}, f'config.arms.{arm}.')
-      section = section[name]
-    require(section, {last: one_of(section.get(last))}, f'config.arms.{arm}.')
+      section = section.get(name, {})
+    if last not in section:
+      raise InputError(
+        f'config.arms.{arm} changes "{key}", which the config does not have'
+      )
     section[last] = value
   return found
 
