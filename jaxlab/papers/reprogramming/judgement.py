@@ -77,13 +77,24 @@ def show(
   state: State,
   feed: Feed,
   figures: Figures,
+  of_victim: Mapping[str, float | None],
 ) -> None:
-  """The report of one program: headline, table, the program and its inputs."""
+  """The report of one program: headline, table, the program and its inputs.
+
+  Args:
+    figures: of the test set.
+    of_victim: of its own stage: `top1` and `top5` where they were measured.
+  """
   _headline(config, space, figures)
   rows: list[list[str | float]] = [
     [name.removeprefix('test/'), value]
     for name, value in figures.items()
     if name.startswith('test/')
+  ]
+  rows += [
+    [f"the victim's own {name}, photographs of this size", of_victim[name] or 0]
+    for name in ('top1', 'top5')
+    if name in of_victim
   ]
   space.page.table('On the test set', ['figure', 'value'], rows, show=True)
   changed = np.asarray(mesh.whole(state.params['program']['weights']))
@@ -150,8 +161,8 @@ def comparison(config: Config, study: Study) -> Stage:
   """The stage `arms`: accuracies side by side, of the first seed."""
 
   def run(space):
-    rows, points = [], []
-    base = None
+    rows: list[list[str | float]] = []
+    points, base = [], None
     for arm in study.arms:
       found = space.figures(study.finals(arm)[0].name)
       accuracy, examples = found['test/accuracy'], found['test/examples']
@@ -171,7 +182,8 @@ def comparison(config: Config, study: Study) -> Stage:
           f'{difference:+.4f} ± {half:.4f}',
         ]
       )
-      if config['claim']['baseline_is_best'] and arm != study.arms[0]:
+      asked = config['claim']['baseline_is_best'] and len(study.seeds) == 1
+      if asked and arm != study.arms[0]:
         verdict = 'not shown'
         if abs(difference) > half:
           verdict = 'shown' if difference < 0 else 'refuted'

@@ -19,6 +19,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
+from jaxlab.engine.metrics import say
 from jaxlab.engine.require import above, at_least, multiple_of, one_of, require
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import State, Task, Update
@@ -39,7 +40,9 @@ def program(config: Config) -> list[Stage]:
   Raises:
     InputError: a value that cannot be; nothing has been computed yet.
   """
-  study = study_of(config, [*config['arms']], ('accuracy', 'nats'), ('none',))
+  # Differences of one seed's runs are those of the stage `arms`.
+  alone = ('none',) if len(config['study']['seeds']) == 1 else ()
+  study = study_of(config, [*config['arms']], ('accuracy', 'nats'), alone)
   arms = {arm: arm_of(config, arm) for arm in study.arms}
   for one in arms.values():
     check(one)
@@ -185,7 +188,11 @@ def _victim_stage(config: Config, name: str, cell: Cell) -> Stage:
     if v['weights'] != 'pretrained':
       return {}
     victim = victims.victim_of(config)
-    figures = victims.recognised(victim, found, space.offline)
+    try:
+      figures = victims.recognised(victim, found, space.offline)
+    except InputError as error:
+      say(f'{name}: not tried on photographs: {error}')
+      return {}
     space.page.headline(
       f'{v["name"]} on images of {v["size"]} x {v["size"]}: top-1 '
       f'{figures["top1"]:.2f}, top-5 {figures["top5"]:.2f} of '
@@ -304,7 +311,14 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
     evaluator, _ = opened.evals['validation']  # compiled already
     figures = measure('test', evaluator, feed, result.state, space.seed)
     judgement.show(
-      config, space, parts.attempt, parts.groups, result.state, feed, figures
+      config,
+      space,
+      parts.attempt,
+      parts.groups,
+      result.state,
+      feed,
+      figures,
+      space.figures(of_victim),
     )
     return figures
 
