@@ -433,6 +433,74 @@ jaxlab/papers/bayes_cnn/arms.py: tests/papers/test_bayes_cnn_task.py
 jaxlab/papers/bayes_cnn/judgement.py: tests/papers/test_bayes_cnn_task.py
   figures_are_of_the_mean
     np.float64)).mean(0) => np.float64))[0]
+jaxlab/papers/reprogramming/method.py: tests/papers/test_reprogramming.py
+  share_one_place
+    first = (n - k) // 2 => first = (n - k + 1) // 2
+    mask[hole, hole] = 0\n  return => mask[hole] = 0\n  return
+    (hole.start, n - hole.stop) => (n - hole.stop, hole.start)
+  is_0_in_the_hole
+    jnp.tanh(weights * mask)\n\n => jnp.tanh(weights)\n\n
+  those_written_out and range
+    data + alpha * program => data + program
+    jnp.clip(found, *clip) => found
+    jnp.clip(found, *clip) => jnp.clip(found, *RANGE)
+  half_precision
+    place(jnp.asarray(x, jnp.float32), => place(jnp.asarray(x),
+  are_shuffled_alike
+    mask = shuffle(mask[None], permutation)[0] => pass
+    data = shuffle(data, permutation) => pass
+    carrier + alpha * jnp.tanh(data + => carrier + data + alpha * jnp.tanh(
+  a_frame_has_its_width
+    hole.stop + width) => hole.stop + width + 1)
+    max(0, hole.start - width) => hole.start - width
+  summed_probability
+    there, every[:, classes], -jnp.inf) => there, every[:, classes], 0)
+    jnp.where(there, every[:, classes], -jnp.inf) => every[:, classes]
+  predictions_are_of_the_likeliest
+    ((classes == top) & there) => (classes == top)
+    of_top.argmax(-1), -1) => of_top.argmax(-1), 0)
+  cannot_be_is_refused
+    and first != 1: => and first > 1:
+    setdefault(one, label) != label => setdefault(one, label) > label
+    if not first <= one < classes: => if not one < classes:
+  most_frequent_pairs
+    .at[:, of].set(-1) => .at[:, of].set(0)
+  dead_targets
+    == 0) | ~there).all(-1) => == 0)).all(-1)
+  the_objective_is
+    'half_sum': 0.5 => 'half_sum': 1.0
+    -jnp.where(mask, own, 0.0).sum() => -own.sum()
+    jnp.where(mask[:, None], logits, 0.0)\n    known => logits\n    known
+  counts_what_the_victim_says
+    .at[labels, top].add(mask) => .at[labels, top].add(1)
+  counted_again
+    square[1:-1, 1:-1] = 1 => square[:] = 1
+    <= label, label => < label, label
+  all_counts_and_all_cells
+    (), 0, COUNTS) => (), 0, COUNTS - 1)
+  calibrated_statistics
+    {**variables, 'batch_stats': train => {'batch_stats': train
+jaxlab/papers/reprogramming/inputs.py: tests/papers/test_reprogramming.py
+  numbers_of_splits
+    found[found < self.count] => found
+    * self.rows\n => * (stop - start)\n
+    'test': 3 * 2**29 => 'test': 2**30
+  grey_data
+    x.mean(-1, keepdims=True) => x[..., :1]
+    return 2 * x - 1 => return x
+jaxlab/papers/reprogramming/task.py: tests/papers/test_reprogramming.py
+  concealed_arm_joins
+    permutation=vars.get('pixels') => permutation=None
+    p['alpha'],\n => 1.0,\n
+  map_by_frequency_is_drawn
+    'counts': jnp.zeros_like(counts), => 'counts': counts,
+  frozen_victim
+    Start(params={'net': params}, => Start(params={},
+jaxlab/papers/reprogramming/victims.py: tests/papers/test_reprogramming.py
+  reads_images_in_its_own_range
+    (found - low) / (high - low) => (found - low) / high
+  photographs
+    :, :k] == labels => :, : k - 1] == labels
 """
 
 

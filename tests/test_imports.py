@@ -8,8 +8,8 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
 # A rule, and a regex of 'path[#task | #method] fact[#task | #method]' where it
-# is broken. A task defines `program`; a method is method.py and all that it
-# imports of its paper.
+# is broken. A task defines `program(config)`; a method is method.py and all
+# that it imports of its paper.
 _RULES = r"""
 configs import ml_collections ~ configs/.* import:(?!ml_collections\b)
 imports are absolute ~ .* import:\.
@@ -91,7 +91,7 @@ def _facts(path, source):
       case ast.ImportFrom(module, names, level):
         package = '.' * level + (f'{module}.' if module else '')
         found = [f'import:{package}{x.name}' for x in names]
-      case ast.FunctionDef(name='program'):
+      case ast.FunctionDef('program', ast.arguments(args=[] | [_])):
         found = ['task']
       case ast.Attribute():
         found = [f'use:{ast.unparse(node)}']

@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxlab.models.dropout import dropout
 
@@ -124,6 +125,13 @@ def classify(module: Any, x: jax.Array, kernel_init: Any) -> jax.Array:
   module.sow('intermediates', 'embedding', x)
   head = nn.Dense(module.num_classes, kernel_init=kernel_init, name='head')
   return head(x)
+
+
+def end_block(module: nn.Module, index: int, x: jax.Array) -> jax.Array:
+  """Sows `block<index>`; recomputation may keep it, under the name 'block'."""
+  x = checkpoint_name(x, 'block')
+  module.sow('intermediates', f'block{index}', x)
+  return x
 
 
 def check_channels(module: nn.Module, image: jax.Array, first: str) -> None:

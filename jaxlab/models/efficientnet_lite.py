@@ -43,6 +43,7 @@ from jaxlab.models.blocks import (
   check_image,
   classify,
   drop,
+  end_block,
   he_fan_out,
   spatial_mean,
 )
@@ -126,7 +127,7 @@ class EfficientNetLite(nn.Module):
     scale, norm = SCALES[self.variant], batch_norm(self, train)
     x = _conv(self, 32, 3, strides=2, name='stem')(image)
     x = nn.relu6(norm(name='stem_norm')(x))
-    self.sow('intermediates', 'block0', x)
+    x = end_block(self, 0, x)
     counts = [_repeats(self.variant, i) for i in range(len(STAGES))]
     done = 0
     for i, stage in enumerate(STAGES):
@@ -143,7 +144,7 @@ class EfficientNetLite(nn.Module):
           name=f'stage{i + 1}_unit{unit + 1}',
         )(x, train)
         done += 1
-      self.sow('intermediates', f'block{i + 1}', x)
+      x = end_block(self, i + 1, x)
     x = nn.relu6(norm(name='top_norm')(_conv(self, 1280, 1, name='top')(x)))
     x = drop(self, spatial_mean(x), scale.dropout_rate, train)
     bound = nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform')

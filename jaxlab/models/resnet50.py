@@ -37,6 +37,7 @@ from jaxlab.models.blocks import (
   check_image,
   classify,
   conv,
+  end_block,
   he_fan_out,
   max_pool,
   spatial_mean,
@@ -115,7 +116,7 @@ class ResNet50(nn.Module):
     )
     # The padding is below every value, that of Keras (0) as well.
     x = max_pool(nn.relu(norm(x)), 3, 2, ((1, 1), (1, 1)))
-    self.sow('intermediates', 'block0', x)
+    x = end_block(self, 0, x)
     for stage, count in enumerate(self.units, 1):
       for unit in range(1, count + 1):
         x = _Unit(
@@ -127,7 +128,7 @@ class ResNet50(nn.Module):
           self.dtype,
           name=f'stage{stage}_unit{unit}',
         )(x, train)
-      self.sow('intermediates', f'block{stage}', x)
+      x = end_block(self, stage, x)
     return classify(self, spatial_mean(x), layout.head_init)
 
   def _layout(self):

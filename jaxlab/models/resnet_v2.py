@@ -34,6 +34,7 @@ from jaxlab.models.blocks import (
   check_image,
   classify,
   conv,
+  end_block,
   he_fan_in,
   max_pool,
   spatial_mean,
@@ -82,7 +83,7 @@ class ResNetV2(nn.Module):
     around = ((0, 0), (1, 1), (1, 1), (0, 0))
     x = jnp.pad(x, around, constant_values=self.pad_value)
     x = max_pool(x, 3, 2)
-    self.sow('intermediates', 'block0', x)
+    x = end_block(self, 0, x)
     for stage, units in enumerate(UNITS[self.depth], 1):
       for unit in range(1, units + 1):
         x = _Unit(
@@ -96,7 +97,7 @@ class ResNetV2(nn.Module):
         )(x, train)
       if stage == 4:
         x = nn.relu(batch_norm(self, train)(name='norm')(x))
-      self.sow('intermediates', f'block{stage}', x)
+      x = end_block(self, stage, x)
     return classify(self, spatial_mean(x), he_fan_in)
 
 

@@ -33,6 +33,7 @@ from jaxlab.models.blocks import (
   check_channels,
   check_image,
   drop,
+  end_block,
   max_pool,
   spatial_mean,
 )
@@ -81,14 +82,14 @@ class SqueezeNet(nn.Module):
     check_channels(self, image, 'conv1')
     x = _conv(self, 64, 3, 'conv1', strides=2, padding=self.padding)(image)
     x = max_pool(nn.relu(x), 3, 2)
-    self.sow('intermediates', 'block0', x)
+    x = end_block(self, 0, x)
     number = 2
     for block, fires in enumerate(_FIRES, 1):
       x = max_pool(x, 3, 2) if block > 1 else x
       for squeeze, expand in fires:
         x = _Fire(squeeze, expand, self.dtype, name=f'fire{number}')(x)
         number += 1
-      self.sow('intermediates', f'block{block}', x)
+      x = end_block(self, block, x)
     self.sow('intermediates', 'embedding', spatial_mean(x))
     x = drop(self, x, self.dropout_rate, train)
     init = nn.initializers.normal(0.01)

@@ -10,6 +10,7 @@ these two take:
             cosine        final_fraction
             drops         drops (shares of the training), drop_factor
             inverse_sqrt  warmup_steps
+            exponential   decay (a factor), decay_steps: in a staircase
   both      learning_rate, clip_norm (0: none)
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxlab.engine.require import at_least, each, inside, one_of, require
+from jaxlab.engine.require import above, at_least, each, inside, one_of, require
 
 Section = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ def schedule(
   Under `cosine` and `inverse_sqrt` updates count from 1: the first is at the
   rate of 1, the last at the rate of `steps`.
   """
-  names = one_of('constant', 'cosine', 'drops', 'inverse_sqrt')
+  names = one_of('constant', 'cosine', 'drops', 'inverse_sqrt', 'exponential')
   require({'optimizer': section}, {'optimizer.schedule': names})
   kind = section['schedule']
   if kind == 'cosine':
@@ -101,6 +102,12 @@ def schedule(
   if kind == 'inverse_sqrt':
     require({'optimizer': section}, {'optimizer.warmup_steps': at_least(1)})
     return inverse_sqrt(peak, section['warmup_steps'])
+  if kind == 'exponential':
+    own = {'optimizer.decay': above(0), 'optimizer.decay_steps': at_least(1)}
+    require({'optimizer': section}, own)
+    return optax.exponential_decay(
+      peak, section['decay_steps'], section['decay'], staircase=True
+    )
   return peak
 
 

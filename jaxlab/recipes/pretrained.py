@@ -8,6 +8,10 @@ squeezenet          yes       Keras HDF5
 efficientnet_lite0  yes       torch, the PyTorch port
 resnet50            yes       Keras HDF5, v1
 resnet50_torch      no        torch or safetensors, torchvision's
+inception_v3        no        Keras HDF5; images of at least 75 x 75
+inception_v3_torch  no        torch or safetensors, torchvision's
+resnet50_v2, resnet101_v2, resnet152_v2
+                    no        Keras HDF5
 """
 
 from collections.abc import Callable, Mapping
@@ -20,11 +24,13 @@ import jax.numpy as jnp
 from jaxlab.data import packaged_weights, weights
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import at_least, one_of, require
-from jaxlab.models import pretrained
+from jaxlab.models import keras_names, pretrained, torch_names
 from jaxlab.models.convert import template
 from jaxlab.models.efficientnet_lite import EfficientNetLite, lite_image
+from jaxlab.models.inception_v3 import InceptionV3
 from jaxlab.models.normalised import Network, network
 from jaxlab.models.resnet50 import ResNet50, keras_image
+from jaxlab.models.resnet_v2 import ResNetV2
 from jaxlab.models.squeezenet import SqueezeNet
 
 
@@ -48,6 +54,10 @@ def _torchvision(pixels: jax.Array) -> jax.Array:
   return (pixels / 255 - mean) / jnp.array((0.229, 0.224, 0.225), jnp.float32)
 
 
+def _centred(pixels: jax.Array) -> jax.Array:
+  return pixels / 127.5 - 1
+
+
 KINDS: Mapping[str, _Kind] = {
   'squeezenet': _Kind(
     SqueezeNet(), pretrained.squeezenet, keras_image, 'squeezenet_imagenet'
@@ -67,7 +77,42 @@ KINDS: Mapping[str, _Kind] = {
   'resnet50_torch': _Kind(
     ResNet50(), pretrained.resnet50_torch, _torchvision, ''
   ),
+  'inception_v3': _Kind(
+    InceptionV3(aux=False, norm_scale=False, pool_counts_padding=False),
+    keras_names.inception_v3,
+    _centred,
+    '',
+  ),
+  # torchvision's own layer brings its usual normalisation to [-1, 1].
+  'inception_v3_torch': _Kind(
+    InceptionV3(aux=False), torch_names.inception_v3, _centred, ''
+  ),
+  **{
+    f'resnet{depth}_v2': _Kind(
+      ResNetV2(depth=depth), keras_names.resnet_v2, _centred, ''
+    )
+    for depth in (50, 101, 152)
+  },
 }
+
+
+def architecture(name: str, *, size: int = 224, **fields: Any) -> Network:
+  """A network of `KINDS` without its weights, for images [b, size, size, 3].
+
+  Args:
+    fields: of its module, to be changed: dtype, momentum, ….
+
+  Raises:
+    InputError: an unknown name, or images that are too small.
+  """
+  rules = {'name': one_of(*KINDS), 'size': at_least(32)}
+  require({'name': name, 'size': size}, rules, name='')
+  kind = KINDS[name]
+  return network(
+    kind.model.clone(**fields),
+    (size, size, 3),
+    lambda images: kind.prepare(255 * images),
+  )
 
 
 def imagenet(
@@ -85,8 +130,7 @@ def imagenet(
   Raises:
     InputError: an unknown name, or weights that cannot be had or do not fit.
   """
-  rules = {'name': one_of(*KINDS), 'size': at_least(32)}
-  require({'name': name, 'size': size}, rules, name='')
+  made = architecture(name, size=size)
   kind = KINDS[name]
   if path:
     flat = read_weights(path)
@@ -96,13 +140,11 @@ def imagenet(
     raise InputError(
       f'no package ships the weights of "{name}": name a file of them'
     )
-  shape = (size, size, 3)
-  dummy = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  dummy = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   try:
     variables = dict(kind.convert(template(kind.model, dummy), flat))
   except ValueError as error:
     raise InputError(f'{path or kind.packaged}: {error}') from error
-  made = network(kind.model, shape, lambda images: kind.prepare(255 * images))
   return Pretrained(made, {'net': variables.pop('params')}, {'net': variables})
 
 

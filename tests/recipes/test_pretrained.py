@@ -10,7 +10,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.models.convert import template, to_flat
 from jaxlab.models.resnet50 import keras_image
 from jaxlab.models.squeezenet import SqueezeNet
-from jaxlab.recipes.pretrained import imagenet
+from jaxlab.recipes.pretrained import architecture, imagenet
 
 
 @pytest.fixture(scope='module')
@@ -78,3 +78,14 @@ def test_a_file_of_ones_own_is_read_and_one_that_does_not_fit_is_named(
 def test_weights_that_cannot_be_had_are_named(name, more, message):
   with pytest.raises(InputError, match=message):
     imagenet(name, **more)
+
+
+@pytest.mark.parametrize('name', ['inception_v3', 'resnet50_v2'])
+def test_a_network_without_packaged_weights_has_a_thousand_logits(name):
+  network = architecture(name, size=96, dtype=jnp.bfloat16)
+  params, vars = jax.eval_shape(network.init, jax.random.key(0))
+  image = jax.ShapeDtypeStruct((2, 96, 96, 3), jnp.float32)
+  found = jax.eval_shape(network.logits, image, params, vars)
+  assert (found.shape, found.dtype) == ((2, 1000), jnp.float32)
+  with pytest.raises(InputError, match=f'ships the weights of "{name}"'):
+    imagenet(name, size=96)
