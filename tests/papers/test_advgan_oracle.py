@@ -73,7 +73,8 @@ def test_a_torn_last_line_was_never_asked(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'text', ['{"images": 3, "total": 4}\n', 'x\n{"images": 1, "total": 1}\n', '3\n']
+  'text',
+  ['{"images": 3, "total": 4}\n', 'x\n{"images": 1, "total": 1}\n', '3\n'],
 )
 def test_a_damaged_ledger_is_refused(tmp_path, text):
   path = tmp_path / 'q.jsonl'
@@ -125,7 +126,7 @@ def test_a_bad_answer_is_named(tmp_path, ask, answers, words):
 def test_an_answer_that_does_not_come_ends_the_run_and_counts(tmp_path):
   path, never = tmp_path / 'q', threading.Event()
   oracle = Oracle(lambda x: never.wait(30), path, classes=2, timeout=0.05)
-  with pytest.raises(InputError, match='within 0.05 s'):
+  with pytest.raises(InputError, match=r'within 0\.05 s'):
     oracle(IMAGES)
   never.set()
   assert Oracle(_logits, path, classes=2).queries == 3

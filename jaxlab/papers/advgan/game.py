@@ -16,6 +16,7 @@ from jaxlab.engine.state import Evaluator, Loss, Objective, Update
 from jaxlab.engine.update import chain, minimise
 from jaxlab.models.advgan import Discriminator, Generator
 from jaxlab.models.normalised import Network
+from jaxlab.models.one_draw import parameters
 from jaxlab.ops.augment import to_float
 from jaxlab.papers.advgan import method
 from jaxlab.recipes import optimizers
@@ -46,8 +47,8 @@ class Game(NamedTuple):
     aim = jnp.zeros((1, self.classes if self.targeted else 0))
     first, second = jax.random.split(key)
     return {
-      'gen': jax.jit(self.gen.init)(first, image, aim)['params'],
-      'disc': jax.jit(self.disc.init)(second, image)['params'],
+      'gen': parameters(self.gen, first, image, aim),
+      'disc': parameters(self.disc, second, image),
     }
 
   def aims(
@@ -173,7 +174,8 @@ def gen_loss(game: Game) -> Loss:
 
 def update(game: Game, steps: int) -> Update:
   """D, then G: eq. 4's min max."""
-  make = lambda: optimizers.make(game.config['attack']['optimizer'], steps)
+  section = game.config['attack']['optimizer']
+  make = lambda: optimizers.make(section, steps)
   return chain(
     minimise(disc_loss(game), 'disc', make(), name='disc'),
     minimise(gen_loss(game), 'gen', make(), name='gen'),
