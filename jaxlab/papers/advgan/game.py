@@ -128,7 +128,9 @@ def disc_loss(game: Game) -> Loss:
     real = game.score(params['disc'], images)
     fake = game.score(params['disc'], changed)
     each = terms.real(real) + terms.fake(fake)
-    return Objective(_sum(each, mask), _sum(jnp.ones_like(each), mask))
+    return Objective(
+      masked_sum(each, mask), masked_sum(jnp.ones_like(each), mask)
+    )
 
   return loss
 
@@ -157,7 +159,7 @@ def gen_loss(game: Game) -> Loss:
     each = method.generator_loss(
       harm, play, over, alpha=a['alpha'], beta=a['beta']
     )
-    rows = _sum(jnp.ones_like(each), mask)
+    rows = masked_sum(jnp.ones_like(each), mask)
     hit = (logits.argmax(-1) == aims) == a['targeted']
     parts = {
       'adversarial': harm,
@@ -166,8 +168,8 @@ def gen_loss(game: Game) -> Loss:
       'hinge_active': (over > 0).astype(jnp.float32),
       'reached': hit.astype(jnp.float32),
     }
-    metrics = {name: (_sum(x, mask), rows) for name, x in parts.items()}
-    return Objective(_sum(each, mask), rows, metrics=metrics)
+    metrics = {name: (masked_sum(x, mask), rows) for name, x in parts.items()}
+    return Objective(masked_sum(each, mask), rows, metrics=metrics)
 
   return loss
 
@@ -196,7 +198,7 @@ def success(game: Game) -> Evaluator:
       logits(images), logits(changed), labels, aims if game.targeted else None
     )
     return {
-      name: total[name] + _sum(x.astype(jnp.float32), batch['mask'])
+      name: total[name] + masked_sum(x.astype(jnp.float32), batch['mask'])
       for name, x in zip(names, found)
     }
 
@@ -207,5 +209,7 @@ def success(game: Game) -> Evaluator:
   return Evaluator(lambda: {n: jnp.zeros(()) for n in names}, evaluate, finish)
 
 
-def _sum(each: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_sum(each: jax.Array, mask: jax.Array) -> jax.Array:
+  """() float32, the sum over the rows that are real."""
+  each = jnp.asarray(each, jnp.float32)
   return jnp.sum(jnp.where(mask, each, 0.0))

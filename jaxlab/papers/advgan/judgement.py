@@ -19,7 +19,8 @@ from jaxlab.engine.require import at_least, each, inside, require
 from jaxlab.engine.sections import Sections
 from jaxlab.engine.stage import Figures, Workspace
 from jaxlab.engine.state import State
-from jaxlab.ops.attack_objectives import margins, of_logits
+from jaxlab.ops.attack_objectives import Objective, margins, of_logits
+from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.attacks import cw_l2, fgsm, pgd, square
 from jaxlab.ops.intervals import wilson
 from jaxlab.ops.similarity import ssim
@@ -107,23 +108,22 @@ class Generated:
     return Attacked(aimed, *_timed(make, len(aimed.images), _ROWS, name))
 
 
-def iterative(
-  of: Game, args, aimed: Aimed, config: Config, key: jax.Array
-) -> dict[str, Attacked]:
-  """FGSM, PGD, Square and C&W with the same aims and budget.
+def aim_objective(of: Game) -> Objective:
+  """How far an image has come to its aim, in logits; above 0 it is there."""
+  sign = -1 if of.targeted else 1
+  return of_logits(lambda z, aims: sign * margins(z, aims), of.network.logits)
+
+
+def usual_attacks(of: Game) -> dict[str, Attack]:
+  """FGSM, PGD, Square and C&W with the aims and the budget of a game.
 
   C&W has no budget and no targets here: it is cut to the budget, and any wrong
   class counts.
   """
-  j, epsilon = config['judge'], config['attack']['epsilon']
-  sign = 1 if of.targeted else -1
-
-  def gain(logits, aims):  # how far the aim is reached
-    return -sign * margins(logits, aims)
-
-  objective = of_logits(gain, of.network.logits)
+  j, epsilon = of.config['judge'], of.config['attack']['epsilon']
+  objective = aim_objective(of)
   steps, queries = j['pgd_steps'], j['square_queries']
-  attacks = {
+  attacks: dict[str, Attack] = {
     'FGSM': fgsm(objective, epsilon=epsilon),
     f'PGD-{steps}': pgd(objective, epsilon=epsilon, steps=steps),
   }
@@ -134,13 +134,25 @@ def iterative(
     attacks[CW] = cw_l2(
       of.network.logits, steps=j['cw_steps'], searches=3, initial_c=1.0
     )
+  return attacks
+
+
+def iterative(
+  of: Game,
+  attacks: Mapping[str, Attack],
+  args: tuple[Mapping, Mapping],
+  aimed: Aimed,
+  key: jax.Array,
+) -> dict[str, Attacked]:
+  """What attacks on a network, args = (params, vars), make of images."""
+  epsilon = of.config['attack']['epsilon']
   ids = np.arange(len(aimed.images), dtype=np.int32)
   found = {}
   for name, attack in attacks.items():
     aims = aimed.labels if name == CW else aimed.aims
 
     def make(rows, attack=attack, aims=aims):
-      images = aimed.images[rows]
+      images = jnp.asarray(aimed.images[rows])
       far = attack(key, images, ids[rows], jnp.asarray(aims[rows]), *args)
       return method.project(images, far - images, epsilon)
 
@@ -253,13 +265,15 @@ def show(
 
 def against_epsilon(
   page: Sections, of: Game, made: Attacked, logits: Logits
-) -> list[float]:
+) -> None:
   """A curve: success of perturbations cut to smaller budgets."""
   epsilons = of.config['judge']['epsilons']
-  images = made.of.images
+  images = jnp.asarray(made.of.images)
   found = []
   for epsilon in epsilons:
-    changed = method.project(images, made.changed - images, epsilon)
+    changed = method.project(
+      images, jnp.asarray(made.changed) - images, epsilon
+    )
     cut = made._replace(changed=np.asarray(changed))
     found.append(row('', cut, logits, of.targeted))
   shares = [r['success'] for r in found]
@@ -273,7 +287,6 @@ def against_epsilon(
 
   if epsilons:
     page.figure('epsilon', draw, 'Perturbations of one generator, cut')
-  return shares
 
 
 def judge(
@@ -308,7 +321,7 @@ def judge(
     aims = of.aims(key, jnp.arange(len(few[1])), jnp.asarray(few[1]))
     aimed = Aimed(*few, np.asarray(aims))
     ones = {'AdvGAN, the same images': make(aimed)}
-    ones |= iterative(of, others, aimed, config, key)
+    ones |= iterative(of, usual_attacks(of), others, aimed, key)
     for name, one in ones.items():
       rows.append(row(name, one, attacked, of.targeted and name != CW))
   page = space.page
@@ -326,10 +339,8 @@ def judge(
       ('target', 'success', 'images'),
       by_target(made, attacked, of.classes),
     )
-  show(page, of, gen, image, label, attacked)
-  against_epsilon(
-    page, of, gen, all_aims(of, image[:100], label[:100]), attacked
-  )
+  show(page, of, make, image, label, attacked)
+  against_epsilon(page, of, make(all_aims(of, *few)), attacked)
   first = rows[0]
   accuracy = float((attacked(image).argmax(-1) == label).mean())
   return {

@@ -77,9 +77,15 @@ def predict(
   Raises:
     InputError: images of another shape.
   """
-  own = stages.with_model(
-    config, config['study']['arms'][0], config['attack']['split']
-  )
+  model = config['study']['arms'][0]
+  own = stages.with_model(config, model, config['attack']['split'])
+  return answer(own, params, vars, inputs)
+
+
+def answer(
+  own: Config, params: Mapping, vars: Vars, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """`predict` of a game against the network of `own.model`."""
   of = game.make(own, images.image_task(own).network)
   told = images.predict(own, params, vars, inputs)
   pixels = np.asarray(inputs)
