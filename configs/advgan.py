@@ -152,6 +152,7 @@ def mnist_defended():
   config.study.arms = ('none', 'pgd')  # 'fgsm', 'ensemble'
   config.study.baseline = 'none'
   config.study.metric = 'transfer/success'
+  config.study.better = 'lower'  # for the one who defends
 
   config.defended = ml_collections.ConfigDict()
   config.defended.model = 'a'  # 'madry', the MNIST challenge's
