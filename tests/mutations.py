@@ -312,7 +312,7 @@ jaxlab/papers/advgan/oracle.py: tests/papers/test_advgan_oracle.py
     if lines[-1]: => if False:
 jaxlab/papers/advgan/game.py: tests/papers/test_advgan_task.py
   discriminator_first
-    batch['id'], labels)\n    changed, p => batch['id'], 9 - labels)\n    changed, p
+    labels)\n    changed, perturb => 9 - labels)\n    changed, perturb
     play = terms.generator( => play = -terms.generator(
   padding_has_no_part
     jnp.sum(jnp.where(mask, each, 0.0)) => jnp.sum(each)
