@@ -501,6 +501,53 @@ jaxlab/papers/reprogramming/victims.py: tests/papers/test_reprogramming.py
     (found - low) / (high - low) => (found - low) / high
   photographs
     :, :k] == labels => :, : k - 1] == labels
+jaxlab/papers/advgan/method.py: tests/papers/test_advgan.py
+  margin_loss_by_hand
+    -lead, -kappa) => -lead, kappa)
+    lead if targeted else -lead, => lead,
+  cross_entropy_loss_pulls
+    return found if targeted else -found => return found
+  games_by_hand
+    lambda d: d**2 / 2, => lambda d: (d + 1) ** 2 / 2,
+    lambda d: -jax.nn.softplus(d),\n => lambda d: jax.nn.softplus(-d),\n
+  hinge_is_of_the_whole_image
+    axes = tuple(range(1, perturbation.ndim)) => axes = -1
+    norm - c, 0.0) => norm, 0.0)
+    jnp.sqrt(jnp.where(over, square, 1.0)) => jnp.sqrt(square)
+  images_stay_in_ball
+    return ball.project(images, ball.box(images), => return (
+  tanh_has_a_gradient
+    ball.epsilon * jnp.tanh(raw) => jnp.clip(raw, -0.3, 0.3)
+  distillation_is_cross_entropy
+    -jnp.sum(answers * log_p, -1) => -jnp.sum(jnp.exp(log_p) * log_p, -1)
+  targets_are_even
+    randint(key, (), 1, classes) => randint(key, (), 0, classes)
+  success_counts
+    counted = counted & (aims != labels) => counted = counted
+    (found == aims) & counted, counted => (found == aims), counted
+    counted = clean.argmax(-1) == labels => counted = clean.argmax(-1) >= 0
+jaxlab/papers/advgan/oracle.py: tests/papers/test_advgan_oracle.py
+  on_disk_before
+    self._count(len(images))\n => pass\n
+  every_image_is_counted
+    self._known = True => pass
+    self.queries = total\n => self.queries += 1\n
+  a_torn_last_line
+    if lines[-1]: => if False:
+jaxlab/papers/advgan/game.py: tests/papers/test_advgan_task.py
+  discriminator_first
+    labels)\n    changed, perturb => 9 - labels)\n    changed, perturb
+    play = terms.generator( => play = -terms.generator(
+  padding_has_no_part
+    jnp.sum(jnp.where(mask, each, 0.0)) => jnp.sum(each)
+  told_its_target
+    self.classes if self.targeted else 0)\n    raw => 0)\n    raw
+jaxlab/papers/advgan/distilled.py: tests/papers/test_advgan_task.py
+  phases_alternate
+    found += [('refine', refine), *one] => found += [*one, ('refine', refine)]
+  batches_ask_about
+    self._ask(changed) => self._ask(found['image'])
+    side='right' => side='left'
 """
 
 

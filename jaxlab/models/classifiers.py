@@ -12,6 +12,7 @@ from jaxlab.models.blocks import spatial_mean
 from jaxlab.models.densenet_bc import DenseNetBC
 from jaxlab.models.lenet import LeNet5
 from jaxlab.models.mnist_cnn import MnistCnn
+from jaxlab.models.mnist_targets import MnistTarget
 from jaxlab.models.resnet import ResNet
 from jaxlab.models.resnet50 import ResNet50
 from jaxlab.models.wide_resnet import WideResNet
@@ -20,6 +21,7 @@ from jaxlab.models.wide_resnet import WideResNet
 CLASSIFIERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
   'lenet': (LeNet5, ('padding',)),
   'mnist_cnn': (MnistCnn, ('width',)),
+  'mnist_target': (MnistTarget, ('layout',)),
   'resnet': (ResNet, ('depth', 'width')),
   'wide_resnet': (WideResNet, ('depth', 'widen')),
   'densenet_bc': (DenseNetBC, ('depth', 'growth')),

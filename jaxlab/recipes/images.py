@@ -8,7 +8,7 @@ The sections `data` and `model` of a config are read here; `check` lists their
 keys. Networks see images in [0, 1]: their normalisation is inside.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,8 @@ from jaxlab.evals.classify import classify
 from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised
 from jaxlab.ops import augment
+from jaxlab.ops.adversarial import adversarial_loss
+from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.losses import masked_cross_entropy
 
 Config = Mapping[str, Any]
@@ -147,6 +149,7 @@ def supervised(
   tx: optax.GradientTransformation,
   loss: LogitLoss | None = None,
   micro_batches: int = 1,
+  attack: Attack | Sequence[Attack] | None = None,
 ) -> Update:
   """One gradient step on `params['net']`, with the metric `accuracy`.
 
@@ -155,12 +158,13 @@ def supervised(
 
   Args:
     loss: of the logits; default: cross-entropy.
+    attack: adversarial training, see `ops.adversarial.adversarial_loss`.
   """
   of_logits = loss or cross_entropy()
 
-  def full(params, vars, batch, key):
-    images = task.prepare(key, batch)
-    logits, new = task.network.train(params, vars, images)
+  def classified(params, vars, batch, key):
+    del key
+    logits, new = task.network.train(params, vars, batch['image'])
     labels, mask = batch['label'], batch['mask']
     found = of_logits(logits, labels, mask, vars)
     right = jnp.sum((logits.argmax(-1) == labels) & mask).astype(jnp.float32)
@@ -169,6 +173,13 @@ def supervised(
       vars={**new, **found.vars},
       metrics={'accuracy': accuracy, **found.metrics},
     )
+
+  of_images = adversarial_loss(classified, attack) if attack else classified
+
+  def full(params, vars, batch, key):
+    images = task.prepare(key, batch)
+    craft = jax.random.fold_in(key, 1)
+    return of_images(params, vars, {**batch, 'image': images}, craft)
 
   if micro_batches > 1:
     return accumulate(micro_batches, full, 'net', tx, unroll=False)

@@ -1,0 +1,110 @@
+"""AdvGAN against networks that it sees: from a config to stages.
+
+Every network of `study.arms` is trained with every seed, then a generator
+against it, which is judged on the test set.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxlab.engine.require import one_of, require, some
+from jaxlab.engine.stage import Stage
+from jaxlab.engine.state import Vars
+from jaxlab.papers.advgan import game, judgement, stages
+from jaxlab.recipes import images
+from jaxlab.recipes.judge import args_of
+from jaxlab.recipes.study import Cell, study_of
+
+Config = Mapping[str, Any]
+
+
+def program(config: Config) -> list[Stage]:
+  """Targets, generators, judgements and their table.
+
+  Raises:
+    InputError: a value that cannot be; nothing has been computed yet.
+  """
+  stages.check(config)
+  judgement.check(config)
+  arms = config['study']['arms']
+  require(config, {'study.arms': some(one_of(*config['models']))})
+  study = study_of(config, arms, ('success',))
+  return study.stages(lambda cell: cell_stages(config, cell))
+
+
+def cell_stages(config: Config, cell: Cell) -> list[Stage]:
+  """`MODEL-sSEED-target`, `MODEL-sSEED` and `MODEL-sSEED-judge`."""
+  target, name = f'{cell.name}-target', f'{cell.name}-judge'
+  own = stages.with_model(config, cell.arm, config['attack']['split'])
+
+  def judge(space):
+    task = images.image_task(own, space.offline)
+    state = space.artefact(cell.name)
+    args = args_of(state)
+    return judgement.judge(
+      own,
+      space,
+      game.make(own, task.network),
+      task.sets,
+      state,
+      judgement.logits_of(task.network, args),
+      args,
+    )
+
+  return [
+    stages.target_stage(config, target, cell.seed, cell.arm),
+    stages.game_stage(config, cell.name, cell.seed, cell.arm, target),
+    Stage(name, judge),
+  ]
+
+
+def predict(
+  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """What a trained generator makes of images.
+
+  Args:
+    params, vars: of the State that a game left.
+    inputs: [n, h, w, c] uint8, or float32 in [0, 1], of the config's size.
+
+  Returns:
+    One answer an image: the `label` that the network gives it, and for each
+    class aimed at, `aims`, what the network takes the changed image for,
+    `labels`; without targets, `aims` is empty and `labels` has one entry.
+
+  Raises:
+    InputError: images of another shape.
+  """
+  model = config['study']['arms'][0]
+  own = stages.with_model(config, model, config['attack']['split'])
+  return answer(own, params, vars, inputs)
+
+
+def answer(
+  own: Config, params: Mapping, vars: Vars, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """`predict` of a game against the network of `own.model`."""
+  of = game.make(own, images.image_task(own).network)
+  told = images.predict(own, params, vars, inputs)
+  pixels = np.asarray(inputs)
+  if pixels.dtype == np.uint8:
+    pixels = pixels.astype(np.float32) / 255
+  logits = judgement.logits_of(of.network, (params, vars))
+  labels = np.array([answer['label'] for answer in told])
+  make = judgement.Generated(of, params['gen'])
+  ways = range(of.classes if of.targeted else 1)
+  found = []
+  for aim in ways:
+    aims = np.full(len(labels), aim) if of.targeted else labels
+    made = make(judgement.Aimed(pixels, labels, aims))
+    found.append(logits(made.changed).argmax(-1))
+  return [
+    {
+      'label': int(label),
+      'aims': list(ways) if of.targeted else [],
+      'labels': [int(taken[i]) for taken in found],
+    }
+    for i, label in enumerate(labels)
+  ]
