@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlab.ops.variational import normals
+
 _FILLED = {'bias': 0.0, 'scale': 1.0}
 
 
@@ -30,24 +32,17 @@ def parameters(module: nn.Module, key: jax.Array, *inputs: Any) -> Any:
     ValueError: a leaf of another name.
   """
   shapes = jax.eval_shape(module.init, key, *inputs)['params']
-  leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-  sizes = [
-    leaf.size if path[-1].key == 'kernel' else 0 for path, leaf in leaves
-  ]
-  drawn = jax.random.normal(key, (sum(sizes),), jnp.float32)
-  found, start = [], 0
-  for (path, leaf), size in zip(leaves, sizes):
+
+  def begin(path, leaf, drawn):
     name = path[-1].key
-    if size:
-      scale = 1 / math.sqrt(math.prod(leaf.shape[:-1]))
-      part = scale * drawn[start : start + size]
-      found.append(part.reshape(leaf.shape))
-      start += size
-    elif name in _FILLED:
-      found.append(jnp.full(leaf.shape, _FILLED[name], jnp.float32))
-    else:
+    if name == 'kernel':
+      return drawn / math.sqrt(math.prod(leaf.shape[:-1]))
+    if name not in _FILLED:
       raise ValueError(
         f'{type(module).__name__} has parameters "{name}" of which it is not '
         f'known how they begin; known: kernel, {", ".join(_FILLED)}'
       )
-  return jax.tree_util.tree_unflatten(tree, found)
+    return jnp.full(leaf.shape, _FILLED[name], jnp.float32)
+
+  drawn = normals(key, shapes)
+  return jax.tree_util.tree_map_with_path(begin, shapes, drawn)

@@ -174,12 +174,13 @@ def supervised(
       metrics={'accuracy': accuracy, **found.metrics},
     )
 
-  of_images = adversarial_loss(classified, attack) if attack else classified
-
   def full(params, vars, batch, key):
-    images = task.prepare(key, batch)
-    craft = jax.random.fold_in(key, 1)
-    return of_images(params, vars, {**batch, 'image': images}, craft)
+    if not attack:
+      batch = {**batch, 'image': task.prepare(key, batch)}
+      return classified(params, vars, batch, key)
+    first, second = jax.random.split(key)
+    batch = {**batch, 'image': task.prepare(first, batch)}
+    return adversarial_loss(classified, attack)(params, vars, batch, second)
 
   if micro_batches > 1:
     return accumulate(micro_batches, full, 'net', tx, unroll=False)

@@ -24,7 +24,7 @@ from jaxlab.engine.require import above, at_least, multiple_of, one_of, require
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import State, Task, Update
 from jaxlab.engine.update import accumulate, chain, every, minimise
-from jaxlab.ops.adversarial import adversarial_loss, of_batch
+from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import pgd
 from jaxlab.papers.reprogramming import inputs, judgement, method, victims
 from jaxlab.papers.reprogramming.inputs import TaskImages
@@ -208,34 +208,17 @@ def _trained(section: Config, name: str, seed: int) -> Stage:
   attack = section['attack']
 
   def update(task: images.ImageTask, space: Workspace) -> Update:
-    plain = images.cross_entropy()
-
-    def loss(params, vars, batch, key):
-      del key
-      logits, new = task.network.train(params, vars, batch['image'])
-      found = plain(logits, batch['label'], batch['mask'], vars)
-      return found.replace(vars={**new, **found.vars})
-
+    crafted = None
     if attack['epsilon']:
-      of = of_batch(lambda p, v, b: task.network.logits(b['image'], p, v))
       crafted = pgd(
-        of,
+        of_batch(task.logits),
         epsilon=attack['epsilon'],
         steps=attack['steps'],
         keep='last',
         unroll=mesh.platform(space.mesh) == 'cpu',
       )
-      loss = adversarial_loss(loss, crafted)
-
-    def prepared(params, vars, batch, key):
-      first, second = jax.random.split(key)
-      batch = {**batch, 'image': task.prepare(first, batch)}
-      return loss(params, vars, batch, second)
-
-    steps = section['train']['steps']
-    return minimise(
-      prepared, 'net', optimizers.make(section['optimizer'], steps)
-    )
+    tx = optimizers.make(section['optimizer'], section['train']['steps'])
+    return images.supervised(task, tx, attack=crafted)
 
   def finish(space, found, result):
     figures = images.test_figures(space, found, result)
