@@ -229,8 +229,9 @@ def _small(config):
   config.target.split = config.attack.split = 'train'
   d.validation_split, d.test_split = 'validation', 'test'
   d.batch_size, d.eval_batch_size = 32, 64
-  config.target.steps, config.train.steps = 40, 20
+  config.target.steps, config.train.steps = 30, 20
   config.train.log_every_steps = 5
+  config.train.eval_every_steps = 10
   config.attack.gen_width, config.attack.gen_blocks = 4, 1
   config.attack.disc_width = 4
   config.judge.images, config.judge.attacked = 16, 8
