@@ -80,6 +80,8 @@ def _gains(values: Mapping[str, list[float]]) -> str:
   if ours is None:
     return 'normalized_cut is not among config.study.methods'
   others = [arm for arm in values if arm != 'normalized_cut']
+  if not others:
+    return 'no arm to compare normalized_cut with'
   return 'normalized_cut ' + ', '.join(
     f'over {arm} ' + study.interval([a - b for a, b in zip(ours, values[arm])])
     for arm in others
