@@ -12,7 +12,12 @@ from jaxlab.engine.metrics import Meter
 from jaxlab.engine.require import at_least, each, filled, one_of, require, some
 from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops.intervals import student_t
-from jaxlab.papers.metric_transfer import embedding, episodes, labels
+from jaxlab.papers.metric_transfer import (
+  embedding,
+  episodes,
+  labels,
+  pretraining,
+)
 from jaxlab.papers.metric_transfer.claims import claims_stage
 from jaxlab.recipes import study
 
@@ -43,7 +48,7 @@ def program(config: Config) -> list[Stage]:
   )
   metric = []
   if config['metric']['loss'] in embedding.TRAINED:
-    metric = [embedding.metric_stage(config)]
+    metric = [pretraining.metric_stage(config)]
   sets = [tuple(one) for one in config['fewshot']['sets']]
   stages = [Stage(_stage(one), partial(_run, config, one)) for one in sets]
   measured = partial(_measured, config, _stage(sets[0]))

@@ -27,6 +27,7 @@ from jaxlab.papers.metric_transfer import graph as graphs
 from jaxlab.papers.metric_transfer import labels as labelling
 from jaxlab.papers.metric_transfer.embedding import brought, keep
 from jaxlab.papers.metric_transfer.graph import Graph
+from jaxlab.papers.metric_transfer.selection import balanced_split
 from jaxlab.papers.metric_transfer.spectrum import components
 from jaxlab.recipes import images, study
 
@@ -62,7 +63,7 @@ def check(config: Config) -> None:
 def split_of(config: Config, labels: np.ndarray, count: int, seed: int):
   """[n] bool, the labelled images of a split."""
   classes = config['data']['num_classes']
-  return labelling.balanced_split(labels, count, classes, seed)
+  return balanced_split(labels, count, classes, seed)
 
 
 def propagate_stage(

@@ -15,6 +15,7 @@ from jaxlab.papers.metric_transfer import (
   finetuning,
   heads,
   labels,
+  pretraining,
   pseudo_labels,
 )
 from jaxlab.papers.metric_transfer.claims import claims_stage
@@ -52,7 +53,7 @@ def program(config: Config) -> list[Stage]:
   arms = study.study_of(config, methods, ('accuracy', 'nats'))
   trained = arms.stages(partial(finetuning.cell_stage, config))
   measured = partial(_of_study, arms, seeds)
-  metric = embedding.metric_stage(config)
+  metric = pretraining.metric_stage(config)
   return [metric, *before, *trained, claims_stage('semi', measured)]
 
 
