@@ -92,6 +92,7 @@ def mnist():
   config.propagation.eigenvectors = 200
   config.propagation.alpha = 0.99  # of spreading
   config.propagation.confidence = 'own'  # margin, maxprob, entropy, none
+  config.propagation.shown = 600  # points of the projection
   config.propagation.prior = ()  # shares of the classes, for class masses
   config.propagation.methods = (
     'normalized_cut',
@@ -313,6 +314,7 @@ def smoke():
   config.labels.table = (5,)
   config.propagation.k = 10
   config.propagation.eigenvectors = 40
+  config.propagation.shown = 50
   config.propagation.methods = ('normalized_cut', 'spreading', 'knn')
   config.study.methods = ('normalized_cut',)
   config.study.baseline = 'normalized_cut'

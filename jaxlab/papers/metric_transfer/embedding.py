@@ -185,6 +185,15 @@ def projected(
   return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 
+def flattened(features: np.ndarray) -> np.ndarray:
+  """[n, 2], directions laid flat by t-SNE, for people to look at."""
+  from sklearn.manifold import TSNE
+
+  near = min(30, (len(features) - 1) / 3)
+  found = TSNE(perplexity=near, metric='cosine', init='random', random_state=0)
+  return found.fit_transform(features)
+
+
 def keep(space: Workspace, stage: str, arrays: Mapping[str, np.ndarray]):
   """Leaves arrays as a stage's artefact, in its folder too."""
   if hosts.leads():

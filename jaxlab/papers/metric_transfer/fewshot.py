@@ -159,9 +159,7 @@ def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
 
 
 def _projection(features, truth):
-  centred = features - features.mean(0)
-  _, _, directions = np.linalg.svd(centred, full_matrices=False)
-  flat = centred @ directions[:2].T
+  flat = embedding.flattened(features)
 
   def draw(axes):
     axes.scatter(*flat.T, s=5, c=truth % 20, cmap='tab20')
