@@ -188,10 +188,12 @@ def projected(
 def flattened(features: np.ndarray) -> np.ndarray:
   """[n, 2], directions laid flat by t-SNE, for people to look at."""
   from sklearn.manifold import TSNE
+  from threadpoolctl import threadpool_limits
 
   near = min(30, (len(features) - 1) / 3)
   found = TSNE(perplexity=near, metric='cosine', init='random', random_state=0)
-  return found.fit_transform(features)
+  with threadpool_limits(1):  # several take longer
+    return found.fit_transform(features)
 
 
 def keep(space: Workspace, stage: str, arrays: Mapping[str, np.ndarray]):

@@ -165,7 +165,7 @@ def cell_stage(config: Config, cell: Cell) -> Stage:
       seen = built.prepare(key, batch)
       logits, new = network.train(params, vars, seen)
       answers = jax.nn.one_hot(logits.argmax(-1), d['num_classes'])
-      rise = jnp.minimum(2 * vars['updates'] / steps, 1.0)
+      rise = jnp.clip(3 * vars['updates'] / steps - 1, 0, 1)
       own = batch['own']
       total, weight = method.weighted_cross_entropy(
         logits,
