@@ -9,7 +9,18 @@
   python -m jaxlab.main --config=configs/metric_transfer.py:smoke
 
 Paper: Liu, Wu, Hu, Lin, "Deep Metric Transfer for Label Propagation with
-Limited Annotated Data", arXiv:1812.08781.
+Limited Annotated Data", arXiv:1812.08781. Its abstract (v1) claims +20 points
+on semi-supervised CIFAR-10, +10 from ImageNet to CIFAR-10, +6 on mini-ImageNet.
+
+Measured, default config, 580 processor seconds (14 minutes on two busy cores),
+splits 0, 1, 2, ten labels a class, 95 % t-interval; all in
+docs/metric_transfer.md:
+
+  pseudo-labels: normalized cut .927 ± .010, spreading .922 ± .009,
+    kNN .790 ± .010, scikit-learn's LabelSpreading .820 ± .031
+  test accuracy: from the cut's labels .939 ± .017, supervised .853 ± .090,
+    paired difference .086 ± .075
+MORE
 """
 
 import ml_collections

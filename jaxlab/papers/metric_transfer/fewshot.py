@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jaxlab.data.image_sets import ImageSets
 from jaxlab.engine.metrics import Meter
@@ -103,22 +104,23 @@ def _run(config: Config, one: tuple, space: Workspace) -> Figures:
   arms, rows, figures = arms_of(config), [], {}
   for shots in f['shots']:
     meter = Meter(f'{_stage(one)}, {shots} shots', f['episodes'])
-    found = episodes.compared(
-      features,
-      truth[kept],
-      arms,
-      ways=f['ways'],
-      shots=shots,
-      queries=f['queries'],
-      episodes=f['episodes'],
-      seed=space.seed,
-      k=p['k'],
-      advance=meter.advance,
-      kind=p['kind'],
-      temperature=p['temperature'],
-      eigenvectors=p['eigenvectors'],
-      alpha=p['alpha'],
-    )
+    with threadpool_limits(1):  # many small problems
+      found = episodes.compared(
+        features,
+        truth[kept],
+        arms,
+        ways=f['ways'],
+        shots=shots,
+        queries=f['queries'],
+        episodes=f['episodes'],
+        seed=space.seed,
+        k=p['k'],
+        advance=meter.advance,
+        kind=p['kind'],
+        temperature=p['temperature'],
+        eigenvectors=p['eigenvectors'],
+        alpha=p['alpha'],
+      )
     first = next(iter(found))
     for arm, values in found.items():
       gains = [a - b for a, b in zip(values, found[first])]
