@@ -41,10 +41,10 @@ def features_of(n: int):
 
 def ours(n: int):
   """(seconds by part, values, vectors, S, accuracy)."""
-  from jaxlab.papers.metric_transfer import graph, labels, spectrum
+  from jaxlab.papers.metric_transfer import graph, labels, selection, spectrum
 
   x, y = features_of(n)
-  mask = labels.balanced_split(y, LABELS, CLASSES, 0)
+  mask = selection.balanced_split(y, LABELS, CLASSES, 0)
   began, busy = time.monotonic(), time.process_time()
   found = graph.knn_graph(x, K)
   near = time.monotonic()
@@ -101,7 +101,7 @@ def theirs(n: int):
 
 
 def split_of(labels):
-  from jaxlab.papers.metric_transfer.labels import balanced_split
+  from jaxlab.papers.metric_transfer.selection import balanced_split
 
   return balanced_split(labels, LABELS, CLASSES, 0)
 

@@ -9,7 +9,18 @@
   python -m jaxlab.main --config=configs/metric_transfer.py:smoke
 
 Paper: Liu, Wu, Hu, Lin, "Deep Metric Transfer for Label Propagation with
-Limited Annotated Data", arXiv:1812.08781.
+Limited Annotated Data", arXiv:1812.08781. Its abstract (v1) claims +20 points
+on semi-supervised CIFAR-10, +10 from ImageNet to CIFAR-10, +6 on mini-ImageNet.
+
+Measured, default config, 580 processor seconds (14 minutes on two busy cores),
+splits 0, 1, 2, ten labels a class, 95 % t-interval; all in
+docs/metric_transfer.md:
+
+  pseudo-labels: normalized cut .927 ± .010, spreading .922 ± .009,
+    kNN .790 ± .010, scikit-learn's LabelSpreading .820 ± .031
+  test accuracy: from the cut's labels .939 ± .017, supervised .853 ± .090,
+    paired difference .086 ± .075
+MORE
 """
 
 import ml_collections
@@ -92,6 +103,7 @@ def mnist():
   config.propagation.eigenvectors = 200
   config.propagation.alpha = 0.99  # of spreading
   config.propagation.confidence = 'own'  # margin, maxprob, entropy, none
+  config.propagation.shown = 600  # points of the projection
   config.propagation.prior = ()  # shares of the classes, for class masses
   config.propagation.methods = (
     'normalized_cut',
@@ -295,8 +307,8 @@ def smoke():
   """scikit-learn's digits, one arm, no download."""
   config = mnist()
   config.data.name = 'digits'
-  config.data.train_split = 'train'
-  config.data.train_examples = 1079
+  config.data.train_split = 'train[:1072]'
+  config.data.train_examples = 1072  # eight devices share the bank
   config.data.validation_split = 'validation'
   config.data.size = 8
   config.data.mean = (0.3,)
@@ -306,10 +318,14 @@ def smoke():
   config.model.padding = 4
   config.metric.dimension = 16
   config.metric.crop = 0.6
+  # Adam would make much of the order in which eight devices add.
+  config.metric.optimizer.name = 'sgd'
+  config.metric.optimizer.learning_rate = 0.03
   config.metric.steps = 48
   config.labels.table = (5,)
   config.propagation.k = 10
   config.propagation.eigenvectors = 40
+  config.propagation.shown = 50
   config.propagation.methods = ('normalized_cut', 'spreading', 'knn')
   config.study.methods = ('normalized_cut',)
   config.study.baseline = 'normalized_cut'

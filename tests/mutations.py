@@ -328,11 +328,12 @@ jaxlab/papers/metric_transfer/labels.py: tests/papers/test_metric_transfer.py
   components_are_cut_apart
     np.full((len(y), classes), -np.inf) => np.zeros((len(y), classes))
     np.where(reached, shares.argmax(1), UNDECIDED) => shares.argmax(1)
+  class_masses_are_moved
+    p / p.sum() / np.maximum(mass, 1e-30) => p / p.sum()
+jaxlab/papers/metric_transfer/selection.py: tests/papers/test_metric_transfer.py
   the_surest_are_selected
     np.argsort(-found.confidence[others] => np.argsort(found.confidence[others]
     best[found.labels[best] != UNDECIDED] => best
-  class_masses_are_moved
-    p / p.sum() / np.maximum(mass, 1e-30) => p / p.sum()
 jaxlab/papers/metric_transfer/finetuning.py: tests/papers/test_metric_stages.py
   an_arm_is_trained_on_its_rows
     weight[others] = found.confidence[others] => pass
@@ -340,7 +341,7 @@ jaxlab/papers/metric_transfer/finetuning.py: tests/papers/test_metric_stages.py
   leaves_are_taken
     if {*name.split('/')} & {*new}: => if False:
     have is None or have.shape != leaf.shape => have is None
-jaxlab/papers/metric_transfer/embedding.py: tests/papers/test_metric_stages.py
+jaxlab/papers/metric_transfer/pretraining.py: tests/papers/test_metric_stages.py
   the_bank_is_read_before
     jnp.where(mask, index, len(bank['labels'])) => index
   the_centre_of_what

@@ -19,6 +19,7 @@ from jaxlab.papers.metric_transfer import (
   fewshot,
   finetuning,
   heads,
+  pretraining,
   task,
 )
 from tests import runs
@@ -76,7 +77,7 @@ def metric_loss(name, **changes):
   config = config_of(**values, **{'metric__centre': False, **changes})
   net, params = linear(4 if name == 'rotation' else 3)
   one = mesh.make(devices=jax.devices()[:1])
-  return embedding.make_loss(config, net, one), params
+  return pretraining.make_loss(config, net, one), params
 
 
 def test_the_bank_is_read_before_it_moves_and_learns_labels():

@@ -11,7 +11,13 @@ from sklearn.semi_supervised import LabelSpreading
 
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.metric_transfer import graph, labels, method, spectrum
+from jaxlab.papers.metric_transfer import (
+  graph,
+  labels,
+  method,
+  selection,
+  spectrum,
+)
 from jaxlab.papers.metric_transfer.propagation import LabelPropagation
 
 _DRAW = np.random.default_rng(0)
@@ -36,7 +42,7 @@ def blobs():
   """Graph, weights, classes and a labelled mask of 500 images."""
   x, y = clusters()
   found = graph.knn_graph(x, 10)
-  mask = labels.balanced_split(y, 3, 5, 0)
+  mask = selection.balanced_split(y, 3, 5, 0)
   return found, graph.affinity(found), y, mask
 
 
@@ -364,7 +370,7 @@ def test_nearest_labelled_images_vote_by_their_cosine(blobs):
 
 def test_ten_clusters_on_a_sphere_are_found_by_five_labels_each():
   x, y = clusters(2000, 10, 0.12, 32)
-  mask = labels.balanced_split(y, 5, 10, 0)
+  mask = selection.balanced_split(y, 5, 10, 0)
   found = graph.knn_graph(x, 20)
   cut = method.propagate(found, y, mask)
   right = (cut.labels == y)[~mask]
@@ -379,7 +385,7 @@ def test_ten_clusters_on_a_sphere_are_found_by_five_labels_each():
 def test_two_moons_are_told_by_three_labels_each(name):
   flat, y = make_moons(600, noise=0.06, random_state=0)
   x = np.column_stack([flat, np.full(600, 3.0)])  # as directions
-  mask = labels.balanced_split(y, 3, 2, 0)
+  mask = selection.balanced_split(y, 3, 2, 0)
   model = LabelPropagation(name, k=10, kind='selftune')
   model.fit(x, np.where(mask, y, -1))
   assert (model.transduction_ == y).mean() >= 0.99
@@ -388,7 +394,7 @@ def test_two_moons_are_told_by_three_labels_each(name):
 @pytest.mark.parametrize('name', labels.METHODS)
 def test_the_order_of_images_does_not_matter(name):
   x, y = clusters(400)
-  mask = labels.balanced_split(y, 3, 5, 0)
+  mask = selection.balanced_split(y, 3, 5, 0)
   order = np.random.default_rng(7).permutation(400)
   one = method.propagate(graph.knn_graph(x, 10), y, mask, name)
   other = method.propagate(
@@ -430,7 +436,7 @@ def test_components_are_cut_apart_and_one_without_labels_stays_undecided():
   np.testing.assert_array_equal(one.labels, np.where(side < 2, 0, -1))
   assert (method.propagate(found, y, mask, 'knn').labels >= 0).all()
   none = np.flatnonzero(side == 2)
-  assert not {*none} & {*labels.selected(cut, mask, 1.0)}
+  assert not {*none} & {*selection.selected(cut, mask, 1.0)}
 
 
 def test_copies_of_an_image_are_neighbours_and_get_its_label():
@@ -440,7 +446,7 @@ def test_copies_of_an_image_are_neighbours_and_get_its_label():
   assert np.isin(found.neighbours[50:65], np.arange(50, 65)).all()
   np.testing.assert_allclose(found.similarity[50:65], 1, atol=1e-6)
   assert not (found.neighbours == np.arange(200)[:, None]).any()
-  mask = labels.balanced_split(y, 3, 5, 0)
+  mask = selection.balanced_split(y, 3, 5, 0)
   mask[50:65] = False
   alone = method.propagate(found, y, mask, kind='selftune')
   # More copies than neighbours find each other alone, where none is labelled.
@@ -475,9 +481,9 @@ def test_the_surest_are_selected_beside_all_labelled():
   )
   mask = np.array([True, False, False, False, False, True])
   # Of four unlabelled, half are two: rows 2 and 3, and row 2 is undecided.
-  assert labels.selected(found, mask, 0.5).tolist() == [0, 3, 5]
-  assert labels.selected(found, mask, 0.75).tolist() == [0, 3, 4, 5]
-  assert labels.selected(found, mask, 0.0).tolist() == [0, 5]
+  assert selection.selected(found, mask, 0.5).tolist() == [0, 3, 5]
+  assert selection.selected(found, mask, 0.75).tolist() == [0, 3, 4, 5]
+  assert selection.selected(found, mask, 0.0).tolist() == [0, 5]
 
 
 def test_class_masses_are_moved_towards_the_prior(blobs):
@@ -497,18 +503,18 @@ def test_class_masses_are_moved_towards_the_prior(blobs):
 
 def test_splits_are_balanced_seeded_and_nested():
   y = np.repeat(np.arange(4), [30, 20, 10, 5])
-  one, two = (labels.balanced_split(y, n, 4, 3) for n in (2, 5))
+  one, two = (selection.balanced_split(y, n, 4, 3) for n in (2, 5))
   assert np.bincount(y[one]).tolist() == [2] * 4
   assert np.bincount(y[two]).tolist() == [5] * 4
   assert not (one & ~two).any()
-  assert (one != labels.balanced_split(y, 2, 4, 4)).any()
+  assert (one != selection.balanced_split(y, 2, 4, 4)).any()
   with pytest.raises(InputError, match='6 labels a class: class 3 has 5'):
-    labels.balanced_split(y, 6, 4, 0)
+    selection.balanced_split(y, 6, 4, 0)
 
 
 def test_class_weights_even_the_classes_out():
   y = np.array([0, 0, 0, 2])
-  np.testing.assert_allclose(labels.class_weights(y, 3), [4 / 9, 0, 4 / 3])
+  np.testing.assert_allclose(selection.class_weights(y, 3), [4 / 9, 0, 4 / 3])
 
 
 # --- scikit-learn's face ---
@@ -518,7 +524,7 @@ def test_class_weights_even_the_classes_out():
 def test_the_estimator_takes_any_integers_and_answers_new_images(name):
   x, y = clusters(300, 3, 0.15)
   names = np.array([30, 4, 17])[y]
-  mask = labels.balanced_split(y, 4, 3, 0)
+  mask = selection.balanced_split(y, 4, 3, 0)
   model = LabelPropagation(name, k=8)
   assert model.get_params()['k'] == 8
   model.fit(x, np.where(mask, names, -1))

@@ -8,12 +8,12 @@ _COMMAND = 'not run here: python -m jaxlab.main --config=configs/'
 # name -> (setting, the paper's gain in points, command)
 CLAIMS: Mapping[str, tuple[str, float, str]] = {
   'semi': (
-    'semi-supervised, CIFAR-10, over others with 50 to 250 labels',
+    'semi-supervised, CIFAR-10',
     20.0,
     'metric_transfer.py:paper',
   ),
   'transfer': (
-    'ImageNet to CIFAR-10, over transfer alone',
+    'ImageNet to CIFAR-10',
     10.0,
     'metric_transfer.py:imagenet_to_cifar10',
   ),

@@ -6,13 +6,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jaxlab.data.image_sets import ImageSets
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.require import at_least, each, filled, one_of, require, some
 from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops.intervals import student_t
-from jaxlab.papers.metric_transfer import embedding, episodes, labels
+from jaxlab.papers.metric_transfer import (
+  embedding,
+  episodes,
+  labels,
+  pretraining,
+)
 from jaxlab.papers.metric_transfer.claims import claims_stage
 from jaxlab.recipes import study
 
@@ -43,7 +49,7 @@ def program(config: Config) -> list[Stage]:
   )
   metric = []
   if config['metric']['loss'] in embedding.TRAINED:
-    metric = [embedding.metric_stage(config)]
+    metric = [pretraining.metric_stage(config)]
   sets = [tuple(one) for one in config['fewshot']['sets']]
   stages = [Stage(_stage(one), partial(_run, config, one)) for one in sets]
   measured = partial(_measured, config, _stage(sets[0]))
@@ -98,22 +104,23 @@ def _run(config: Config, one: tuple, space: Workspace) -> Figures:
   arms, rows, figures = arms_of(config), [], {}
   for shots in f['shots']:
     meter = Meter(f'{_stage(one)}, {shots} shots', f['episodes'])
-    found = episodes.compared(
-      features,
-      truth[kept],
-      arms,
-      ways=f['ways'],
-      shots=shots,
-      queries=f['queries'],
-      episodes=f['episodes'],
-      seed=space.seed,
-      k=p['k'],
-      advance=meter.advance,
-      kind=p['kind'],
-      temperature=p['temperature'],
-      eigenvectors=p['eigenvectors'],
-      alpha=p['alpha'],
-    )
+    with threadpool_limits(1):  # many small problems
+      found = episodes.compared(
+        features,
+        truth[kept],
+        arms,
+        ways=f['ways'],
+        shots=shots,
+        queries=f['queries'],
+        episodes=f['episodes'],
+        seed=space.seed,
+        k=p['k'],
+        advance=meter.advance,
+        kind=p['kind'],
+        temperature=p['temperature'],
+        eigenvectors=p['eigenvectors'],
+        alpha=p['alpha'],
+      )
     first = next(iter(found))
     for arm, values in found.items():
       gains = [a - b for a, b in zip(values, found[first])]
@@ -154,9 +161,7 @@ def _drawn(labels: np.ndarray, most: int) -> np.ndarray:
 
 
 def _projection(features, truth):
-  centred = features - features.mean(0)
-  _, _, directions = np.linalg.svd(centred, full_matrices=False)
-  flat = centred @ directions[:2].T
+  flat = embedding.flattened(features)
 
   def draw(axes):
     axes.scatter(*flat.T, s=5, c=truth % 20, cmap='tab20')

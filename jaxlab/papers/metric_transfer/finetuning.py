@@ -27,7 +27,7 @@ from jaxlab.engine.stage import Stage, Workspace, training
 from jaxlab.engine.state import Objective, State, Task, paths
 from jaxlab.engine.update import minimise
 from jaxlab.papers.metric_transfer import labels as labelling
-from jaxlab.papers.metric_transfer import method, pseudo_labels
+from jaxlab.papers.metric_transfer import method, pseudo_labels, selection
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.images import image_task
 from jaxlab.recipes.study import Cell
@@ -88,14 +88,14 @@ def training_set(
     found = labelling.Propagated(
       *(spread[f'{name}/{x}'] for x in ('shares', 'labels', 'confidence'))
     )
-    rows = labelling.selected(found, mask, config['propagation']['ratio'])
+    rows = selection.selected(found, mask, config['propagation']['ratio'])
     others = rows[~mask[rows]]
     hard = np.eye(classes)[found.labels[others]]
     soft = f['targets'] == 'soft'
     target[others] = found.scores[others] if soft else hard
     weight[others] = found.confidence[others]
     if f['class_balance']:
-      balance = labelling.class_weights(found.labels[rows], classes)
+      balance = selection.class_weights(found.labels[rows], classes)
       weight[rows] *= balance[found.labels[rows]]
   rows = np.concatenate([*[known] * f['labelled_repeats'], others])
   return {
@@ -165,7 +165,7 @@ def cell_stage(config: Config, cell: Cell) -> Stage:
       seen = built.prepare(key, batch)
       logits, new = network.train(params, vars, seen)
       answers = jax.nn.one_hot(logits.argmax(-1), d['num_classes'])
-      rise = jnp.minimum(2 * vars['updates'] / steps, 1.0)
+      rise = jnp.clip(3 * vars['updates'] / steps - 1, 0, 1)
       own = batch['own']
       total, weight = method.weighted_cross_entropy(
         logits,

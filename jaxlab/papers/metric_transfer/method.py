@@ -14,7 +14,7 @@ classifier, begun from that network, is trained on labels and pseudo-labels.
   the graph                                     graph.knn_graph, affinity
   constrained normalized cut                    labels.normalized_cut
   kNN, label spreading beside it                nearest_labelled, spreading
-  confidence and selection                      labels.confidences, selected
+  confidence and selection                      confidences, selected
   training on pseudo-labels                     weighted_cross_entropy
   all of the propagation                        propagate
 
@@ -39,12 +39,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.papers.metric_transfer.graph import Graph, affinity, knn_graph
-from jaxlab.papers.metric_transfer.labels import (
-  Propagated,
-  balanced_split,
-  propagate,
-  selected,
-)
+from jaxlab.papers.metric_transfer.labels import Propagated, propagate
+from jaxlab.papers.metric_transfer.selection import balanced_split, selected
 
 __all__ = [
   'Graph',

@@ -25,8 +25,9 @@ from jaxlab.engine.require import (
 from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.papers.metric_transfer import graph as graphs
 from jaxlab.papers.metric_transfer import labels as labelling
-from jaxlab.papers.metric_transfer.embedding import brought, keep
+from jaxlab.papers.metric_transfer.embedding import brought, flattened, keep
 from jaxlab.papers.metric_transfer.graph import Graph
+from jaxlab.papers.metric_transfer.selection import balanced_split
 from jaxlab.papers.metric_transfer.spectrum import components
 from jaxlab.recipes import images, study
 
@@ -34,7 +35,6 @@ Config = Mapping[str, Any]
 Runs = Mapping[str, Callable[[np.ndarray], labelling.Propagated]]
 
 SKLEARN = 'sklearn_spreading'
-_SHOWN = 2000  # points of the projection
 _GRID = 16  # images of each grid
 
 
@@ -53,6 +53,7 @@ def check(config: Config) -> None:
       'propagation.alpha': inside(0, 1),
       'propagation.confidence': one_of('own', *labelling.CONFIDENCES),
       'propagation.methods': some(one_of(*known)),
+      'propagation.shown': at_least(4, 'points of the projection'),
       'propagation.prior': each(at_least(0, 'shares of the classes; (): none')),
       'propagation.ratio': between(0, 1, 'of the unlabelled images'),
     },
@@ -62,7 +63,7 @@ def check(config: Config) -> None:
 def split_of(config: Config, labels: np.ndarray, count: int, seed: int):
   """[n] bool, the labelled images of a split."""
   classes = config['data']['num_classes']
-  return labelling.balanced_split(labels, count, classes, seed)
+  return balanced_split(labels, count, classes, seed)
 
 
 def propagate_stage(
@@ -110,7 +111,8 @@ def propagate_stage(
     keep(space, 'propagate', arrays or {'features': features[:0]})
     _tables(config, space, counts, methods, right, areas, seeds)
     mask = split_of(config, truth, per_class, seeds[0])
-    _show(space, graph, truth, mask, first, train['image'])
+    shown = config['propagation']['shown']
+    _show(space, graph, truth, mask, first, train['image'], shown)
     return {
       f'{name}/{count}_a_class': float(np.mean(values))
       for (count, name), values in right.items()
@@ -229,24 +231,24 @@ def _gains(right, count, first, name):
   return [a - b for a, b in zip(right[count, first], right[count, name])]
 
 
-def _show(space, graph, truth, mask, first, pictures) -> None:
+def _show(space, graph, truth, mask, first, pictures, shown) -> None:
   """Projection, confidence against accuracy, most and least sure images."""
-  some = np.random.default_rng(0).permutation(len(truth))[:_SHOWN]
-  centred = graph.features - graph.features[some].mean(0)
-  _, _, axes_of = np.linalg.svd(centred[some], full_matrices=False)
-  flat = centred @ axes_of[:2].T
+  drawn = np.random.default_rng(0).permutation(len(truth))[:shown]
+  rows = np.unique(np.concatenate([drawn, np.flatnonzero(mask)]))
+  flat = flattened(graph.features[rows])
+  colour, star = truth[rows] % 20, mask[rows]
 
   def projection(axes):
-    for group, size, mark in ((some, 4, 'o'), (np.flatnonzero(mask), 60, '*')):
-      edge = 'k' if mark == '*' else 'none'
-      axes.scatter(
-        *flat[group].T, s=size, c=truth[group] % 20, cmap='tab20', marker=mark,
-        edgecolors=edge, linewidths=0.5,
-      )  # fmt: skip
+    look = {'cmap': 'tab20', 'vmin': 0, 'vmax': 19}
+    axes.scatter(*flat[~star].T, s=4, c=colour[~star], **look)
+    edge = {'marker': '*', 'edgecolors': 'k', 'linewidths': 0.5}
+    axes.scatter(*flat[star].T, s=70, c=colour[star], **edge, **look)
     axes.set_xticks([])
     axes.set_yticks([])
 
-  caption = 'Two leading directions of the embedding; labelled images are stars'
+  caption = (
+    'The embedding by t-SNE, coloured by class; labelled images are stars'
+  )
   space.page.figure('embedding', projection, caption, size=(6, 5))
 
   def sureness(axes):

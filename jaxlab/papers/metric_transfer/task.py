@@ -15,6 +15,7 @@ from jaxlab.papers.metric_transfer import (
   finetuning,
   heads,
   labels,
+  pretraining,
   pseudo_labels,
 )
 from jaxlab.papers.metric_transfer.claims import claims_stage
@@ -52,7 +53,7 @@ def program(config: Config) -> list[Stage]:
   arms = study.study_of(config, methods, ('accuracy', 'nats'))
   trained = arms.stages(partial(finetuning.cell_stage, config))
   measured = partial(_of_study, arms, seeds)
-  metric = embedding.metric_stage(config)
+  metric = pretraining.metric_stage(config)
   return [metric, *before, *trained, claims_stage('semi', measured)]
 
 
@@ -80,6 +81,8 @@ def _gains(values: Mapping[str, list[float]]) -> str:
   if ours is None:
     return 'normalized_cut is not among config.study.methods'
   others = [arm for arm in values if arm != 'normalized_cut']
+  if not others:
+    return 'no arm to compare normalized_cut with'
   return 'normalized_cut ' + ', '.join(
     f'over {arm} ' + study.interval([a - b for a, b in zip(ours, values[arm])])
     for arm in others
