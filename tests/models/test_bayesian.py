@@ -93,7 +93,7 @@ def test_sampling_in_layers_draws_one_set_of_weights(lenet):
 
 def test_modes_have_the_same_spread_at_the_first_logits(lenet):
   """Of one dense layer they agree in law; here by its mean and deviation."""
-  x = jax.random.normal(KEY, (1, 30))
+  x = 0.5 * jax.random.normal(KEY, (1, 5))
   keys = jax.random.split(KEY, 3000)
   q = BayesDense(4, spread=-1.0).init(KEY, x)
   moments = {}
@@ -146,10 +146,10 @@ def test_dropout_scales_up_what_it_keeps_by_example(lenet):
   np.testing.assert_allclose(part, found[1:3], rtol=1e-4, atol=1e-5)
   plain = outputs(lenet, 'mean')
   assert abs(found - plain).max() > 1e-2
-  draws = [
-    outputs(lenet, 'mean', dropout=1e-3, key=jax.random.key(i)) for i in (1, 2)
-  ]
-  np.testing.assert_allclose(np.mean(draws, 0), plain, atol=0.2)
+  net, x = BayesNet('lenet5', 10, dropout=0.2), jnp.ones((50, 40))
+  y = net.apply({}, x, None, rngs={'dropout': KEY}, method=net._drop)
+  assert {*np.unique(y).round(4).tolist()} == {0.0, 1.25}
+  assert abs(y.mean() - 1) < 0.05
 
 
 def test_any_module_is_bayesian_in_one_line():

@@ -146,7 +146,7 @@ def test_lrt_has_the_moments_of_the_formula():
 
 def test_modes_differ_in_what_examples_share():
   """The same image twice: one draw of weights moves both alike."""
-  linear, x, mu, sigma, _, _ = layer('dense')
+  linear, x, mu, sigma, bias, width = layer('dense')
   twice = jnp.stack([x[0], x[0]])
   keys = jax.random.split(jax.random.key(0), 5000)
 
@@ -157,7 +157,9 @@ def test_modes_differ_in_what_examples_share():
   whole = lambda key: linear(twice, vi.sample(key, mu, sigma))
   assert correlation(whole) > 0.999
   for mode in (vi.lrt, vi.flipout):
-    one = lambda key, mode=mode: mode(linear, twice, mu, sigma, key)
+    one = lambda key, mode=mode: mode(
+      linear, twice, mu, sigma, key, None, bias, 3 * width
+    )
     assert abs(correlation(one)) < 0.06
 
 
