@@ -288,8 +288,6 @@ jaxlab/papers/reprogramming/method.py: tests/papers/test_reprogramming.py
     data + alpha * program => data + program
     jnp.clip(found, *clip) => found
     jnp.clip(found, *clip) => jnp.clip(found, *RANGE)
-  half_precision
-    place(jnp.asarray(x, jnp.float32), => place(jnp.asarray(x),
   are_shuffled_alike
     mask = shuffle(mask[None], permutation)[0] => pass
     data = shuffle(data, permutation) => pass

@@ -82,7 +82,7 @@ def test_images_with_a_program_are_those_written_out_and_within_the_range():
 
 
 def test_half_precision_data_is_embedded_in_float32():
-  x, weights = data(1, 2).astype(jnp.bfloat16), draws(4, 4, 3)
+  x, weights = (y.astype(jnp.bfloat16) for y in (data(1, 2), draws(4, 4, 3)))
   found = method.embed(x, weights, method.mask_around(4, 2))
   assert found.dtype == jnp.float32
 
@@ -121,7 +121,9 @@ def test_a_frame_has_its_width_on_every_side():
   wanted[2:10, 2:10] = 1
   wanted[4:8, 4:8] = 0
   equal(mask, wanted)
-  equal(method.mask_around(12, 4, 1, width=99), method.mask_around(12, 4, 1))
+  for wide in (5, 99):
+    whole = method.mask_around(12, 4, 1)
+    equal(method.mask_around(12, 4, 1, width=wide), whole)
 
 
 # --- labels ---
@@ -145,13 +147,14 @@ def test_a_set_has_the_summed_probability_over_all_classes():
 
 
 def test_predictions_are_of_the_likeliest_set_and_strict_ones_of_all_classes():
-  logits = np.full((3, 8), -9.0, np.float32)
+  logits = np.full((4, 8), -9.0, np.float32)
   logits[0, [3, 0, 5, 6]] = [2.0, 1.5, 1.5, 1.4]  # three classes outweigh one
   logits[1, [4, 2]] = [3.0, 1.0]  # the likeliest class is in no set
   logits[2, 1] = 0.0
+  logits[3, 0] = 0.0
   logits = jnp.asarray(logits)
-  equal(method.predictions(logits, GROUPS), [1, 2, 2])
-  equal(method.predictions(logits, GROUPS, strict=True), [0, -1, 2])
+  equal(method.predictions(logits, GROUPS), [1, 2, 2, 1])
+  equal(method.predictions(logits, GROUPS, strict=True), [0, -1, 2, 1])
 
 
 def test_the_papers_labels_are_the_first_ten_of_a_thousand():
@@ -187,11 +190,10 @@ def test_the_most_frequent_pairs_are_mapped_first_and_no_class_twice():
 
 def test_dead_targets_are_sets_of_zeros_alone():
   logits = np.ones((2, 8), np.float32)
-  logits[0, [0, 1, 2, 3]] = 0
-  logits[1, [0, 5, 6]] = 0
-  equal(
-    method.dead_targets(jnp.asarray(logits), GROUPS), np.float32([2 / 3, 1 / 3])
-  )
+  logits[0, [0, 1, 2, 5, 6]] = 0
+  logits[1, [3, 5, 6]] = 0
+  found = method.dead_targets(jnp.asarray(logits), GROUPS)
+  equal(found, np.float32([2 / 3, 1 / 3]))
 
 
 # --- the objective ---
@@ -234,6 +236,8 @@ def test_the_objective_is_that_of_the_paper_over_the_rows_that_count(reduction):
   ]
   close(found.sum, -np.sum(own))
   assert found.weight == 4
+  of = lambda p: loss(p, {}, batch, jax.random.key(0)).sum
+  assert np.isfinite(jax.grad(of)(params)['program']['weights']).all()
   scale = {'sum': 1, 'half_sum': 0.5, 'mean': 1 / weights.size}[reduction]
   close(found.penalty, 0.7 * scale * (weights**2).sum())
   each = np.stack(
