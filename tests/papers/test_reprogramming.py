@@ -16,7 +16,14 @@ from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
 from jaxlab.engine.update import create_state, guarded, minimise
-from jaxlab.papers.reprogramming import inputs, method, task, victims
+from jaxlab.papers.reprogramming import (
+  counting,
+  inputs,
+  label_map,
+  method,
+  task,
+  victims,
+)
 from tests import runs
 
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
@@ -153,16 +160,16 @@ def test_predictions_are_of_the_likeliest_set_and_strict_ones_of_all_classes():
   logits[2, 1] = 0.0
   logits[3, 0] = 0.0
   logits = jnp.asarray(logits)
-  equal(method.predictions(logits, GROUPS), [1, 2, 2, 1])
-  equal(method.predictions(logits, GROUPS, strict=True), [0, -1, 2, 1])
+  equal(label_map.predictions(logits, GROUPS), [1, 2, 2, 1])
+  equal(label_map.predictions(logits, GROUPS, strict=True), [0, -1, 2, 1])
 
 
 def test_the_papers_labels_are_the_first_ten_of_a_thousand():
-  groups = method.first_groups(10)
-  method.check_groups(groups, 10, 1000)
+  groups = label_map.first_groups(10)
+  label_map.check_groups(groups, 10, 1000)
   # 3 squares: great white shark, class 2; 10 squares: ostrich, class 9.
   assert groups[3 - 1] == (2,) and groups[10 - 1] == (9,)
-  method.check_groups(method.first_groups(10, first=1), 10, 1001, first=1)
+  label_map.check_groups(label_map.first_groups(10, first=1), 10, 1001, first=1)
 
 
 @pytest.mark.parametrize(
@@ -179,20 +186,20 @@ def test_the_papers_labels_are_the_first_ten_of_a_thousand():
 )
 def test_a_label_map_that_cannot_be_is_refused(groups, classes, first, says):
   with pytest.raises(InputError, match=says):
-    method.check_groups(groups, 2, classes, first)
+    label_map.check_groups(groups, 2, classes, first)
 
 
 def test_the_most_frequent_pairs_are_mapped_first_and_no_class_twice():
   counts = np.array([[5, 9, 0, 1], [0, 8, 0, 2], [0, 7, 0, 0]])
-  equal(jax.jit(method.frequency_map)(counts), [1, 3, 0])
-  equal(method.frequency_map(jnp.zeros((3, 4))), [0, 1, 2])
+  equal(jax.jit(label_map.frequency_map)(counts), [1, 3, 0])
+  equal(label_map.frequency_map(jnp.zeros((3, 4))), [0, 1, 2])
 
 
 def test_dead_targets_are_sets_of_zeros_alone():
   logits = np.ones((2, 8), np.float32)
   logits[0, [0, 1, 2, 5, 6]] = 0
   logits[1, [3, 5, 6]] = 0
-  found = method.dead_targets(jnp.asarray(logits), GROUPS)
+  found = label_map.dead_targets(jnp.asarray(logits), GROUPS)
   equal(found, np.float32([2 / 3, 1 / 3]))
 
 
@@ -329,13 +336,13 @@ def test_all_counts_and_all_cells_are_as_likely(squares):
 
 def test_an_image_is_of_its_key_alone():
   keys = jax.random.split(jax.random.key(0), 6)
-  images, labels = method.squares_of(keys, 5)
+  images, labels = counting.squares_of(keys, 5)
   assert images.shape == (6, 20, 20, 3)
-  some, of_some = method.squares_of(keys[4:], 5)
+  some, of_some = counting.squares_of(keys[4:], 5)
   equal(some, images[4:])
   equal(of_some, labels[4:])
   with pytest.raises(InputError, match='cell of 2 pixels'):
-    method.squares_of(keys, 2)
+    counting.squares_of(keys, 2)
 
 
 def test_numbers_of_splits_do_not_meet_and_end_where_they_should():

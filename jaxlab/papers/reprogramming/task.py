@@ -26,7 +26,13 @@ from jaxlab.engine.state import State, Task, Update
 from jaxlab.engine.update import accumulate, chain, every, minimise
 from jaxlab.ops.adversarial import adversarial_loss, of_batch
 from jaxlab.ops.attacks import pgd
-from jaxlab.papers.reprogramming import inputs, judgement, method, victims
+from jaxlab.papers.reprogramming import (
+  inputs,
+  judgement,
+  label_map,
+  method,
+  victims,
+)
 from jaxlab.papers.reprogramming.inputs import TaskImages
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.study import Cell, study_of
@@ -99,8 +105,8 @@ def check(config: Config) -> None:
 def _groups(config: Config, victim: victims.Victim) -> list[tuple[int, ...]]:
   tasks, first = config['data']['num_classes'], config['victim']['first_class']
   given = config['program']['groups']
-  found = [tuple(x) for x in given] or method.first_groups(tasks, first)
-  method.check_groups(found, tasks, victim.classes, first)
+  found = [tuple(x) for x in given] or label_map.first_groups(tasks, first)
+  label_map.check_groups(found, tasks, victim.classes, first)
   return found
 
 
@@ -162,7 +168,7 @@ def _remap(state: State, batch, key):
   del batch, key
   counts = state.vars['mapping']['counts']
   new = {
-    'labels': method.frequency_map(counts),
+    'labels': label_map.frequency_map(counts),
     'counts': jnp.zeros_like(counts),
   }
   good = {'nonfinite': (jnp.zeros(()), jnp.ones(()))}
@@ -267,7 +273,7 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
     if p['mapping'] == 'frequency':
       tasks = d['num_classes']
       counts = jnp.zeros((tasks, victim.classes), jnp.float32)
-      labels = method.frequency_map(counts)
+      labels = label_map.frequency_map(counts)
       vars = {**vars, 'mapping': {'labels': labels, 'counts': counts}}
     if p['permuted']:
       order = keys.stream(config['seed'], 'pixels')
