@@ -43,8 +43,8 @@ def config_of(args, **changes):
   return config.to_dict()
 
 
-def planned_step(config):
-  """State on one device, the compiled step, and its temporary bytes."""
+def planned_step(config, platform='cpu'):
+  """The step, as it is made for a platform, and its State and batch."""
   devices = mesh.make(devices=jax.devices()[:1])
   space = stage.Workspace(Path(), config, devices, 0)
   cell = Cell('program', 'program', None, 0.1, 0)
@@ -56,7 +56,9 @@ def planned_step(config):
   batch = mesh.place(
     {'id': np.arange(rows, dtype=np.int32), 'mask': np.ones(rows, bool)}, whole
   )
-  return Steps(planned.task, 0, state), state, batch
+  update = task.make_update(config, task.parts_of(config), 0.1, platform)
+  made = planned.task._replace(steps={'train': update})
+  return Steps(made, 0, state), state, batch
 
 
 def temporary(compiled) -> float:
@@ -131,11 +133,11 @@ def main() -> None:
     middle = 1e3 * statistics.median(values)
     print(f'| {name} | {middle:.0f} | {memory[name]:.0f} |')
   print(f"median of the turns' ratios: {ratio:.3f}")
-  for micro in (5,):
-    parts = config_of(args, **{'program.micro_batches': micro})
-    cut, other, batch = planned_step(parts)
-    found = temporary(cut.lower('train', other, batch, root).compile())
-    print(f'in {micro} micro-batches: {found:.0f} temporary MiB')
+  cut = config_of(args, **{'program.micro_batches': 5})
+  for platform, words in (('cpu', 'unrolled'), ('others', 'in a loop')):
+    some, state, batch = planned_step(cut, platform)
+    found = temporary(some.lower('train', state, batch, root).compile())
+    print(f'5 micro-batches, {words}: {found:.0f} temporary MiB')
   for remat in (False, True):
     amount = kept(victim._replace(remat=remat), images, net, vars)
     print(f'kept for the backward pass, remat {remat}: {amount:.0f} MiB')

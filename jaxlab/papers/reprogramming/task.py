@@ -147,15 +147,23 @@ def parts_of(config: Config, offline: bool = True) -> Parts:
   return Parts(victim, data, groups, join, attempt)
 
 
-def make_update(config: Config, parts: Parts, rate: float) -> Update:
-  """One step of the program; of the victim no gradient is taken."""
+def make_update(
+  config: Config, parts: Parts, rate: float, platform: str
+) -> Update:
+  """One step of the program; of the victim no gradient is taken.
+
+  Args:
+    platform: that it is for: micro-batches are unrolled on 'cpu', where
+      convolutions inside loops are slow.
+  """
   p = config['program']
   loss = method.reprogramming_loss(
     parts.attempt, parts.groups, p['penalty'], p['reduction']
   )
   tx = optimizers.make(config['optimizer'], config['train']['steps'], rate)
   if p['micro_batches'] > 1:
-    step = accumulate(p['micro_batches'], loss, 'program', tx)
+    unroll = platform == 'cpu'
+    step = accumulate(p['micro_batches'], loss, 'program', tx, unroll=unroll)
   else:
     step = minimise(loss, 'program', tx)
   if p['mapping'] == 'frequency':
@@ -284,7 +292,8 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
 
   def task(space, opened):
     parts = opened.data if opened else parts_of(config)
-    return Task(init, {'train': make_update(config, parts, cell.rate(space))})
+    rate, platform = cell.rate(space), mesh.platform(space.mesh)
+    return Task(init, {'train': make_update(config, parts, rate, platform)})
 
   def open_inputs(space):
     parts = parts_of(config, space.offline)
