@@ -445,8 +445,6 @@ jaxlab/papers/reprogramming/method.py: tests/papers/test_reprogramming.py
     data + alpha * program => data + program
     jnp.clip(found, *clip) => found
     jnp.clip(found, *clip) => jnp.clip(found, *RANGE)
-  half_precision
-    place(jnp.asarray(x, jnp.float32), => place(jnp.asarray(x),
   are_shuffled_alike
     mask = shuffle(mask[None], permutation)[0] => pass
     data = shuffle(data, permutation) => pass
@@ -454,6 +452,15 @@ jaxlab/papers/reprogramming/method.py: tests/papers/test_reprogramming.py
   a_frame_has_its_width
     hole.stop + width) => hole.stop + width + 1)
     max(0, hole.start - width) => hole.start - width
+  the_objective_is
+    'half_sum': 0.5 => 'half_sum': 1.0
+    -jnp.where(mask, own, 0.0).sum() => -own.sum()
+    jnp.where(mask[:, None], logits, 0.0)\n    known => logits\n    known
+  counts_what_the_victim_says
+    .at[labels, top].add(mask) => .at[labels, top].add(1)
+  calibrated_statistics
+    {**variables, 'batch_stats': train => {'batch_stats': train
+jaxlab/papers/reprogramming/label_map.py: tests/papers/test_reprogramming.py
   summed_probability
     there, every[:, classes], -jnp.inf) => there, every[:, classes], 0)
     jnp.where(there, every[:, classes], -jnp.inf) => every[:, classes]
@@ -468,19 +475,12 @@ jaxlab/papers/reprogramming/method.py: tests/papers/test_reprogramming.py
     .at[:, of].set(-1) => .at[:, of].set(0)
   dead_targets
     == 0) | ~there).all(-1) => == 0)).all(-1)
-  the_objective_is
-    'half_sum': 0.5 => 'half_sum': 1.0
-    -jnp.where(mask, own, 0.0).sum() => -own.sum()
-    jnp.where(mask[:, None], logits, 0.0)\n    known => logits\n    known
-  counts_what_the_victim_says
-    .at[labels, top].add(mask) => .at[labels, top].add(1)
+jaxlab/papers/reprogramming/counting.py: tests/papers/test_reprogramming.py
   counted_again
     square[1:-1, 1:-1] = 1 => square[:] = 1
     <= label, label => < label, label
   all_counts_and_all_cells
     (), 0, COUNTS) => (), 0, COUNTS - 1)
-  calibrated_statistics
-    {**variables, 'batch_stats': train => {'batch_stats': train
 jaxlab/papers/reprogramming/inputs.py: tests/papers/test_reprogramming.py
   numbers_of_splits
     found[found < self.count] => found

@@ -16,7 +16,14 @@ from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
 from jaxlab.engine.update import create_state, guarded, minimise
-from jaxlab.papers.reprogramming import inputs, method, task, victims
+from jaxlab.papers.reprogramming import (
+  counting,
+  inputs,
+  label_map,
+  method,
+  task,
+  victims,
+)
 from tests import runs
 
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
@@ -82,7 +89,7 @@ def test_images_with_a_program_are_those_written_out_and_within_the_range():
 
 
 def test_half_precision_data_is_embedded_in_float32():
-  x, weights = data(1, 2).astype(jnp.bfloat16), draws(4, 4, 3)
+  x, weights = (y.astype(jnp.bfloat16) for y in (data(1, 2), draws(4, 4, 3)))
   found = method.embed(x, weights, method.mask_around(4, 2))
   assert found.dtype == jnp.float32
 
@@ -121,7 +128,9 @@ def test_a_frame_has_its_width_on_every_side():
   wanted[2:10, 2:10] = 1
   wanted[4:8, 4:8] = 0
   equal(mask, wanted)
-  equal(method.mask_around(12, 4, 1, width=99), method.mask_around(12, 4, 1))
+  for wide in (5, 99):
+    whole = method.mask_around(12, 4, 1)
+    equal(method.mask_around(12, 4, 1, width=wide), whole)
 
 
 # --- labels ---
@@ -145,21 +154,22 @@ def test_a_set_has_the_summed_probability_over_all_classes():
 
 
 def test_predictions_are_of_the_likeliest_set_and_strict_ones_of_all_classes():
-  logits = np.full((3, 8), -9.0, np.float32)
+  logits = np.full((4, 8), -9.0, np.float32)
   logits[0, [3, 0, 5, 6]] = [2.0, 1.5, 1.5, 1.4]  # three classes outweigh one
   logits[1, [4, 2]] = [3.0, 1.0]  # the likeliest class is in no set
   logits[2, 1] = 0.0
+  logits[3, 0] = 0.0
   logits = jnp.asarray(logits)
-  equal(method.predictions(logits, GROUPS), [1, 2, 2])
-  equal(method.predictions(logits, GROUPS, strict=True), [0, -1, 2])
+  equal(label_map.predictions(logits, GROUPS), [1, 2, 2, 1])
+  equal(label_map.predictions(logits, GROUPS, strict=True), [0, -1, 2, 1])
 
 
 def test_the_papers_labels_are_the_first_ten_of_a_thousand():
-  groups = method.first_groups(10)
-  method.check_groups(groups, 10, 1000)
+  groups = label_map.first_groups(10)
+  label_map.check_groups(groups, 10, 1000)
   # 3 squares: great white shark, class 2; 10 squares: ostrich, class 9.
   assert groups[3 - 1] == (2,) and groups[10 - 1] == (9,)
-  method.check_groups(method.first_groups(10, first=1), 10, 1001, first=1)
+  label_map.check_groups(label_map.first_groups(10, first=1), 10, 1001, first=1)
 
 
 @pytest.mark.parametrize(
@@ -176,22 +186,21 @@ def test_the_papers_labels_are_the_first_ten_of_a_thousand():
 )
 def test_a_label_map_that_cannot_be_is_refused(groups, classes, first, says):
   with pytest.raises(InputError, match=says):
-    method.check_groups(groups, 2, classes, first)
+    label_map.check_groups(groups, 2, classes, first)
 
 
 def test_the_most_frequent_pairs_are_mapped_first_and_no_class_twice():
   counts = np.array([[5, 9, 0, 1], [0, 8, 0, 2], [0, 7, 0, 0]])
-  equal(jax.jit(method.frequency_map)(counts), [1, 3, 0])
-  equal(method.frequency_map(jnp.zeros((3, 4))), [0, 1, 2])
+  equal(jax.jit(label_map.frequency_map)(counts), [1, 3, 0])
+  equal(label_map.frequency_map(jnp.zeros((3, 4))), [0, 1, 2])
 
 
 def test_dead_targets_are_sets_of_zeros_alone():
   logits = np.ones((2, 8), np.float32)
-  logits[0, [0, 1, 2, 3]] = 0
-  logits[1, [0, 5, 6]] = 0
-  equal(
-    method.dead_targets(jnp.asarray(logits), GROUPS), np.float32([2 / 3, 1 / 3])
-  )
+  logits[0, [0, 1, 2, 5, 6]] = 0
+  logits[1, [3, 5, 6]] = 0
+  found = label_map.dead_targets(jnp.asarray(logits), GROUPS)
+  equal(found, np.float32([2 / 3, 1 / 3]))
 
 
 # --- the objective ---
@@ -234,6 +243,8 @@ def test_the_objective_is_that_of_the_paper_over_the_rows_that_count(reduction):
   ]
   close(found.sum, -np.sum(own))
   assert found.weight == 4
+  of = lambda p: loss(p, {}, batch, jax.random.key(0)).sum
+  assert np.isfinite(jax.grad(of)(params)['program']['weights']).all()
   scale = {'sum': 1, 'half_sum': 0.5, 'mean': 1 / weights.size}[reduction]
   close(found.penalty, 0.7 * scale * (weights**2).sum())
   each = np.stack(
@@ -325,13 +336,13 @@ def test_all_counts_and_all_cells_are_as_likely(squares):
 
 def test_an_image_is_of_its_key_alone():
   keys = jax.random.split(jax.random.key(0), 6)
-  images, labels = method.squares_of(keys, 5)
+  images, labels = counting.squares_of(keys, 5)
   assert images.shape == (6, 20, 20, 3)
-  some, of_some = method.squares_of(keys[4:], 5)
+  some, of_some = counting.squares_of(keys[4:], 5)
   equal(some, images[4:])
   equal(of_some, labels[4:])
   with pytest.raises(InputError, match='cell of 2 pixels'):
-    method.squares_of(keys, 2)
+    counting.squares_of(keys, 2)
 
 
 def test_numbers_of_splits_do_not_meet_and_end_where_they_should():

@@ -15,7 +15,7 @@ from jaxlab.engine.require import at_least, filled, one_of, require
 from jaxlab.engine.source import ArraySpec, Finite, Spec
 from jaxlab.ops.attack_steps import example_keys
 from jaxlab.ops.augment import to_float
-from jaxlab.papers.reprogramming import method
+from jaxlab.papers.reprogramming import counting, method
 
 Config = Mapping[str, Any]
 COUNTING = 'counting'
@@ -77,7 +77,7 @@ class TaskImages:
       return self.as_read(batch['image']), batch['label']
     key = keys.stream(self.config['seed'], COUNTING)
     of_each = example_keys(key, batch['id'])
-    x, labels = method.squares_of(of_each, self.data['cell'])
+    x, labels = counting.squares_of(of_each, self.data['cell'])
     return self.as_read(x), labels
 
   def as_read(self, images: jax.Array) -> jax.Array:
@@ -115,7 +115,7 @@ class TaskImages:
 
 
 def _side(d: Config) -> int:
-  return method.GRID * d['cell'] if d['name'] == COUNTING else d['size']
+  return counting.GRID * d['cell'] if d['name'] == COUNTING else d['size']
 
 
 def check(config: Config) -> None:
@@ -129,7 +129,7 @@ def check(config: Config) -> None:
   }
   if config['data']['name'] == COUNTING:
     rules |= {
-      'data.num_classes': one_of(method.COUNTS, cure='one to ten squares'),
+      'data.num_classes': one_of(counting.COUNTS, cure='one to ten squares'),
       'data.cell': at_least(3, 'a framed square needs as much'),
       'data.validation_examples': at_least(1),
       'data.test_examples': at_least(1),

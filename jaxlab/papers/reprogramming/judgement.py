@@ -13,7 +13,7 @@ from jaxlab.engine.feed import Feed
 from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.engine.state import Evaluator, State
 from jaxlab.ops.intervals import wilson
-from jaxlab.papers.reprogramming import method, victims
+from jaxlab.papers.reprogramming import label_map, method, victims
 from jaxlab.recipes.study import Study
 
 Config = Mapping[str, Any]
@@ -44,10 +44,10 @@ def judged(
     labels = jnp.where(mask, labels, 0)
     own = jnp.take_along_axis(each, labels[:, None], axis=-1)[:, 0]
     found = {
-      'right': method.predictions(logits, known) == labels,
-      'strict': method.predictions(logits, known, strict=True) == labels,
+      'right': label_map.predictions(logits, known) == labels,
+      'strict': label_map.predictions(logits, known, strict=True) == labels,
       'nats': -own,
-      'dead': method.dead_targets(logits, known),
+      'dead': label_map.dead_targets(logits, known),
       'rows': mask,
     }
     counted = {k: jnp.where(mask, x, 0).sum() for k, x in found.items()}
@@ -128,7 +128,7 @@ def show(
 
 def _first(attempt, groups, params, vars, batch):
   images, labels, logits = attempt(params, vars, batch)
-  guesses = method.predictions(logits, groups(vars))
+  guesses = label_map.predictions(logits, groups(vars))
   some = slice(0, _SHOWN)
   top = logits.argmax(-1)
   return images[some], labels[some], guesses[some], top[some]

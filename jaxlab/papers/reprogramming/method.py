@@ -18,6 +18,7 @@ task a set of the classifier's classes.
   of a small scale                     embed(alpha=…)
   hidden in an ordinary image          embed(carrier=…)
 
+Label maps are in label_map.py, the squares in counting.py.
 The paper's formulas have no numbers that could be checked here.
 Of others: batch statistics for random networks, `calibrate_batch_stats`
 (Englert and Lazić, arXiv:2206.03466), and label maps by frequency,
@@ -38,17 +39,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import Loss, Objective
+from jaxlab.papers.reprogramming.counting import counting_squares
+from jaxlab.papers.reprogramming.label_map import (
+  Group,
+  dead_targets,
+  frequency_map,
+  mapped_log_probability,
+  predictions,
+)
+
+__all__ = [
+  'calibrate_batch_stats',
+  'counting_squares',
+  'embed',
+  'frequency_map',
+  'mapped_log_probability',
+  'mask_around',
+  'program',
+  'reprogramming_loss',
+]
 
 RANGE = (-1.0, 1.0)  # of images with a program: that of tanh
-IMAGENET = 1000
-GRID = 4  # cells on a side of an image of squares
-COUNTS = 10  # 1 to 10 squares
 
-Group = Sequence[int]
 # (batch) -> x [b, k, k, c] float32 in [-1, 1], labels [b] int
 Read = Callable[[Any], tuple[jax.Array, jax.Array]]
 # (images [b, n, n, c] in [-1, 1], params, vars) -> logits [b, classes]
@@ -100,6 +115,15 @@ def mask_around(
     mask[outer, outer] = 1
   mask[hole, hole] = 0
   return mask
+
+
+def check_range(given: tuple[float, float]) -> None:
+  """Raises InputError where a victim reads other images than programs are."""
+  if tuple(given) != RANGE:
+    raise InputError(
+      f'the victim reads images in {list(given)}, and a program makes them in '
+      f'{list(RANGE)}: rescale them in the function that gives its logits'
+    )
 
 
 def program(weights: jax.Array, mask: jax.Array | np.ndarray) -> jax.Array:
@@ -191,148 +215,6 @@ def shuffle(images: jax.Array, order: jax.Array) -> jax.Array:
   """
   flat = images.reshape(len(images), -1, images.shape[-1])
   return flat[:, order].reshape(images.shape)
-
-
-# --- labels ---
-
-
-def first_groups(tasks: int, first: int = 0) -> list[tuple[int, ...]]:
-  """The paper's h_g: label j is class j of the victim alone.
-
-  Args:
-    first: the victim's first class; 1 where logit 0 is a background class.
-  """
-  return [(first + label,) for label in range(tasks)]
-
-
-def check_groups(
-  groups: Sequence[Group], tasks: int, classes: int, first: int = 0
-) -> None:
-  """Checks a label map h_g.
-
-  Args:
-    groups: the classes of each label of the task.
-    tasks: labels of the task.
-    classes: logits of the victim.
-    first: index of the victim's first class.
-
-  Raises:
-    InputError: not one set for each label, an empty one, a class that is in
-      two, one that the victim does not have, or 1,001 logits of which the
-      first is taken for a class.
-  """
-  if classes == IMAGENET + 1 and first != 1:
-    raise InputError(
-      f'the victim has {classes} logits, of which the first is a background '
-      'class: ImageNet class j is logit j + 1; set victim.first_class = 1'
-    )
-  if len(groups) != tasks:
-    raise InputError(
-      f'the label map has {len(groups)} sets of classes, the task {tasks} '
-      'labels: give one set for each'
-    )
-  seen: dict[int, int] = {}
-  for label, group in enumerate(groups):
-    if not len(group):
-      raise InputError(f'label {label} has no class: give it at least one')
-    for one in group:
-      if not first <= one < classes:
-        raise InputError(
-          f'label {label} has class {one}; the victim has {first} to '
-          f'{classes - 1}'
-        )
-      if seen.setdefault(one, label) != label:
-        raise InputError(
-          f'class {one} is in the sets of labels {seen[one]} and {label}: a '
-          'class can stand for one label only'
-        )
-
-
-def check_range(given: tuple[float, float]) -> None:
-  """Raises InputError where a victim reads other images than programs are."""
-  if tuple(given) != RANGE:
-    raise InputError(
-      f'the victim reads images in {list(given)}, and a program makes them in '
-      f'{list(RANGE)}: rescale them in the function that gives its logits'
-    )
-
-
-def mapped_log_probability(
-  logits: jax.Array, groups: Sequence[Group] | jax.Array
-) -> jax.Array:
-  """log P(h_g(y) | X_adv): the log of the summed probabilities of each set.
-
-  Probabilities are over all classes, also those in no set.
-
-  Args:
-    logits: [b, classes] floating; computed in float32.
-    groups: the classes of each label; an array [tasks, m] may be traced.
-
-  Returns:
-    [b, tasks] float32, at most 0.
-
-  Source: the objective, and the text on h_g.
-  """
-  every = jax.nn.log_softmax(logits.astype(jnp.float32))
-  classes, there = _table(groups)
-  each = jnp.where(there, every[:, classes], -jnp.inf)
-  return jax.nn.logsumexp(each, axis=-1)
-
-
-def _table(groups):
-  """Classes as [tasks, m], sets filled up to the largest; which are there."""
-  if isinstance(groups, jax.Array):
-    return groups, np.ones(groups.shape, bool)
-  sizes = np.array([len(group) for group in groups])
-  there = np.arange(sizes.max()) < sizes[:, None]
-  classes = np.zeros(there.shape, np.int32)
-  classes[there] = np.concatenate([np.asarray(group) for group in groups])
-  return classes, there
-
-
-def predictions(
-  logits: jax.Array, groups: Sequence[Group] | jax.Array, strict: bool = False
-) -> jax.Array:
-  """The task's label of each image, [b] int32.
-
-  Args:
-    strict: of the likeliest of all classes, -1 where that is in no set; else
-      of the likeliest set.
-  """
-  likeliest = mapped_log_probability(logits, groups).argmax(-1)
-  if not strict:
-    return likeliest.astype(jnp.int32)
-  classes, there = _table(groups)
-  top = logits.argmax(-1)[:, None, None]
-  of_top = ((classes == top) & there).any(-1)
-  return jnp.where(of_top.any(-1), of_top.argmax(-1), -1).astype(jnp.int32)
-
-
-def frequency_map(counts: jax.Array) -> jax.Array:
-  """A class for each label: the most frequent pairs first, no class twice.
-
-  With no counts it is the paper's map, label j to class j.
-
-  Args:
-    counts: [tasks, classes], how often the victim gave images of a label a
-      class.
-
-  Returns:
-    [tasks] int32.
-
-  Source: Chen et al., arXiv:2211.11635; theirs is drawn up anew each epoch.
-  """
-  tasks, classes = counts.shape
-
-  def pair(_, carry):
-    left, found = carry
-    label, of = jnp.divmod(left.argmax(), classes)
-    left = left.at[label].set(-1).at[:, of].set(-1)
-    return left, found.at[label].set(of.astype(jnp.int32))
-
-  left = jnp.asarray(counts, jnp.float32)
-  none = jnp.zeros(tasks, jnp.int32)
-  return lax.fori_loop(0, tasks, pair, (left, none))[1]
 
 
 # --- the objective ---
@@ -434,59 +316,6 @@ def reprogramming_loss(
     )
 
   return loss
-
-
-def dead_targets(
-  logits: jax.Array, groups: Sequence[Group] | jax.Array
-) -> jax.Array:
-  """[b] float32, the share of sets of which every logit is exactly 0."""
-  classes, there = _table(groups)
-  dead = ((logits[:, classes] == 0) | ~there).all(-1)
-  return dead.mean(-1, dtype=jnp.float32)
-
-
-# --- counting squares ---
-
-
-def counting_squares(
-  key: jax.Array, n: int, cell: int = 9
-) -> tuple[jax.Array, jax.Array]:
-  """Images of 1 to 10 squares, to be counted.
-
-  A square fills a cell of a 4 x 4 grid: white within a black frame of one
-  pixel, on black. All counts are as likely, and so are all sets of cells.
-
-  Args:
-    n: number of images.
-    cell: pixels on the side of a cell, at least 3; 9 in the paper.
-
-  Returns:
-    images: [n, 4 cell, 4 cell, 3] float32 in [0, 1].
-    labels: [n] int32 in [0, 10): one less than the number of squares.
-
-  Departs from the paper: the width of the frame is ours.
-  """
-  return squares_of(jax.random.split(key, n), cell)
-
-
-def squares_of(keys: jax.Array, cell: int = 9) -> tuple[jax.Array, jax.Array]:
-  """`counting_squares` of one key an image, [n] keys."""
-  if cell < 3:
-    raise InputError(f'a cell of {cell} pixels has no room for a framed square')
-
-  def one(key):
-    of_count, of_cells = jax.random.split(key)
-    label = jax.random.randint(of_count, (), 0, COUNTS)
-    rank = jax.random.permutation(of_cells, GRID * GRID)
-    return rank.reshape(GRID, GRID) <= label, label
-
-  taken, labels = jax.vmap(one)(keys)
-  square = np.zeros((cell, cell), np.float32)
-  square[1:-1, 1:-1] = 1
-  tiles = taken[:, :, None, :, None] * square[:, None, :]
-  side = GRID * cell
-  grey = tiles.reshape(-1, side, side, 1)
-  return jnp.broadcast_to(grey, (*grey.shape[:3], 3)), labels
 
 
 # --- random networks ---

@@ -26,7 +26,13 @@ from jaxlab.engine.state import State, Task, Update
 from jaxlab.engine.update import accumulate, chain, every, minimise
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import pgd
-from jaxlab.papers.reprogramming import inputs, judgement, method, victims
+from jaxlab.papers.reprogramming import (
+  inputs,
+  judgement,
+  label_map,
+  method,
+  victims,
+)
 from jaxlab.papers.reprogramming.inputs import TaskImages
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.study import Cell, study_of
@@ -99,8 +105,8 @@ def check(config: Config) -> None:
 def _groups(config: Config, victim: victims.Victim) -> list[tuple[int, ...]]:
   tasks, first = config['data']['num_classes'], config['victim']['first_class']
   given = config['program']['groups']
-  found = [tuple(x) for x in given] or method.first_groups(tasks, first)
-  method.check_groups(found, tasks, victim.classes, first)
+  found = [tuple(x) for x in given] or label_map.first_groups(tasks, first)
+  label_map.check_groups(found, tasks, victim.classes, first)
   return found
 
 
@@ -141,15 +147,23 @@ def parts_of(config: Config, offline: bool = True) -> Parts:
   return Parts(victim, data, groups, join, attempt)
 
 
-def make_update(config: Config, parts: Parts, rate: float) -> Update:
-  """One step of the program; of the victim no gradient is taken."""
+def make_update(
+  config: Config, parts: Parts, rate: float, platform: str
+) -> Update:
+  """One step of the program; of the victim no gradient is taken.
+
+  Args:
+    platform: that it is for: micro-batches are unrolled on 'cpu', where
+      convolutions inside loops are slow.
+  """
   p = config['program']
   loss = method.reprogramming_loss(
     parts.attempt, parts.groups, p['penalty'], p['reduction']
   )
   tx = optimizers.make(config['optimizer'], config['train']['steps'], rate)
   if p['micro_batches'] > 1:
-    step = accumulate(p['micro_batches'], loss, 'program', tx)
+    unroll = platform == 'cpu'
+    step = accumulate(p['micro_batches'], loss, 'program', tx, unroll=unroll)
   else:
     step = minimise(loss, 'program', tx)
   if p['mapping'] == 'frequency':
@@ -162,7 +176,7 @@ def _remap(state: State, batch, key):
   del batch, key
   counts = state.vars['mapping']['counts']
   new = {
-    'labels': method.frequency_map(counts),
+    'labels': label_map.frequency_map(counts),
     'counts': jnp.zeros_like(counts),
   }
   good = {'nonfinite': (jnp.zeros(()), jnp.ones(()))}
@@ -250,7 +264,7 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
     if p['mapping'] == 'frequency':
       tasks = d['num_classes']
       counts = jnp.zeros((tasks, victim.classes), jnp.float32)
-      labels = method.frequency_map(counts)
+      labels = label_map.frequency_map(counts)
       vars = {**vars, 'mapping': {'labels': labels, 'counts': counts}}
     if p['permuted']:
       order = keys.stream(config['seed'], 'pixels')
@@ -261,7 +275,8 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
 
   def task(space, opened):
     parts = opened.data if opened else parts_of(config)
-    return Task(init, {'train': make_update(config, parts, cell.rate(space))})
+    rate, platform = cell.rate(space), mesh.platform(space.mesh)
+    return Task(init, {'train': make_update(config, parts, rate, platform)})
 
   def open_inputs(space):
     parts = parts_of(config, space.offline)
