@@ -26,7 +26,6 @@ from jaxlab.engine.update import minimise
 from jaxlab.ops.augment import to_float
 from jaxlab.papers.advgan import distilled, game, judgement, method, stages
 from jaxlab.papers.advgan.oracle import ANSWERS, Ask, Oracle
-from jaxlab.papers.advgan.task import answer
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.judge import args_of
 from jaxlab.recipes.study import Cell, study_of
@@ -326,4 +325,4 @@ def predict(
   `task.predict`."""
   model, split = config['blackbox']['student'], config['attack']['split']
   own = stages.with_model(config, model, split)
-  return answer(own, params, vars, inputs)
+  return judgement.answer(own, params, vars, inputs)

@@ -17,7 +17,6 @@ from jaxlab.engine.require import at_least, one_of, require, some
 from jaxlab.engine.stage import Stage
 from jaxlab.ops.apgd import apgd
 from jaxlab.papers.advgan import game, judgement, stages
-from jaxlab.papers.advgan.task import answer
 from jaxlab.recipes import images
 from jaxlab.recipes.judge import args_of
 from jaxlab.recipes.study import Cell, study_of
@@ -126,4 +125,4 @@ def predict(config, params, vars, inputs) -> list[dict[str, Any]]:
   """As `task.predict`."""
   model, split = config['defended']['model'], config['attack']['split']
   own = stages.with_model(config, model, split)
-  return answer(own, params, vars, inputs)
+  return judgement.answer(own, params, vars, inputs)

@@ -18,14 +18,15 @@ from jaxlab.engine.metrics import Meter
 from jaxlab.engine.require import at_least, each, inside, require
 from jaxlab.engine.sections import Sections
 from jaxlab.engine.stage import Figures, Workspace
-from jaxlab.engine.state import State
+from jaxlab.engine.state import State, Vars
 from jaxlab.ops.attack_objectives import Objective, margins, of_logits
 from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.attacks import cw_l2, fgsm, pgd, square
 from jaxlab.ops.intervals import wilson
 from jaxlab.ops.similarity import ssim
-from jaxlab.papers.advgan import method
+from jaxlab.papers.advgan import game, method
 from jaxlab.papers.advgan.game import Game
+from jaxlab.recipes import images as recipe
 
 Config = Mapping[str, Any]
 Logits = Callable[[np.ndarray], np.ndarray]  # images -> [n, k], on the host
@@ -349,6 +350,34 @@ def judge(
     'test/ssim': first['SSIM'],
     'test/clean_accuracy': accuracy,
   }
+
+
+def answer(
+  own: Config, params: Mapping, vars: Vars, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """`predict` of a game against the network of `own.model`."""
+  of = game.make(own, recipe.image_task(own).network)
+  told = recipe.predict(own, params, vars, inputs)
+  pixels = np.asarray(inputs)
+  if pixels.dtype == np.uint8:
+    pixels = pixels.astype(np.float32) / 255
+  logits = logits_of(of.network, (params, vars))
+  labels = np.array([one['label'] for one in told])
+  make = Generated(of, params['gen'])
+  ways = range(of.classes if of.targeted else 1)
+  found = []
+  for aim in ways:
+    aims = np.full(len(labels), aim) if of.targeted else labels
+    made = make(Aimed(pixels, labels, aims))
+    found.append(logits(made.changed).argmax(-1))
+  return [
+    {
+      'label': int(label),
+      'aims': list(ways) if of.targeted else [],
+      'labels': [int(taken[i]) for taken in found],
+    }
+    for i, label in enumerate(labels)
+  ]
 
 
 def _timed(make, count: int, rows: int, name: str) -> tuple[np.ndarray, float]:

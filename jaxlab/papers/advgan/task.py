@@ -79,32 +79,4 @@ def predict(
   """
   model = config['study']['arms'][0]
   own = stages.with_model(config, model, config['attack']['split'])
-  return answer(own, params, vars, inputs)
-
-
-def answer(
-  own: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
-  """`predict` of a game against the network of `own.model`."""
-  of = game.make(own, images.image_task(own).network)
-  told = images.predict(own, params, vars, inputs)
-  pixels = np.asarray(inputs)
-  if pixels.dtype == np.uint8:
-    pixels = pixels.astype(np.float32) / 255
-  logits = judgement.logits_of(of.network, (params, vars))
-  labels = np.array([answer['label'] for answer in told])
-  make = judgement.Generated(of, params['gen'])
-  ways = range(of.classes if of.targeted else 1)
-  found = []
-  for aim in ways:
-    aims = np.full(len(labels), aim) if of.targeted else labels
-    made = make(judgement.Aimed(pixels, labels, aims))
-    found.append(logits(made.changed).argmax(-1))
-  return [
-    {
-      'label': int(label),
-      'aims': list(ways) if of.targeted else [],
-      'labels': [int(taken[i]) for taken in found],
-    }
-    for i, label in enumerate(labels)
-  ]
+  return judgement.answer(own, params, vars, inputs)
