@@ -19,8 +19,13 @@ docs/metric_transfer.md:
   pseudo-labels: normalized cut .927 ± .010, spreading .922 ± .009,
     kNN .790 ± .010, scikit-learn's LabelSpreading .820 ± .031
   test accuracy: from the cut's labels .939 ± .017, supervised .853 ± .090,
-    paired difference .086 ± .075
-MORE
+    plain pseudo-label .845 ± .005; paired differences .086 ± .075, .094 ± .012
+
+imagenet_to_cifar10, 8,000 images, 470 processor seconds: normalized cut
+.684 ± .034, kNN .634 ± .023; linear heads .683 ± .015, supervised .660 ± .049,
+difference not shown. fewshot, 255 processor seconds: the cut over a pool of 60
+a class minus the nearest class mean .020 ± .005 on clip-art at one shot, -.006
+± .004 on letters at five.
 """
 
 import ml_collections
