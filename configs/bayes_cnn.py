@@ -10,6 +10,22 @@
 Paper: Shridhar et al., arXiv:1901.02731, chapter 5, validation accuracy in
 per cent, Bayesian and frequentist: LeNet-5 MNIST 98 and 98, CIFAR-10 69 and
 68, CIFAR-100 31 and 33; AlexNet 99 and 99, 73 and 73, 36 and 38.
+
+Measured, default config, seeds 0, 1, 2, one epoch, MNIST's test set, 95 %
+t-interval (not converged; the ensemble half as long; docs/bayes_cnn.md):
+
+                    accuracy         nats             ECE
+  deterministic     .9781 ± .0050    .0681 ± .0191    .0058 ± .0029
+  lrt               .9779 ± .0036    .0711 ± .0191    .0098 ± .0030
+  mc_dropout        .9728 ± .0023    .1117 ± .0095    .0392 ± .0043
+  ensemble of 3     .9637 ± .0039    .1246 ± .0129    .0194 ± .0031
+  ivon              .9625 ± .0122    .1255 ± .0379    .0180 ± .0065
+  laplace           .9781 ± .0055    .0690 ± .0192    .0074 ± .0022
+  temperature       .9781 ± .0050    .0676 ± .0196    .0047 ± .0032
+
+lrt - deterministic, paired: -.0002 ± .0019, .0030 ± .0005, .0041 ± .0026: as
+accurate, no better calibrated. It takes 22 minutes of CPU on two cores, 31
+minutes where they are shared.
 """
 
 import ml_collections

@@ -322,7 +322,7 @@ def test_rejection_leaves_the_surest():
 EPS = np.array(
   [[0.3, -1.2, 0.8], [-0.5, 0.4, 1.7], [1.1, 0.2, -0.6], [-2.0, 0.9, 0.1]]
 )
-# What version 0.1 of the official package `ivon-opt` leaves, in float64, of
+# What version 0.1.3 of the official package `ivon-opt` leaves, in float64, of
 # Σ A (w - c)² / 2 with this noise: weights and Hessian after each update.
 OFFICIAL = np.array(
   [

@@ -298,6 +298,32 @@ def test_a_number_of_examples_that_is_not_the_sources_is_refused():
   assert arms.make_update(config, 'deterministic', 0.1, built, 10)
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'bayes.posterior': 'log_alpha', 'prior.name': 'ard'},
+    {'prior.name': 'scale_mixture', 'bayes.schedule': 'blundell'},
+    {'bayes.posterior': 'log_alpha', 'prior.name': 'log_uniform'},
+    {'bayes.schedule': 'warmup', 'bayes.samples': 2},
+  ],
+)
+@pytest.mark.parametrize('arm', arms.VARIATIONAL)
+def test_posteriors_priors_and_schedules_go_together(changes, arm):
+  config = config_of(**changes)
+  built = arms.image_task(config, arm)._replace(sets=None)
+  update = arms.make_update(config, arm, 0.1, built, 10)
+
+  def step(key):
+    params, vars = built.network.init(key)
+    vars = {**vars, 'updates': jnp.zeros((), jnp.int32)}
+    state = create_state(params, update, vars=vars)
+    return state, update(state, batch_of(), key)
+
+  before, (after, metrics) = jax.eval_shape(step, KEY)
+  chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+  assert {'kl', 'accuracy', 'loss'} <= {*metrics}
+
+
 def test_arms_made_of_others_come_behind_them_with_one_rate():
   config = config_of(
     **{
