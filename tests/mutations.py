@@ -308,8 +308,8 @@ jaxlab/papers/metric_transfer/graph.py: tests/papers/test_metric_transfer.py
 jaxlab/papers/metric_transfer/spectrum.py: tests/papers/test_metric_transfer.py
   the_smallest_pairs_are_found
     found[order] = block => found[:] = block
-    2 * scaled(now) - before => 2 * scaled(now) + before
-    eigh((small + small.T) / 2, gram) => eigh((small + small.T) / 2)
+    ritz, turn = ritz[::-1], turn[:, ::-1] => pass
+    gram - basis.T @ (smooth @ basis) => basis.T @ (smooth @ basis)
   systems_are_solved
     tolerance**2 * square => tolerance * square
     np.where(open, new / np.where(open, square, 1), 0) * way => 0 * way
