@@ -174,8 +174,8 @@ def untrained():
     convert_dict=False,
   )
   config.claim.baseline_is_best = True
-  config.train.steps = 160
-  config.train.eval_every_steps = 80
+  config.train.steps = 120
+  config.train.eval_every_steps = 60
   config.data.test_examples = 1000
   config.paper_reported = ml_collections.ConfigDict(
     {

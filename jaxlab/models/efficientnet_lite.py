@@ -37,6 +37,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlab.models import conv_cpu
 from jaxlab.models.blocks import (
   batch_norm,
   check_channels,
@@ -173,6 +174,7 @@ class _Unit(nn.Module):
       stage.size,
       strides=stage.strides,
       feature_group_count=wide,
+      conv_general_dilated=conv_cpu.conv,
       kernel_init=nn.initializers.normal(math.sqrt(2) / stage.size),
       name='depthwise',
     )(y)

@@ -117,3 +117,35 @@ def test_many_channels_other_dtypes_and_devices_are_xlas_own(monkeypatch):
   assert 'custom_vjp' not in program(*wide)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   assert 'custom_vjp' not in program(x, kernel)
+
+
+@pytest.mark.parametrize(
+  'image, window, strides, padding',
+  [
+    ((8, 7), (3, 3), (1, 1), 'SAME'),
+    ((9, 8), (3, 5), (2, 2), 'SAME'),
+    ((9, 8), (3, 2), (2, 1), 'VALID'),
+    ((7, 6), (3, 3), (2, 2), [(0, 2), (1, 0)]),
+  ],
+  ids=str,
+)
+def test_depthwise_it_equals_xlas_convolution_and_gradients(
+  image, window, strides, padding
+):
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  x, kernel = normal(2, *image, 6), normal(*window, 1, 6)
+  options = {'dimension_numbers': LAYOUT, 'feature_group_count': 6}
+  assert 'conv_general' not in program(x, kernel, strides, padding, **options)
+  (expected, pull), (found, own) = (
+    jax.vjp(
+      lambda x, k, conv=conv: conv(x, k, strides, padding, **options),
+      x,
+      kernel,
+    )
+    for conv in (lax.conv_general_dilated, conv_cpu.conv)
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=5e-5)
+  slope = normal(*expected.shape)
+  for mine, theirs in zip(own(slope), pull(slope)):
+    np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
