@@ -114,25 +114,29 @@ def main() -> None:
       of_gradient(images, net, vars)
     ),
   }
-  times: dict[str, list[float]] = {name: [] for name in runs}
+  clocks = {'wall': time.perf_counter, 'CPU': time.process_time}
+  times: dict[str, list[list[float]]] = {name: [] for name in runs}
   for turn in range(args.rounds + 1):
     for name, run in runs.items():
-      begun = time.perf_counter()
+      begun = [clock() for clock in clocks.values()]
       run()
       if turn:  # the first touches its memory anew
-        times[name].append(time.perf_counter() - begun)
-  ratio = statistics.median(
-    a / b for a, b in zip(times['program step'], times['input gradient'])
-  )
+        ended = [clock() for clock in clocks.values()]
+        times[name].append([b - a for a, b in zip(begun, ended)])
   print(
     f'{jax.default_backend()}, {args.victim} {args.size} x {args.size}, batch '
     f'{args.batch}, {args.rounds} rounds in turn, load '
-    f'{os.getloadavg()[0]:.1f}\n| | ms, median | temporary MiB |\n|---|---|---|'
+    f'{os.getloadavg()[0]:.1f}\n'
+    '| | wall ms, median | CPU ms, median | temporary MiB |\n|---|---|---|---|'
   )
   for name, values in times.items():
-    middle = 1e3 * statistics.median(values)
-    print(f'| {name} | {middle:.0f} | {memory[name]:.0f} |')
-  print(f"median of the turns' ratios: {ratio:.3f}")
+    wall, cpu = (1e3 * statistics.median(x) for x in zip(*values))
+    print(f'| {name} | {wall:.0f} | {cpu:.0f} | {memory[name]:.0f} |')
+  pairs = zip(times['program step'], times['input gradient'])
+  ratios = [[a / b for a, b in zip(*pair)] for pair in pairs]
+  for name, values in zip(clocks, zip(*ratios)):
+    middle = statistics.median(values)
+    print(f"median of the turns' ratios, {name}: {middle:.3f}")
   cut = config_of(args, **{'program.micro_batches': 5})
   for platform, words in (('cpu', 'unrolled'), ('others', 'in a loop')):
     some, state, batch = planned_step(cut, platform)
