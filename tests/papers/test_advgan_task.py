@@ -166,29 +166,39 @@ def test_paths_and_trees_are_each_other_s_inverse(start):
 
 
 def test_every_image_is_aimed_at_all_other_classes(of):
-  aimed = judgement.all_aims(of, IMAGES, LABELS)
+  clean = np.arange(60.0).reshape(6, 10)
+  plain = judgement.Aimed(IMAGES, LABELS, LABELS, clean)
+  aimed = judgement.all_aims(of, plain)
   assert len(aimed.labels) == 6 * 9 and not (aimed.aims == aimed.labels).any()
   pairs = {*zip(aimed.labels.tolist(), aimed.aims.tolist())}
   assert len(pairs) == 54
   np.testing.assert_array_equal(aimed.images[9], IMAGES[1])
+  np.testing.assert_array_equal(aimed.clean[9], clean[1])
 
 
-def test_a_row_by_hand(of):
+def test_a_row_by_hand():
   images = np.zeros((4, 16, 16, 1), np.float32)
   changed = images.copy()
   changed[:, 0, 0] = 0.3
+  # Before: all are taken for 1. After: all for 2; each is asked about once.
+  asked = []
+
+  def logits(x):
+    asked.append(len(x))
+    return np.eye(3)[np.full(len(x), 2)]
+
   aimed = judgement.Aimed(
-    images, np.array([1, 1, 1, 0]), np.array([2, 2, 0, 1])
+    images, np.array([1, 1, 1, 0]), np.array([2, 2, 0, 1]), np.eye(3)[[1] * 4]
   )
-  # Before: all are taken for 1. After: all for 2.
-  logits = lambda x: np.eye(3)[np.full(len(x), 2 if x.max() > 0 else 1)]
   made = judgement.Attacked(aimed, changed, seconds=2.0)
-  row = judgement.row('x', made, logits, True)
+  hits = judgement.hits(made, logits, True)
+  assert asked == [4]
+  row = judgement.row('x', made, hits)
   assert row['images'] == 3 and row['success'] == pytest.approx(2 / 3)
   assert row['L2'] == pytest.approx(0.3) and row['s per 1,000'] == 500
   assert 0 < row['SSIM'] < 1 and row['low'] < 2 / 3 < row['high']
-  assert judgement.row('x', made, logits, False)['success'] == 1
-  by = judgement.by_target(made, logits, 3)
+  assert judgement.hits(made, logits, False).success[:3].all()
+  by = judgement.by_target(made, hits, 3)
   assert by == [[0, 0.0, 1], [1, None, 0], [2, 1.0, 2]]
 
 

@@ -72,7 +72,9 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
     key = keys.stream(space.seed, 'judge')
     labels = jnp.asarray(test['label'])
     aims = of.aims(key, jnp.arange(len(labels)), labels)
-    aimed = judgement.Aimed(test['image'], test['label'], np.asarray(aims))
+    aimed = judgement.Aimed(
+      test['image'], test['label'], np.asarray(aims), logits(test['image'])
+    )
     blind = space.artefact(f'{plain}-game')
     made = {
       'AdvGAN, transfer': judgement.Generated(of, blind.params['gen'])(aimed)
@@ -93,10 +95,11 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
       restarts=c['apgd_restarts'],
     )
     made |= judgement.iterative(of, {name: strong}, args, aimed, key)
-    rows = [
-      judgement.row(name, one, logits, of.targeted and judgement.CW not in name)
-      for name, one in made.items()
-    ]
+    rows = []
+    for attack, one in made.items():
+      targeted = of.targeted and judgement.CW not in attack
+      found = judgement.hits(one, logits, targeted)
+      rows.append(judgement.row(attack, one, found))
     space.page.table(
       f'Success against a network trained with {cell.arm}',
       judgement.COLUMNS,
@@ -104,7 +107,7 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
       show=True,
     )
     by_name = {row['attack']: row for row in rows}
-    accuracy = (logits(test['image']).argmax(-1) == test['label']).mean()
+    accuracy = (aimed.clean.argmax(-1) == test['label']).mean()
     return {
       'test/transfer/success': by_name['AdvGAN, transfer']['success'],
       'test/adaptive/success': by_name['AdvGAN, adaptive']['success'],

@@ -43,9 +43,17 @@ class Aimed(NamedTuple):
   images: np.ndarray  # [n, h, w, c] float32 in [0, 1]
   labels: np.ndarray  # [n] int
   aims: np.ndarray  # [n] int; without targets, the labels
+  clean: np.ndarray  # [n, k], what the attacked network says of them
 
   def rows(self, some) -> 'Aimed':
     return Aimed(*(x[some] for x in self))
+
+
+class Hits(NamedTuple):
+  """Which attacks succeeded, and which images count."""
+
+  success: np.ndarray  # [n] bool
+  counted: np.ndarray  # [n] bool
 
 
 class Attacked(NamedTuple):
@@ -79,14 +87,14 @@ def test_images(config: Config, sets, count: int) -> dict[str, np.ndarray]:
   return {'image': image, 'label': found['label']}
 
 
-def all_aims(of: Game, images: np.ndarray, labels: np.ndarray) -> Aimed:
-  """Each image with every class but its own; once, without targets."""
+def all_aims(of: Game, aimed: Aimed) -> Aimed:
+  """Each image with every class but its own; as it is, without targets."""
   if not of.targeted:
-    return Aimed(images, labels, labels)
+    return aimed
   shifts = np.arange(1, of.classes)
-  aims = (labels[:, None] + shifts) % of.classes
-  n = len(shifts)
-  return Aimed(images.repeat(n, 0), labels.repeat(n), aims.reshape(-1))
+  aims = (aimed.labels[:, None] + shifts) % of.classes
+  each = aimed.rows(np.arange(len(aimed.labels)).repeat(len(shifts)))
+  return each._replace(aims=aims.reshape(-1))
 
 
 class Generated:
@@ -163,13 +171,23 @@ def iterative(
   return found
 
 
-def row(
-  name: str, attacked: Attacked, logits: Logits, targeted: bool
-) -> dict[str, Any]:
-  """Success, L2 and SSIM of an attack, judged by a network's logits."""
-  hits, counted = _hits(attacked, logits, targeted)
-  share = hits.sum() / max(1, counted.sum())
-  low, high = wilson(float(hits.sum()), max(1, int(counted.sum())))
+def hits(attacked: Attacked, logits: Logits, targeted: bool) -> Hits:
+  """Asks the attacked network about the changed images, once each."""
+  of = attacked.of
+  found = method.succeeded(
+    jnp.asarray(of.clean),
+    jnp.asarray(logits(attacked.changed)),
+    jnp.asarray(of.labels),
+    jnp.asarray(of.aims) if targeted else None,
+  )
+  return Hits(*(np.asarray(x) for x in found))
+
+
+def row(name: str, attacked: Attacked, hits: Hits) -> dict[str, Any]:
+  """Success, L2 and SSIM of an attack."""
+  success, counted = hits
+  share = success.sum() / max(1, counted.sum())
+  low, high = wilson(float(success.sum()), max(1, int(counted.sum())))
   before, after = attacked.of.images[counted], attacked.changed[counted]
   moved = (after - before).astype(np.float64)
   alike = ssim(before[:1000], after[:1000])
@@ -197,28 +215,14 @@ COLUMNS = (
 )
 
 
-def by_target(attacked: Attacked, logits: Logits, classes: int) -> list[list]:
+def by_target(attacked: Attacked, hits: Hits, classes: int) -> list[list]:
   """Success at each target class: [class, success, images]."""
-  hits, counted = _hits(attacked, logits, True)
   found = []
   for aim in range(classes):
-    here = counted & (attacked.of.aims == aim)
-    found.append([aim, float(hits[here].mean()) if here.any() else None,
-                  int(here.sum())])  # fmt: skip
+    here = hits.counted & (attacked.of.aims == aim)
+    share = float(hits.success[here].mean()) if here.any() else None
+    found.append([aim, share, int(here.sum())])
   return found
-
-
-def _hits(attacked: Attacked, logits: Logits, targeted: bool):
-  of = attacked.of
-  return tuple(
-    np.asarray(x)
-    for x in method.succeeded(
-      jnp.asarray(logits(of.images)),
-      jnp.asarray(logits(attacked.changed)),
-      jnp.asarray(of.labels),
-      jnp.asarray(of.aims) if targeted else None,
-    )
-  )
 
 
 def logits_of(network, args) -> Logits:
@@ -233,26 +237,20 @@ def logits_of(network, args) -> Logits:
 
 
 def show(
-  page: Sections,
-  of: Game,
-  make: Generated,
-  images: np.ndarray,
-  labels: np.ndarray,
-  logits: Logits,
+  page: Sections, of: Game, make: Generated, aimed: Aimed, logits: Logits
 ) -> None:
   """A grid: an image, then its perturbation and what it becomes, for every
   target class (or, without targets, for some images)."""
   if of.targeted:
-    aimed = Aimed(images[:1], labels[:1], labels[:1]).rows([0] * of.classes)
-    aimed = aimed._replace(aims=np.arange(of.classes))
+    aimed = aimed.rows([0] * of.classes)._replace(aims=np.arange(of.classes))
   else:
-    aimed = Aimed(images[:8], labels[:8], labels[:8])
+    aimed = aimed.rows(slice(8))
   own, made = aimed.images, make(aimed)
   epsilon = of.config['attack']['epsilon']
   moved = (made.changed - own) / (2 * epsilon) + 0.5
   found = logits(made.changed).argmax(-1)
   pictures = np.concatenate([own, moved, made.changed])
-  words = [f'{x}' for x in logits(own).argmax(-1)]
+  words = [f'{x}' for x in aimed.clean.argmax(-1)]
   ways = [f'to {x}' if of.targeted else 'away' for x in aimed.aims]
   page.images(
     'grid',
@@ -270,14 +268,14 @@ def against_epsilon(
   """A curve: success of perturbations cut to smaller budgets."""
   epsilons = of.config['judge']['epsilons']
   images = jnp.asarray(made.of.images)
-  found = []
+  shares: list[float] = []
   for epsilon in epsilons:
     changed = method.project(
       images, jnp.asarray(made.changed) - images, epsilon
     )
     cut = made._replace(changed=np.asarray(changed))
-    found.append(row('', cut, logits, of.targeted))
-  shares = [r['success'] for r in found]
+    success, counted = hits(cut, logits, of.targeted)
+    shares.append(success.sum() / max(1, counted.sum()))
 
   def draw(axes):
     axes.plot(epsilons, shares, marker='o')
@@ -312,19 +310,23 @@ def judge(
   j, gen = config['judge'], state.params['gen']
   test = test_images(config, sets, j['images'])
   image, label = test['image'], test['label']
+  plain = Aimed(image, label, label, attacked(image))
   make = Generated(of, gen)
-  made = make(all_aims(of, image, label))
-  rows = [row('AdvGAN', made, attacked, of.targeted)]
-  few = image[:_ROWS], label[:_ROWS]
+  made = make(all_aims(of, plain))
+  found = hits(made, attacked, of.targeted)
+  rows = [row('AdvGAN', made, found)]
+  few = plain.rows(slice(_ROWS))
   if others is not None and j['attacked']:
-    few = image[: j['attacked']], label[: j['attacked']]
+    few = plain.rows(slice(j['attacked']))
     key = keys.stream(space.seed, 'judge')
-    aims = of.aims(key, jnp.arange(len(few[1])), jnp.asarray(few[1]))
-    aimed = Aimed(*few, np.asarray(aims))
+    ids = jnp.arange(len(few.labels))
+    aims = of.aims(key, ids, jnp.asarray(few.labels))
+    aimed = few._replace(aims=np.asarray(aims))
     ones = {'AdvGAN, the same images': make(aimed)}
     ones |= iterative(of, usual_attacks(of), others, aimed, key)
     for name, one in ones.items():
-      rows.append(row(name, one, attacked, of.targeted and name != CW))
+      targeted = of.targeted and name != CW
+      rows.append(row(name, one, hits(one, attacked, targeted)))
   page = space.page
   kind = 'one of the other classes' if of.targeted else 'any other class'
   page.table(
@@ -338,12 +340,12 @@ def judge(
     page.table(
       'Success by target class',
       ('target', 'success', 'images'),
-      by_target(made, attacked, of.classes),
+      by_target(made, found, of.classes),
     )
-  show(page, of, make, image, label, attacked)
-  against_epsilon(page, of, make(all_aims(of, *few)), attacked)
+  show(page, of, make, plain, attacked)
+  against_epsilon(page, of, make(all_aims(of, few)), attacked)
   first = rows[0]
-  accuracy = float((attacked(image).argmax(-1) == label).mean())
+  accuracy = float((plain.clean.argmax(-1) == label).mean())
   return {
     'test/success': first['success'],
     'test/l2': first['L2'],
@@ -368,7 +370,7 @@ def answer(
   found = []
   for aim in ways:
     aims = np.full(len(labels), aim) if of.targeted else labels
-    made = make(Aimed(pixels, labels, aims))
+    made = make(Aimed(pixels, labels, aims, pixels))
     found.append(logits(made.changed).argmax(-1))
   return [
     {
