@@ -74,7 +74,8 @@ def check(config: Config) -> None:
       'a black box is asked by one process, whose ledger counts; run the '
       'black-box job in one process'
     )
-  config['oracle']['callable'] and _imported(config)
+  if config['oracle']['callable']:
+    _imported(config)
 
 
 def box(config: Config, seed: int) -> list[Stage]:

@@ -34,10 +34,12 @@ class Game(NamedTuple):
 
   @property
   def classes(self) -> int:
+    """The number of classes."""
     return self.config['data']['num_classes']
 
   @property
   def targeted(self) -> bool:
+    """Whether images are to be taken for a given class, and not for any."""
     return self.config['attack']['targeted']
 
   def init(self, key: jax.Array) -> dict[str, Any]:
