@@ -48,7 +48,7 @@ def test_a_variant_that_is_not_there_is_named_with_those_that_are():
 @pytest.mark.parametrize(
   'paper, job, message',
   [
-    ('lomb', 'task', 'config.paper = "lomb" is not one of aloe, enc'),
+    ('lomb', 'task', 'config.paper = "lomb" is not one of advgan, al'),
     ('lamb', 'music', 'config.job = "music" is not one of finetuning, im'),
     ('examples.old_paper', 'task', 'there is no module examples.old_paper'),
   ],
