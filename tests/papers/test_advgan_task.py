@@ -153,6 +153,7 @@ def test_batches_ask_about_what_the_published_generator_makes():
     if kind == 'refine':
       wanted = change({'shift': step}, batch['image'], batch['id'], None)
       np.testing.assert_allclose(batch['changed'], wanted, rtol=1e-6)
+      np.testing.assert_array_equal(asked[-1], batch['changed'])
   assert len(asked) == 1  # of the refine batch alone
 
 
