@@ -157,15 +157,6 @@ def test_batches_ask_about_what_the_published_generator_makes():
   assert len(asked) == 1  # of the refine batch alone
 
 
-def test_paths_and_trees_are_each_other_s_inverse(start):
-  gen = start[0]['gen']
-  flat = distilled.by_path(gen)
-  assert all('/' in path for path in flat)
-  assert jax.tree.all(
-    jax.tree.map(np.array_equal, distilled.nested(flat), dict(gen))
-  )
-
-
 def test_every_image_is_aimed_at_all_other_classes(of):
   clean = np.arange(60.0).reshape(6, 10)
   plain = judgement.Aimed(IMAGES, LABELS, LABELS, clean)

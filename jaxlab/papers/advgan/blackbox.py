@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxlab.engine import hosts, keys
 from jaxlab.engine.errors import InputError
@@ -263,7 +264,8 @@ def changer(of: game.Game, seed: int) -> distilled.Change:
   @jax.jit
   def run(flat, image, ids, labels):
     aims = of.aims(key, ids, labels)
-    return of.attack(distilled.nested(flat), to_float(image), aims)[0]
+    gen = unflatten_dict(flat, sep='/')
+    return of.attack(gen, to_float(image), aims)[0]
 
   return run
 
@@ -275,7 +277,8 @@ def steps_of(of: game.Game, config: Config, steps: int) -> dict[str, Update]:
 
   def publish(state: State, batch, key):
     state, metrics = played(state, batch, key)
-    sampler = {'published': distilled.by_path(state.params['gen'])}
+    flat = flatten_dict(state.params['gen'], sep='/')
+    sampler = {'published': flat}
     return state.replace(vars={**state.vars, 'sampler': sampler}), metrics
 
   return {
@@ -315,7 +318,7 @@ def student_loss(of: game.Game, refined: bool) -> Loss:
 
 def _initial(of: game.Game, key: jax.Array):
   params, vars = stages.initial(of, key)
-  published = jax.tree.map(lambda x: x + 0, distilled.by_path(params['gen']))
+  published = flatten_dict(params['gen'], sep='/')
   return params, {**vars, 'sampler': {'published': published}}
 
 

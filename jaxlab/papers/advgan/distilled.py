@@ -13,9 +13,7 @@ all with `label` and `id`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from jaxlab.data.in_memory import Order
@@ -123,26 +121,3 @@ class Distilled:
 
   def publish(self, snapshot: Mapping[str, np.ndarray]) -> None:
     self._gen = snapshot
-
-
-def by_path(tree: Any) -> dict[str, jax.Array]:
-  """The leaves of nested dicts by their slash-joined paths."""
-  flat: dict[str, jax.Array] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= {f'{name}/{path}': leaf for path, leaf in by_path(value).items()}
-    else:
-      flat[name] = value
-  return flat
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The tree of `by_path`."""
-  tree: dict[str, Any] = {}
-  for path, leaf in flat.items():
-    *folders, name = path.split('/')
-    at = tree
-    for folder in folders:
-      at = at.setdefault(folder, {})
-    at[name] = leaf
-  return tree

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.ops.attack_objectives import checked_logits, margins, nats
-from jaxlab.ops.attack_steps import example_keys, make_ball, row_norms
+from jaxlab.ops.attack_steps import example_keys, make_ball
 
 Term = Callable[[jax.Array], jax.Array]  # scores [b] -> [b]
 
@@ -246,8 +246,3 @@ def succeeded(
     return (found != labels) & counted, counted
   counted = counted & (aims != labels)
   return (found == aims) & counted, counted
-
-
-def lengths(perturbation: jax.Array) -> jax.Array:
-  """|G(x)|_2 of each image, [b] float32."""
-  return row_norms(perturbation).reshape(len(perturbation))
