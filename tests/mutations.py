@@ -549,6 +549,9 @@ jaxlab/papers/advgan/distilled.py: tests/papers/test_advgan_task.py
   batches_ask_about
     self._ask(changed) => self._ask(found['image'])
     side='right' => side='left'
+jaxlab/models/advgan.py: tests/models/test_advgan.py
+  target_reaches_every_pixel
+    return (1 + scale) * x + shift => return (1 + scale - scale) * x
 """
 
 

@@ -5,7 +5,11 @@ C. Xiao et al. Generating Adversarial Examples with Adversarial Networks. IJCAI
 FC`.
 
 Departs from the paper: instance norms in the residual blocks too, so that no
-image's perturbation depends on others of its batch.
+image's perturbation depends on others of its batch; one generator for all
+target classes, which are told by the norms' scales and shifts, as in V.
+Dumoulin et al., "A Learned Representation for Artistic Style", ICLR 2017. As
+further planes of the image they would be lost: a norm takes off what is the
+same at all pixels.
 """
 
 from functools import partial
@@ -26,7 +30,8 @@ class Generator(nn.Module):
     rk      two 3 x 3 convolutions and what came in
     uk      3 x 3 transposed convolution, stride 2
 
-  each with k maps, an instance norm and a ReLU; the last layer is linear.
+  each with k maps, an instance norm and a ReLU; the last layer is linear. The
+  class aimed at has scales and shifts of its own in every norm.
   """
 
   channels: int  # of the images
@@ -59,21 +64,39 @@ class Generator(nn.Module):
     grow = partial(
       nn.ConvTranspose, kernel_size=(3, 3), strides=(2, 2), dtype=self.dtype
     )
-    norm = partial(nn.InstanceNorm, dtype=self.dtype)
-    planes = jnp.broadcast_to(
-      aim[:, None, None, :], (*image.shape[:3], aim.shape[-1])
-    )
-    x = jnp.concatenate([2 * image - 1, planes], -1)
-    w = self.width
-    x = nn.relu(norm()(conv(w)(x)))
+    norm = partial(TargetNorm, dtype=self.dtype)
+    x, w = 2 * image - 1, self.width
+    x = nn.relu(norm()(conv(w)(x), aim))
     for maps in (2 * w, 4 * w):
-      x = nn.relu(norm()(conv(maps, strides=(2, 2))(x)))
+      x = nn.relu(norm()(conv(maps, strides=(2, 2))(x), aim))
     for _ in range(self.blocks):
-      y = nn.relu(norm()(conv(4 * w)(x)))
-      x = x + norm()(conv(4 * w)(y))
+      y = nn.relu(norm()(conv(4 * w)(x), aim))
+      x = x + norm()(conv(4 * w)(y), aim)
     for maps in (2 * w, w):
-      x = nn.relu(norm()(grow(maps)(x)))
+      x = nn.relu(norm()(grow(maps)(x), aim))
     return conv(self.channels)(x).astype(jnp.float32)
+
+
+class TargetNorm(nn.Module):
+  """An instance norm with scales and shifts of the class aimed at."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, aim: jax.Array) -> jax.Array:
+    """Normalised x.
+
+    Args:
+      x: [b, h, w, c].
+      aim: [b, k] float32, one-hot target classes; with k = 0 all images share
+        their scales and shifts.
+    """
+    if not aim.shape[-1]:
+      return nn.InstanceNorm(dtype=self.dtype)(x)
+    x = nn.InstanceNorm(use_scale=False, use_bias=False, dtype=self.dtype)(x)
+    told = nn.Dense(2 * x.shape[-1], dtype=self.dtype)(aim)
+    scale, shift = jnp.split(told[:, None, None, :], 2, -1)
+    return (1 + scale) * x + shift
 
 
 class Discriminator(nn.Module):

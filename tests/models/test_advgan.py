@@ -25,8 +25,8 @@ def _shapes(module, *inputs, **fields):
 
 def test_the_generator_is_c8_d16_d32_4r32_u16_u8_c1():
   conv = lambda i, o: 9 * i * o + o
-  norm = lambda c: 2 * c
-  wanted = conv(11, 8) + norm(8) + conv(8, 16) + norm(16) + conv(16, 32)
+  norm = lambda c: (10 + 1) * 2 * c  # of ten classes
+  wanted = conv(1, 8) + norm(8) + conv(8, 16) + norm(16) + conv(16, 32)
   wanted += norm(32) + 4 * 2 * (conv(32, 32) + norm(32))
   wanted += conv(32, 16) + norm(16) + conv(16, 8) + norm(8) + conv(8, 1)
   gen = Generator(channels=1)
@@ -34,6 +34,26 @@ def test_the_generator_is_c8_d16_d32_4r32_u16_u8_c1():
   out = jax.eval_shape(lambda k, *x: gen.init_with_output(k, *x)[0],
                        jax.random.key(0), IMAGE, AIM)  # fmt: skip
   assert out.shape == IMAGE.shape
+
+
+def test_the_target_reaches_every_pixel():
+  # Of planes of the input, norms would leave only what borders let through.
+  gen = Generator(channels=1, blocks=1)
+  aims = jnp.eye(10)[:2]
+  images = jnp.broadcast_to(jnp.linspace(0, 1, 32), (2, 32, 32))[..., None]
+  params = gen.init(jax.random.key(0), images, aims)
+  made = gen.apply(params, images, aims)
+  apart = np.abs(made[0] - made[1])[12:20, 12:20]
+  assert apart.mean() > 0.3 * np.abs(made[0]).mean()
+
+
+def test_without_targets_all_images_share_scales_and_shifts():
+  conv = lambda i, o: 9 * i * o + o
+  gen = Generator(channels=1, blocks=0)
+  none = jax.ShapeDtypeStruct((2, 0), jnp.float32)
+  wanted = conv(1, 8) + conv(8, 16) + conv(16, 32) + conv(32, 16)
+  wanted += conv(16, 8) + conv(8, 1) + 2 * (8 + 16 + 32 + 16 + 8)
+  assert _count(_shapes(gen, IMAGE, none)) == wanted
 
 
 def test_the_discriminator_has_no_norm_after_its_first_layer():
@@ -78,7 +98,9 @@ def test_one_draw_gives_each_kernel_its_own_numbers_and_variance():
   for kernel in large:
     assert abs(kernel.std() * np.sqrt(kernel[..., 0].size) - 1) < 0.05
   assert len({float(k.ravel()[0]) for k in kernels}) == len(kernels)
+  params = parameters(Discriminator(), jax.random.key(0), IMAGE)
   norms = [v for k, v in params.items() if 'Norm' in k]
+  assert len(norms) == 2
   assert all((n['scale'] == 1).all() and not n['bias'].any() for n in norms)
 
 
