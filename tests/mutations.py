@@ -549,6 +549,23 @@ jaxlab/papers/advgan/distilled.py: tests/papers/test_advgan_task.py
   batches_ask_about
     self._ask(changed) => self._ask(found['image'])
     side='right' => side='left'
+jaxlab/papers/lamb/layers.py: tests/papers/test_lamb.py
+  options_of_other_libraries
+    norm_u + share * norm_x + eps => norm_u + eps
+    return lambda x: jnp.clip(x, lower, upper) => return lambda x: x
+  derivative_through_an_update
+    jnp.sqrt(jnp.where(zero, 1, square)) => jnp.sqrt(square)
+  a_mask_that_can_be_called
+    function = callable(tree) and => function = callable(tree) or
+  default_decay_mask
+    .removesuffix('/value') => 
+jaxlab/papers/lamb/method.py: tests/papers/test_lamb.py
+  options_of_other_libraries
+    share = 1 - b1 if grad_averaging else 1.0 => share = 1 - b1
+    (at(1.0), -eta) if outer_rate else (-eta, at(1.0)) => (-eta, at(1.0))
+jaxlab/papers/lamb/layers.py: tests/papers/test_lamb_sharding.py
+  layers_may_be_sharded
+    jax.sharding.reshard(ratio, jax.P()) if any(spec) else ratio => ratio
 jaxlab/models/advgan.py: tests/models/test_advgan.py
   target_reaches_every_pixel
     return (1 + scale) * x + shift => return (1 + scale - scale) * x

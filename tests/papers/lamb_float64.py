@@ -235,7 +235,8 @@ def errors(case, dtype):
   steps = [{name: g[t] for name, g in grads.items()} for t in range(STEPS)]
   expected = {'rate': lambda _: RATE} | case.reference
   theirs, ratios = getattr(reference, case.method)(params, steps, **expected)
-  found = flat(method.trust_ratios(state))
+  axes = case.library.get('layer_axes')
+  found = flat(method.trust_ratios(state, axes))
   for name, ratio in ratios.items():
     assert found[name].shape == ratio.shape, (name, found[name].shape)
   assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(ours))

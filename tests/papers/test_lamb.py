@@ -117,7 +117,7 @@ class TransformTest(chex.TestCase):
     separate, other = self.updates(make(), apart(params), apart(grads))
     # The same sums over the same numbers: only their order may differ.
     chex.assert_trees_all_close(apart(stacked), separate, rtol=1e-6, atol=1e-7)
-    ratios = method.trust_ratios(state)
+    ratios = method.trust_ratios(state, method.layer_axes_from)
     assert ratios['layers']['kernel'].shape == (3,)
     chex.assert_trees_all_close(
       apart(ratios), method.trust_ratios(other), rtol=1e-6
@@ -130,12 +130,13 @@ class TransformTest(chex.TestCase):
   @chex.variants(with_jit=True, without_jit=True)
   @every_method
   def test_ratio_is_one_where_a_norm_is_zero(self, make):
-    tx = make(decay_mask=False, layer_axes={'w': 1, 'still': 0})
+    axes = {'w': 1, 'still': 0}
+    tx = make(decay_mask=False, layer_axes=axes)
     params = {'w': jnp.stack([jnp.zeros(3), jnp.ones(3)]), 'still': jnp.ones(2)}
     grads = {'w': jnp.ones((2, 3)), 'still': jnp.zeros(2)}
     state = self.variant(tx.init)(params)
     updates, state = self.variant(tx.update)(grads, state, params)
-    ratios = method.trust_ratios(state)
+    ratios = method.trust_ratios(state, axes)
     assert float(ratios['w'][0]) == 1.0
     assert float(ratios['w'][1]) != 1.0
     assert float(ratios['still']) == 1.0
@@ -163,7 +164,8 @@ class TransformTest(chex.TestCase):
       kernel = np.asarray(updates['layers']['kernel'])
       assert np.isnan(kernel[1]).all()
       assert np.isfinite(kernel[[0, 2]]).all()
-      assert np.isnan(method.trust_ratios(state)['layers']['kernel'][1])
+      ratios = method.trust_ratios(state, method.layer_axes_from)
+      assert np.isnan(ratios['layers']['kernel'][1])
       chex.assert_tree_all_finite((updates['head'], updates['layers']['bias']))
 
   @chex.variants(with_jit=True, without_jit=True)
@@ -196,7 +198,9 @@ class TransformTest(chex.TestCase):
       ),
     )
     _, state = self.updates(tx, params, grads, steps=1)
-    ratios = method.trust_ratios({'net': state, 'other': optax.EmptyState()})
+    ratios = method.trust_ratios(
+      {'net': state, 'other': optax.EmptyState()}, method.layer_axes_from
+    )
     assert ratios['layers']['kernel'].shape == (3,)
     assert ratios['layers']['kernel'].dtype == jnp.float32
     assert jax.tree.leaves(ratios['layers']['bias']) == []
@@ -307,13 +311,135 @@ def test_a_step_is_traced_once():
   assert int(state.step) == 3
 
 
-def test_the_learning_rate_may_be_injected_as_a_traced_scalar():
+@pytest.mark.parametrize('make', [lamb, lars, method.scale_by_lamb])
+def test_every_number_may_be_injected(make):
   params, grads = small()
-  plain = lamb(jnp.asarray(0.1))
-  fixed = ('b1', 'b2', 'eps', 'weight_decay', 'bias_correction', 'norm_ord')
-  injected = optax.inject_hyperparams(lamb, static_args=fixed)(0.1)
+  injected = optax.inject_hyperparams(make)
+  if make is method.scale_by_lamb:
+    plain, tx = make(), injected()
+  else:
+    plain, tx = make(0.1), injected(0.1)
   step = lambda tx: jax.jit(tx.update)(grads, tx.init(params), params)[0]
-  chex.assert_trees_all_close(step(plain), step(injected), rtol=1e-6)
+  chex.assert_trees_all_close(step(plain), step(tx), rtol=1e-6)
+
+
+def test_ones_move_by_the_rate():
+  params = {'w': jnp.ones(3)}
+  tx = optax.inject_hyperparams(lamb)(0.1)
+  updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  np.testing.assert_allclose(updates['w'], -0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize('make', [lamb, lars])
+def test_the_decay_may_follow_a_schedule_or_be_mapped_over(make):
+  params, grads = small()
+  decays = jnp.asarray([0.3, 0.02])
+  after = lambda decay, steps: follow(
+    make(0.1, weight_decay=decay), params, grads, steps
+  )
+  fixed = [after(float(decay), 1) for decay in decays]
+  mapped = jax.jit(jax.vmap(lambda decay: after(decay, 1)))(decays)
+  both = jax.tree.map(lambda *rows: jnp.stack(rows), *fixed)
+  chex.assert_trees_all_close(mapped, both, rtol=1e-5)
+  scheduled = after(lambda step: decays[step], 2)
+  apart = after(0.3, 2)
+  chex.assert_trees_all_close(after(lambda step: decays[step], 1), fixed[0])
+  gap = scheduled['head']['kernel'] - apart['head']['kernel']
+  assert float(jnp.max(jnp.abs(gap))) > 1e-5
+
+
+def follow(tx, params, grads, steps):
+  """The parameters after some updates with the same gradients."""
+  state = tx.init(params)
+  for _ in range(steps):
+    updates, state = tx.update(grads, state, params, value=1.0)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+@pytest.mark.parametrize('make', [lamb, lars])
+def test_zero_weights_have_a_derivative_through_an_update(make):
+  tx, x = make(0.1, weight_decay=0.0), jnp.zeros(3)
+
+  def moved(x):
+    g = jnp.asarray([1.0, -2.0, 0.5])
+    return jnp.sum(x + tx.update(g, tx.init(x), x)[0])
+
+  np.testing.assert_array_equal(jax.grad(moved)(x), 1.0)
+
+
+W, G = np.asarray([3.0, -4.0]), np.asarray([0.6, 0.3])  # ‖W‖ = 5
+U = np.asarray([1.0, 1.0]) + 0.1 * W  # LAMB's first direction, decay .1
+RATIO = 5 / np.linalg.norm(U)
+RAW = G / (np.abs(G))  # without decay
+FIRST = {  # (transformation, the updates of one or two steps with G) by hand
+  'ratio bounded above': (
+    lamb(1.0, weight_decay=0.1, eps=0, trust_clip=(0.0, 1.5)),
+    [-1.5 * U],
+  ),
+  'ratio bounded below': (
+    lamb(1.0, weight_decay=0.1, eps=0, trust_clip=(4.0, 10.0)),
+    [-4 * U],
+  ),
+  'ratio within its bounds': (
+    lamb(1.0, weight_decay=0.1, eps=0, trust_clip=(0.1, 10.0)),
+    [-RATIO * U],
+  ),
+  # m = g is ten times (1 - b1) g.
+  'no averaging of gradients': (
+    lamb(
+      1.0, weight_decay=0, eps=0, grad_averaging=False, adapt_mask=False
+    ),
+    [-10 * RAW],
+  ),
+  'decoupled decay': (
+    lamb(0.5, weight_decay=0.1, eps=0, decoupled_decay=True),
+    [-0.5 * (5 / np.linalg.norm(RAW) * RAW + 0.1 * W)],
+  ),
+  'direction alone': (
+    method.scale_by_lamb(weight_decay=0.1, eps=0),
+    [RATIO * U],
+  ),
+  'norms apart': (
+    lars(
+      0.5, 0.0, 0.2, trust_coefficient=1.0, order='you2017',
+      separate_norms=True,
+    ),
+    [-0.5 * 5 / (np.linalg.norm(G) + 0.2 * 5) * (G + 0.2 * W)],
+  ),
+  'rate inside the momentum': (
+    lars(lambda t: 1.0 - 0.5 * t, 0.9, order='you2017', adapt_mask=False),
+    [-G, -(0.9 + 0.5) * G],
+  ),
+  'rate outside the momentum': (
+    lars(
+      lambda t: 1.0 - 0.5 * t, 0.9, order='you2017', adapt_mask=False,
+      outer_rate=True,
+    ),
+    [-G, -0.5 * 1.9 * G],
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', FIRST)
+def test_options_of_other_libraries_by_hand(name):
+  tx, wanted = FIRST[name]
+  x, g = jnp.asarray(W, jnp.float32), jnp.asarray(G, jnp.float32)
+  state = tx.init(x)
+  for one in wanted:
+    found, state = tx.update(g, state, x)
+    np.testing.assert_allclose(found, one, rtol=1e-5)
+
+
+def test_the_first_moment_is_kept_in_its_own_dtype():
+  params, grads = small()
+  tx = lamb(0.1, mu_dtype=jnp.bfloat16)
+  updates, state = tx.update(grads, tx.init(params), params)
+  assert state.mu['head']['kernel'].dtype == jnp.bfloat16
+  assert state.nu['head']['kernel'].dtype == jnp.float32
+  plain = lamb(0.1)
+  same, _ = plain.update(grads, plain.init(params), params)
+  chex.assert_trees_all_close(updates, same)
 
 
 def test_an_empty_tree_of_parameters_has_an_empty_update():
@@ -335,6 +461,22 @@ def test_default_decay_mask_spares_kernels_and_excludes_norms_and_biases():
     'mlm/output_bias': False,
     'normaliser/kernel': True,
     'biaser/kernel': True,
+  }
+  names |= {
+    'encoder/ln_1/scale': False,
+    'ln/weight': False,
+    'bn1/scale': False,
+    'block/gn/w': False,
+    'ln_f/g': False,
+    'linear/b': False,
+    'linear/w': True,
+    'lnet/kernel': True,
+    'main/kernel': True,
+    'web/kernel': True,
+    # of Flax's NNX and of boxed Linen parameters
+    'dense/bias/value': False,
+    'dense/kernel/value': True,
+    'final_norm/scale/value': False,
   }
   # Stacked or not: shapes say nothing.
   params = table.nested({name: jnp.ones((3, 4, 5)) for name in names})
@@ -372,6 +514,33 @@ def test_layer_axes_match_the_name_of_a_scan_exactly():
   }
 
 
+@jax.tree_util.register_pytree_node_class
+class Callable:
+  """A module as equinox makes them: a tree that can be called."""
+
+  def __init__(self, a, b):
+    self.a, self.b = a, b
+
+  def __call__(self, x):
+    raise AssertionError('a tree was called')
+
+  def tree_flatten(self):
+    return (self.a, self.b), None
+
+  @classmethod
+  def tree_unflatten(cls, _, leaves):
+    return cls(*leaves)
+
+
+def test_a_mask_that_can_be_called_is_a_tree():
+  params, grads = Callable(W32, W32), Callable(G32, G32)
+  tx = lamb(0.1, adapt_mask=Callable(True, False))
+  _, state = tx.update(grads, tx.init(params), params)
+  assert float(method.trust_ratios(state).a) != 1
+  assert float(method.trust_ratios(state).b) == 1
+
+
+W32, G32 = jnp.asarray(W, jnp.float32), jnp.asarray(G, jnp.float32)
 PARAMS = {'a': jnp.ones((2, 3)), 'b': jnp.ones(4)}
 NAN = math.nan
 WRONG = {
@@ -399,6 +568,19 @@ WRONG = {
   ),
   r'phi is \(-1, 1\)': lambda: lars(0.1, phi=(-1, 1)),
   r'phi is 10\.0': lambda: lamb(0.1, phi=10.0),
+  r'trust_clip is \(2, 1\); give None or a pair of bounds': lambda: lamb(
+    0.1, trust_clip=(2, 1)
+  ),
+  r"separate_norms is True with order='paper'": lambda: lars(
+    0.1, separate_norms=True
+  ),
+  r"outer_rate is True with order='paper'": lambda: lars(0.1, outer_rate=True),
+  r"exclude is 'bias'; give a sequence": lambda: method.default_decay_mask(
+    PARAMS, exclude='bias'
+  ),
+  'holds 2 trust ratios, layer_axes say 3; give the': lambda: (
+    method.trust_ratios(lamb(0.1).init(PARAMS), {'a': 1, 'b': 0})
+  ),
   r"layer_axes is 3 for 'a' of shape \(2, 3\)": lambda: lamb(
     0.1, layer_axes={'a': 3, 'b': 0}
   ).init(PARAMS),

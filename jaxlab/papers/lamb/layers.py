@@ -23,11 +23,13 @@ Tree = Any  # a pytree
 PerLeaf = Tree | Callable[[Tree], Tree] | None
 
 # Searched on slash-joined paths. The published rule (LayerNorm | layer_norm |
-# bias), widened to every leaf whose module is called `…norm`.
+# bias), widened to every leaf whose module is called `…norm`, `ln`, `bn` or
+# `gn`, and to biases called `b`.
 EXCLUDED = (
   r'(?i)layer_?norm',
   r'(?i)norm(alization)?(_?\d+)?/[^/]+$',
-  r'bias$',
+  r'(?i)(^|/|_)(ln|bn|gn)(_?\d+|_[^/]*)?/[^/]+$',
+  r'(bias|(^|/)b)$',
 )
 
 
@@ -38,17 +40,26 @@ def default_decay_mask(params: Tree, exclude: Sequence[str] = EXCLUDED) -> Tree:
 
   Args:
     params: parameters.
-    exclude: regexes searched on slash-joined paths (`encoder/norm_1/scale`).
+    exclude: regexes searched on slash-joined paths (`encoder/norm_1/scale`);
+      what holds an array (the `…/value` of Flax's variables and boxes) is no
+      part of them.
 
   Returns:
     A tree of bools as the parameters, False where a regex matches. Serves
     `decay_mask` and `adapt_mask`, as a callable or called.
+
+  Raises:
+    ValueError: `exclude` is one string, whose letters would be searched.
   """
+  if isinstance(exclude, str):
+    raise ValueError(f'exclude is {exclude!r}; give a sequence: ({exclude!r},)')
   rules = [re.compile(rule) for rule in exclude]
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: not any(rule.search(path_name(path)) for rule in rules),
-    params,
-  )
+
+  def keeps(path, _):
+    name = path_name(path).removesuffix('/value')
+    return not any(rule.search(name) for rule in rules)
+
+  return jax.tree_util.tree_map_with_path(keeps, params)
 
 
 def layer_axes_from(params: Tree, stacked: Sequence[str] = ('layers',)) -> Tree:
@@ -110,33 +121,81 @@ class Plan(NamedTuple):
   treedef: jax.tree_util.PyTreeDef
   rules: list[Rule]
 
-  def zeros(self):
+  def zeros(self, dtype=None):
     """Moments: zeros in float32, or float64 for float64 leaves."""
-    wide = lambda x: jnp.promote_types(x.dtype, jnp.float32)
-    zeros = [jnp.zeros_like(x, dtype=wide(x)) for x in self.leaves]
+    zeros = [jnp.zeros_like(x, dtype=dtype or wide(x)) for x in self.leaves]
     return self.treedef.unflatten(zeros)
 
   def ones(self):
-    """Trust ratios before the first update."""
+    """Trust ratios before the first update: [layers of all leaves] float32.
+
+    No tree as the parameters: whoever gives every leaf of the parameters a
+    sharding gives it to what mirrors them too, and it fits no other rank.
+    """
+    return jnp.ones(sum(self._counts()), jnp.float32)
+
+  def apart(self, ratios):
+    """A tree of leaf.shape[:axes] of what `map` returned last."""
+    counts = self._counts()
+    if ratios.shape != (sum(counts),):
+      raise ValueError(
+        f'opt_state holds {ratios.size} trust ratios, layer_axes say '
+        f'{sum(counts)}; give the layer_axes that the optimizer was given'
+      )
+    starts = np.cumsum([0, *counts])
+    parts = [
+      ratios[start : start + count].reshape(x.shape[: rule.axes])
+      for x, rule, start, count in zip(self.leaves, self.rules, starts, counts)
+    ]
+    return self.treedef.unflatten(parts)
+
+  def _counts(self):
     pairs = zip(self.leaves, self.rules)
-    ones = [jnp.ones(x.shape[: rule.axes], jnp.float32) for x, rule in pairs]
-    return self.treedef.unflatten(ones)
+    return [math.prod(x.shape[: rule.axes]) for x, rule in pairs]
 
   def map(self, leaf, width, *trees):
-    """`width` trees of what `leaf(rule, x, *leaves of trees)` returns."""
+    """`width` trees of what `leaf(rule, x, *leaves of trees)` returns, then
+    its last value, the ratios, of all leaves one after the other."""
     columns = [self.treedef.flatten_up_to(tree) for tree in trees]
     rows = list(map(leaf, self.rules, self.leaves, *columns))
     columns = [[row[i] for row in rows] for i in range(width)]
-    return [self.treedef.unflatten(column) for column in columns]
+    ratios = [_everywhere(row[-1]).astype(jnp.float32).ravel() for row in rows]
+    flat = jnp.concatenate(ratios) if ratios else self.ones()
+    return [*map(self.treedef.unflatten, columns), flat]
+
+
+def _everywhere(ratio):
+  """Explicitly sharded ratios, made one array with others."""
+  spec = jax.typeof(ratio).sharding.spec
+  return jax.sharding.reshard(ratio, jax.P()) if any(spec) else ratio
+
+
+def wide(x):
+  """The dtype of an array's moments."""
+  return jnp.promote_types(x.dtype, jnp.float32)
 
 
 class Layers:
   """Which leaves decay and adapt, and the trust ratio of a layer."""
 
-  def __init__(self, decay_mask, adapt_mask, layer_axes, phi, norm_ord):
+  def __init__(
+    self,
+    decay_mask=None,
+    adapt_mask=None,
+    layer_axes=None,
+    phi=None,
+    norm_ord=None,
+    trust_clip=None,
+  ):
+    norm_ord = 2 if norm_ord is None else norm_ord
     check_one_of('norm_ord', norm_ord, (1, 2, math.inf))
     self._masks = decay_mask, adapt_mask, layer_axes
     self._phi, self._ord = _check_phi(phi), norm_ord
+    self._clip = (
+      _identity
+      if trust_clip is None
+      else _bounds('trust_clip', trust_clip, 'None or a pair')
+    )
 
   def plan(self, params):
     """Reads the rules against the parameters: at trace time, nothing runs."""
@@ -163,22 +222,26 @@ class Layers:
         )
     return Plan(leaves, treedef, list(map(Rule, decays, adapts, axes)))
 
-  def ratio(self, x, u, rule, scale=1.0, eps=0.0):
-    """scale φ(‖x‖) / (‖u‖ + eps), 1 where a norm is 0; one a layer."""
+  def ratio(self, x, u, rule, scale=1.0, eps=0.0, share=0.0):
+    """scale φ(‖x‖) / (‖u‖ + share ‖x‖ + eps) within the bounds, one a layer;
+    1 where ‖x‖ or ‖u‖ is 0."""
     if not rule.adapt:
       return jnp.ones(x.shape[: rule.axes], x.dtype)
     norm_x, norm_u = self._norm(x, rule.axes), self._norm(u, rule.axes)
     # Asked as "is zero", not "is positive": a NaN norm must stay a NaN.
     zero = (norm_x == 0) | (norm_u == 0)
-    below = jnp.where(zero, 1, norm_u + eps)
-    return jnp.where(zero, 1, scale * self._phi(norm_x) / below)
+    below = jnp.where(zero, 1, norm_u + share * norm_x + eps)
+    ratio = self._clip(scale * self._phi(norm_x) / below)
+    return jnp.where(zero, 1, ratio)
 
   def _norm(self, x, axes):
     over = tuple(range(axes, x.ndim))
     if self._ord == 1:
       return jnp.sum(jnp.abs(x), axis=over)
     if self._ord == 2:
-      return jnp.sqrt(jnp.sum(x * x, axis=over))
+      square = jnp.sum(x * x, axis=over)
+      zero = square == 0  # where the root has no derivative
+      return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
     return jnp.max(jnp.abs(x), axis=over, initial=0.0)
 
 
@@ -187,7 +250,9 @@ def _per_leaf(name, tree, params, default, kind):
   # No leaves: nothing to say, and optax's placeholder trees fit no mask.
   if tree is None or not jax.tree.leaves(params):
     return [default] * len(jax.tree.leaves(params))
-  tree = tree(params) if callable(tree) else tree
+  # A callable module is a tree, where its class says so to JAX.
+  function = callable(tree) and jax.tree_util.all_leaves([tree])
+  tree = tree(params) if function else tree
   try:
     values = jax.tree.leaves(jax.tree.broadcast(tree, params))
   except ValueError as error:
@@ -205,34 +270,44 @@ def _per_leaf(name, tree, params, default, kind):
   return values
 
 
+def _identity(x):
+  return x
+
+
 def _check_phi(phi):
   if phi is None:
-    return lambda norm: norm
+    return _identity
   if callable(phi):
     return phi
+  return _bounds('phi', phi, 'None, a callable, or a pair')
+
+
+def _bounds(name, pair, known):
+  """A function that clips to a pair of bounds."""
   try:
-    lower, upper = (float(bound) for bound in phi)
+    lower, upper = (float(bound) for bound in pair)
   except (TypeError, ValueError):
     lower, upper = math.nan, math.nan
   if not 0 <= lower <= upper or lower == math.inf:
     raise ValueError(
-      f'phi is {phi!r}; give None, a callable, or a pair of bounds with '
-      '0 <= lower <= upper'
+      f'{name} is {pair!r}; give {known} of bounds with 0 <= lower <= upper'
     )
-  return lambda norm: jnp.clip(norm, lower, upper)
+  return lambda x: jnp.clip(x, lower, upper)
 
 
 def spread(ratio, u):
   """The ratios of a leaf's layers with axes added, to multiply the leaf."""
-  return ratio.reshape(ratio.shape + (1,) * (u.ndim - ratio.ndim))
+  return jnp.expand_dims(ratio, tuple(range(ratio.ndim, u.ndim)))
 
 
 def check_number(name, value, below=math.inf):
-  """`value` as a float.
+  """`value` as a float; as it is where it is traced and has no value yet.
 
   Raises:
     ValueError: it is no number, or outside [0, below).
   """
+  if isinstance(value, jax.core.Tracer):
+    return value
   try:
     number = float(value)
   except (TypeError, ValueError):

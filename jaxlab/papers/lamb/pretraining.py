@@ -291,7 +291,7 @@ def _finish(
 def _show_ratios(page: Sections, state: State) -> None:
   """The trust ratios of the last update, smallest to largest."""
   try:
-    ratios = method.trust_ratios(state.opt['net'])
+    ratios = method.trust_ratios(state.opt['net'], method.layer_axes_from)
   except ValueError:
     return  # AdamW has none
   flat = sorted(float(x) for _, leaf in paths(ratios) for x in np.ravel(leaf))
