@@ -246,11 +246,11 @@ jaxlab/papers/lamb/layers.py: tests/papers/test_lamb.py
   nan_gradients_are_not_hidden
     (norm_x == 0) | (norm_u == 0) => ~((norm_x > 0) & (norm_u > 0))
   float32[lars and other and numbers]
-    jnp.where(zero, 1, norm_u + eps) => jnp.where(zero, 1, norm_u)
-    jnp.where(zero, 1, scale * => jnp.where(zero, 1,
+    norm_x + eps) => norm_x)
+    self._clip(scale * => self._clip(
   float32 and phi and pair
-    jnp.clip(norm, lower, upper) => jnp.maximum(norm, lower)
-    jnp.clip(norm, lower, upper) => jnp.minimum(norm, upper)
+    jnp.clip(x, lower, upper) => jnp.maximum(x, lower)
+    jnp.clip(x, lower, upper) => jnp.minimum(x, upper)
     self._phi(norm_x) => norm_x
   float32 and masks
     if not rule.adapt: => if False:
@@ -263,7 +263,7 @@ jaxlab/papers/lamb/layers.py: tests/papers/test_lamb.py
   bfloat16_parameters
     jnp.promote_types(x.dtype, jnp.float32) => x.dtype
   default_decay_mask
-    r'bias$' => r'bias'
+    r'(bias|(^|/)b)$' => r'(bias|(^|/)b)'
     (?i)layer_?norm => (?i)layer_norm
   layer_axes_match
     or parts[i + 1].isdigit(): => :
