@@ -25,13 +25,14 @@ import optax
 from jaxlab.engine import mesh
 from jaxlab.papers.encouraging.method import encouraging_loss
 
+normal = partial(encouraging_loss, bonus='normal')
 OPTAX, FAR = 'optax cross-entropy', 'normal, far'
 LOSSES = {
   OPTAX: optax.losses.softmax_cross_entropy_with_integer_labels,
-  'normal': encouraging_loss,
-  'conservative .75': partial(encouraging_loss, log_end=0.75),
-  FAR: encouraging_loss,
-  'normal, smoothed .1': partial(encouraging_loss, label_smoothing=0.1),
+  'normal': normal,
+  'conservative .75': encouraging_loss,
+  FAR: normal,
+  'normal, smoothed .1': partial(normal, label_smoothing=0.1),
 }
 
 

@@ -558,11 +558,25 @@ jaxlab/papers/lamb/layers.py: tests/papers/test_lamb.py
   a_mask_that_can_be_called
     function = callable(tree) and => function = callable(tree) or
   default_decay_mask
-    .removesuffix('/value') => 
+    name = path_name(path).removesuffix('/value') => name = path_name(path)
 jaxlab/papers/lamb/method.py: tests/papers/test_lamb.py
   options_of_other_libraries
     share = 1 - b1 if grad_averaging else 1.0 => share = 1 - b1
     (at(1.0), -eta) if outer_rate else (-eta, at(1.0)) => (-eta, at(1.0))
+jaxlab/papers/encouraging/bonus.py: tests/papers/test_encouraging.py
+  the_default_is
+    LOG_END = 0.75 => LOG_END = 0.5
+  numbers_of_the_bonus
+    moved = tangents[0] + slope * tangents[1] => moved = slope * tangents[1]
+jaxlab/papers/encouraging/odds.py: tests/papers/test_encouraging.py
+  a_mask_of_floats
+    return kept if mask.dtype == bool else => return kept if True else
+jaxlab/papers/encouraging/method.py: tests/papers/test_encouraging.py
+  soft_labels
+    jnp.where(labels > 0, labels.astype => jnp.where(labels > 0.5, labels.astype
+  official_betas
+    1: high & yes, 2: high & ~yes => 1: high & ~yes, 2: high & yes
+    .get(beta, high) => .get(beta, odds > 0)
 jaxlab/papers/lamb/layers.py: tests/papers/test_lamb_sharding.py
   layers_may_be_sharded
     jax.sharding.reshard(ratio, jax.P()) if any(spec) else ratio => ratio

@@ -34,7 +34,7 @@ either = lambda test, yes, no: (
 log_rest, inverse = lambda p, q: np.log(q), lambda p, q: 1 / q
 VARIANTS = {
   'none': ({'bonus_scale': 0.0}, zero, one),
-  'normal': ({}, log_rest, inverse),
+  'normal': ({'bonus': 'normal'}, log_rest, inverse),
   'conservative': (
     {'bonus': 'conservative', 'log_end': 0.7},
     either(lambda p: p > 0.7, tangent(0.7), log_rest),
@@ -71,7 +71,7 @@ VARIANTS = {
     either(lambda p: p <= 0.6, inverse, one),
   ),
   'clamped': (
-    {'clamp_eps': 0.05},
+    {'bonus': 'normal', 'clamp_eps': 0.05},
     lambda p, q: np.log(np.maximum(q, 0.05)),
     either(lambda p: p <= 0.95, inverse, one),
   ),
@@ -83,6 +83,7 @@ OPTIONS = {
   'weighted': {'bonus_scale': 0.4, 'class_weights': WEIGHTS},
   'all': {'bonus_scale': 0.4, 'class_weights': WEIGHTS, 'label_smoothing': 0.2},
 }
+normal = partial(encouraging_loss, bonus='normal')
 every_variant = pytest.mark.parametrize('name', VARIANTS)
 every_option = pytest.mark.parametrize('option', OPTIONS)
 
@@ -198,7 +199,7 @@ def test_the_closed_form_is_cross_entropy_plus_the_log_of_the_rest(float64):
   rows = np.arange(50)
   others = np.where(onehot(labels) == 1, -np.inf, logits)
   closed = jax.nn.logsumexp(jnp.asarray(others), -1) - logits[rows, labels]
-  found = jax.jit(encouraging_loss)(logits, labels)
+  found = jax.jit(normal)(logits, labels)
   assert found.dtype == jnp.float64
   np.testing.assert_allclose(found, closed, rtol=0, atol=1e-14)
   sheet = -np.log(p) + np.log(q)
@@ -280,16 +281,18 @@ def test_the_bonus_alone_is_that_of_the_table(float64, name):
 
 def test_at_probability_1_weights_are_their_limits():
   weight = lambda **numbers: float(gradient_weight(jnp.float32(1), **numbers))
-  assert weight() == np.inf
-  assert weight(bonus_scale=0.0) == 1
-  assert weight(clamp_eps=1e-5) == 1
+  assert weight(bonus='normal') == np.inf
+  assert weight(bonus='normal', bonus_scale=0.0) == 1
+  assert weight(bonus='normal', clamp_eps=1e-5) == 1
+  assert weight() == 5
   assert weight(log_end=0.75) == 5
   assert weight(log_end=0.0) == 2
   assert weight(bonus='aggressive') == np.inf
   assert weight(bonus='soft', softness=0.75) == 4
   assert weight(bonus='abrupt') == 1
-  assert float(bonus_of(jnp.float32(1))) == -np.inf
-  assert float(bonus_of(jnp.float32(1), bonus_scale=0.0)) == 0
+  at_one = partial(bonus_of, jnp.float32(1), bonus='normal')
+  assert float(at_one()) == -np.inf
+  assert float(at_one(bonus_scale=0.0)) == 0
 
 
 # --- limits and equals ---
@@ -298,7 +301,7 @@ def test_at_probability_1_weights_are_their_limits():
 def test_log_end_near_1_tends_to_the_normal_loss(float64):
   # One margin; 1 - p = e^-4 / (1 + e^-4) = 0.018.
   logits, labels = np.array([[4.0, 0.0], [-2.0, 0.0]]), np.zeros(2, int)
-  normal = slopes(partial(encouraging_loss, labels=labels), logits)
+  wanted = slopes(partial(normal, labels=labels), logits)
   ending = jax.jit(
     lambda e: slopes(
       lambda f: encouraging_loss(f, labels, log_end=e), jnp.asarray(logits)
@@ -306,11 +309,11 @@ def test_log_end_near_1_tends_to_the_normal_loss(float64):
   )
   gaps = []
   for room in (0.9, 0.3, 0.1, 0.03):
-    pairs = zip(ending(1 - room), normal)
+    pairs = zip(ending(1 - room), wanted)
     gaps.append([float(abs(a - b).max()) for a, b in pairs])
   assert (np.diff(gaps, axis=0) < 0).all()
   for room in (0.01, 1e-9):
-    chex.assert_trees_all_close(ending(1 - room), normal, atol=1e-14)
+    chex.assert_trees_all_close(ending(1 - room), wanted, atol=1e-14)
 
 
 def test_log_end_0_is_poly_1(float64):
@@ -359,7 +362,8 @@ def test_the_normal_binary_loss_is_linear_in_the_logit():
   for y in (0, 1):
     targets = jnp.full(7, y)
     found, gradient = slopes(
-      lambda f, targets=targets: binary_encouraging(f, targets), logits
+      lambda f, targets=targets: binary_encouraging(f, targets, bonus='normal'),
+      logits,
     )
     sign = -(2 * y - 1)
     np.testing.assert_allclose(found, sign * logits, rtol=1e-6, atol=1e-7)
@@ -386,7 +390,8 @@ def test_the_halted_focal_loss_is_the_focal_loss_up_to_a_half(float64):
   logits = np.linspace(-5, 5, 41)
   targets = np.arange(41) % 2
   found = slopes(
-    lambda f: halted_focal(f, targets, gamma=2.0, alpha=0.3), logits
+    lambda f: halted_focal(f, targets, gamma=2.0, alpha=0.3, beta=None),
+    logits,
   )
   focal = slopes(
     lambda f: optax.losses.sigmoid_focal_loss(f, targets, alpha=0.3, gamma=2.0),
@@ -480,7 +485,7 @@ def test_far_and_near_rows_of_a_batch_do_not_disturb_each_other(
   near, labels = example(6)
   far = np.concatenate([near, [[300.0, -9, 2, 0, 4], [-300, 0, 0, 1, 9]]])
   labels = np.concatenate([labels, [0, 0]])
-  call = lambda f, y: encouraging_loss(f, y, label_smoothing=smoothing)
+  call = lambda f, y: normal(f, y, label_smoothing=smoothing)
   alone = slopes(lambda f: call(f, labels[:6]), near)
   found = slopes(lambda f: call(f, labels), far)
   chex.assert_trees_all_close(
@@ -493,7 +498,7 @@ def test_far_and_near_rows_of_a_batch_do_not_disturb_each_other(
 
 def test_second_derivatives_are_finite_where_a_label_is_far_above():
   logits = jnp.array([200.0, 0.0, 1.0])
-  loss = lambda f: encouraging_loss(f, 0)
+  loss = lambda f: normal(f, 0)
   found = jax.jit(jax.hessian(loss))(logits)
   share = np.exp([0, 1]) / np.exp([0, 1]).sum()
   wanted = np.zeros((3, 3))
@@ -561,7 +566,7 @@ CLAMPED = [
 @pytest.mark.parametrize('margin, value, slope', CLAMPED)
 def test_clamped_it_is_the_official_code(float64, margin, value, slope):
   logits = np.array([margin, 0.0, 0.0])
-  found = slopes(lambda f: encouraging_loss(f, 0, clamp_eps=1e-5), logits)
+  found = slopes(lambda f: normal(f, 0, clamp_eps=1e-5), logits)
   np.testing.assert_allclose(found[0], value, rtol=1e-12)
   np.testing.assert_allclose(found[1][0], slope, rtol=1e-10)
 
@@ -596,6 +601,133 @@ def test_clamped_the_conservative_bonus_is_the_official_code(float64):
   np.testing.assert_allclose(gradient[:, 0], by_label, rtol=1e-10)
 
 
+# --- defaults, soft labels, other derivatives ---
+
+
+def test_the_default_is_the_official_one():
+  logits = np.linspace(-4, 8, 13)[:, None] * np.eye(3, dtype=np.float32)[0]
+  labels = np.zeros(13, int)
+  ended = normal(logits, labels, log_end=0.75)
+  np.testing.assert_array_equal(encouraging_loss(logits, labels), ended)
+  assert float(normal(logits, labels).min()) < float(ended.min()) - 3
+
+
+def test_soft_labels_are_sums_over_classes(float64, smoothing):
+  logits, labels = example(6)
+  shares = np.random.default_rng(3).dirichlet(np.ones(5), 6)
+  shares[0] = 0, 0.25, 0, 0.75, 0
+  call = partial(
+    normal, class_weights=WEIGHTS, bonus_scale=0.4, label_smoothing=smoothing
+  )
+  p, q = probabilities(logits)
+  every = 0.4 * WEIGHTS * np.log(q) - np.log(p)
+  s = (1 - smoothing) * shares + smoothing / 5
+  found, gradient = slopes(lambda f: call(f, shares), logits)
+  np.testing.assert_allclose(found, (s * every).sum(-1), rtol=1e-10)
+  weight = s * (1 + 0.4 * WEIGHTS * (1 / q - 1))
+  wanted = p * weight.sum(-1, keepdims=True) - weight
+  np.testing.assert_allclose(gradient, wanted, rtol=1e-9, atol=1e-12)
+  hard = jax.jit(call)(logits, onehot(labels))
+  np.testing.assert_allclose(hard, jax.jit(call)(logits, labels), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  'shares, message',
+  [
+    ([[0.5, 0.6, 0.0], [1, 0, 0]], r'at \(0,\) sum to 1.1 or are negative'),
+    ([[1.0, 0, 0], [1.5, -0.5, 0]], r'at \(1,\) sum to 1 or are negative'),
+    ([0.0, 1.0], r'labels \(2,\) of floats are shares of classes; they must'),
+  ],
+)
+def test_shares_that_cannot_be_are_named(shares, message):
+  with pytest.raises(ValueError, match=message):
+    encouraging_loss(np.zeros((2, 3), np.float32), np.float32(shares))
+
+
+def test_gradients_to_the_numbers_of_the_bonus_are_finite_differences(float64):
+  logits, labels = example(20, scale=3.0)
+
+  def loss(numbers):
+    scale, end, weights = numbers
+    return encouraging_loss(
+      logits, labels, bonus_scale=scale, log_end=end, class_weights=weights
+    ).sum()
+
+  at = (0.7, 0.6, jnp.asarray(WEIGHTS + 0.5))
+  gradient = jax.jit(jax.grad(loss))(at)
+  values = jax.jit(loss)
+  for i in range(3):
+    move = [np.zeros(()), np.zeros(()), np.zeros(5)]
+    move[i] = np.full_like(move[i], STEP)
+    up = values(tuple(a + m for a, m in zip(at, move)))
+    down = values(tuple(a - m for a, m in zip(at, move)))
+    np.testing.assert_allclose(
+      np.sum(gradient[i]), (up - down) / (2 * STEP), rtol=1e-6
+    )
+
+
+def test_forward_mode_is_refused_not_wrong():
+  logits, labels = np.zeros((2, 3), np.float32), np.zeros(2, int)
+  with pytest.raises(TypeError, match='forward-mode'):
+    jax.jvp(lambda f: encouraging_loss(f, labels), (logits,), (logits,))
+
+
+def test_halted_focal_follows_the_official_betas(float64):
+  """Gradients of the official code at logits -4, 4, gamma 1, alpha .5; focal:
+  .5 (sigmoid' softplus + sigmoid²), halted: .5 sigmoid, both of the wrong
+  answer's logit."""
+  sigmoid = lambda x: 1 / (1 + np.exp(-x))
+  far, near = sigmoid(4.0), sigmoid(-4.0)
+  focal = lambda p: 0.5 * (p * (1 - p) * -np.log(1 - p) + p * p)
+  published = slopes(
+    lambda f: halted_focal(f, np.zeros(2), gamma=1.0, alpha=0.5),
+    np.array([-4.0, 4.0]),
+  )[1]
+  np.testing.assert_allclose(published, [0.0003, 0.4910], atol=5e-5)
+  logits, targets = np.array([-4.0, 4.0, -4.0, 4.0]), np.array([0, 0, 1, 1])
+  no = {'focal': [focal(near), focal(far)], 'ce': [near / 2, far / 2]}
+  yes = {'focal': [-focal(far), -focal(near)], 'ce': [-far / 2, -near / 2]}
+  wanted = {
+    0: [no['focal'][0], no['ce'][1], yes['focal'][0], yes['ce'][1]],
+    1: [*no['focal'], yes['focal'][0], yes['ce'][1]],
+    2: [no['focal'][0], no['ce'][1], *yes['focal']],
+    3: [*no['ce'], yes['focal'][0], yes['ce'][1]],
+    4: [no['focal'][0], no['ce'][1], *yes['ce']],
+    None: [no['ce'][0], no['focal'][1], yes['focal'][0], yes['ce'][1]],
+  }
+  for beta, gradient in wanted.items():
+    _, found = slopes(
+      lambda f, beta=beta: halted_focal(
+        f, targets, gamma=1.0, alpha=0.5, beta=beta
+      ),
+      logits,
+    )
+    np.testing.assert_allclose(found, gradient, rtol=1e-9, err_msg=beta)
+
+
+def test_rows_sharded_over_explicit_axes_change_nothing():
+  devices = jax.make_mesh(
+    (8,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,)
+  )
+  logits, labels = example(16, classes=7)
+  logits = np.float32(logits)
+  losses = [
+    encouraging_loss,
+    partial(encouraging_loss, label_smoothing=0.1),
+    partial(encouraging_loss, class_weights=np.linspace(0.5, 2, 7)),
+    mirror_mse,
+  ]
+  run = lambda f, y: [slopes(partial(loss, labels=y), f) for loss in losses]
+  alone = jax.jit(run)(logits, labels)
+  with jax.set_mesh(devices):
+    sharding = NamedSharding(devices, PartitionSpec('data'))
+    placed = jax.device_put((logits, labels), sharding)
+    found = jax.jit(run)(*placed)
+  assert jax.typeof(found[0][1]).sharding.spec == PartitionSpec('data', None)
+  found, alone = jax.device_get((found, alone))
+  chex.assert_trees_all_close(found, alone, rtol=1e-6, atol=1e-6)
+
+
 # --- masks ---
 
 
@@ -606,7 +738,7 @@ def losses():
   )
   return {
     'encouraging': lambda f, y, m: encouraging_loss(f, y, mask=m),
-    'smoothed': lambda f, y, m: encouraging_loss(
+    'smoothed': lambda f, y, m: normal(
       f, y, mask=m, label_smoothing=0.1, class_weights=WEIGHTS
     ),
     'weighted': lambda f, y, m: encouraging_loss(
@@ -640,6 +772,21 @@ def test_masked_tokens_count_for_nothing_whatever_they_hold(name):
   for array, full in zip(clean, whole):
     np.testing.assert_array_equal(array[~mask], 0)
     np.testing.assert_array_equal(array[mask], full[mask])
+
+
+@pytest.mark.parametrize('name', losses())
+def test_a_mask_of_floats_weighs(name):
+  loss = losses()[name]
+  logits, labels = example(2, 3)
+  labels, logits = labels % 2, np.float32(logits)
+  weights = np.float32([[1, 0, 0.5], [2, 0.25, 0]])
+  spoilt = np.where(weights[..., None] > 0, logits, np.nan)
+  found = slopes(lambda f: loss(f, labels, weights), spoilt)
+  whole = slopes(lambda f: loss(f, labels, np.ones((2, 3), bool)), logits)
+  np.testing.assert_allclose(found[0], weights * whole[0], rtol=1e-6)
+  np.testing.assert_allclose(
+    found[1], weights[..., None] * whole[1], rtol=1e-5, atol=1e-7
+  )
 
 
 @pytest.mark.parametrize('name', losses())
@@ -883,7 +1030,6 @@ def test_a_mistake_is_named_with_its_value(change, message):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'labels': np.float32([0, 1])}, 'labels are float32; give integers'),
     ({'labels': np.array([True, False])}, 'labels are bool; give integers'),
     ({'logits': np.zeros((2, 3), int)}, 'logits are int32; give floats'),
   ],
@@ -936,6 +1082,7 @@ def test_other_mistakes_are_named_with_their_values():
     (lambda: mirror_mse(LOGITS, LABELS, activation='relu'), '"relu" is not'),
     (lambda: mirror_mse(LOGITS, LABELS + 9), r'label at \(0,\) is 9'),
     (lambda: halted_focal(0.0, 1, gamma=-1), 'gamma=-1 must be >= 0'),
+    (lambda: halted_focal(0.0, 1, beta=5), 'beta=5 must be None or one of 0'),
     (lambda: binary_encouraging(0.0, 1, bonus='x'), 'bonus="x" is not'),
     (lambda: gradient_weight(0.5, log_end=2), 'log_end=2 must be in'),
     (lambda: bonus_of(0.5, bonus_scale=-2), 'bonus_scale=-2 must be'),

@@ -4,7 +4,7 @@ With p = sigmoid(z), rest = 1 - p = sigmoid(-z):
 
   bonus         b(p)                                c(p)
   normal        log(1 - p)                          1 / (1 - p)
-  conservative  the same up to e = log_end,         the same,
+  conservative  the same up to e = log_end (.75),   the same,
                 then its tangent there              then 1 + p / (1 - e)
   aggressive    log(1 - p) - log(1 - s) from s on   1, from s on 1 / (1 - p)
   power         -p^gamma                            1 + gamma p^gamma
@@ -33,6 +33,7 @@ BONUSES = (
   'soft',
   'abrupt',
 )
+LOG_END = 0.75  # of 'conservative', as in the official code
 Scalar = float | jax.Array
 Schedule = Callable[[Any], jax.Array]  # completed updates -> ()
 
@@ -51,9 +52,9 @@ class Bonus(NamedTuple):
 
 def make_bonus(
   *,
-  bonus: str = 'normal',
+  bonus: str = 'conservative',
   bonus_scale: Scalar = 1.0,
-  log_end: Scalar = 1.0,
+  log_end: Scalar | None = None,
   threshold: float = 0.5,
   gamma: float = 1.0,
   softness: float = 0.5,
@@ -61,11 +62,16 @@ def make_bonus(
 ) -> Bonus:
   """The bonus of these numbers, when they are in their ranges.
 
+  Args:
+    log_end: None: .75 for 'conservative', 1 for others.
+
   Raises:
     ValueError: with the name of what is not, its value and its range.
   """
   if bonus not in BONUSES:
     raise ValueError(f'bonus="{bonus}" is not one of {", ".join(BONUSES)}')
+  if log_end is None:
+    log_end = LOG_END if bonus == 'conservative' else 1.0
   for name, value, fits, what in (
     ('bonus_scale', bonus_scale, lambda x: x >= 0, '>= 0'),
     ('log_end', log_end, lambda x: 0 <= x <= 1, 'in [0, 1]'),
@@ -170,7 +176,7 @@ def effective_number_weights(
 def nats(spec: Bonus, odds: jax.Array) -> jax.Array:
   """-log p + rho b of log-odds [...], with the slope -g.
 
-  No gradient goes to the numbers of the bonus.
+  Its derivatives by rho and log_end are those of rho b.
   """
   # One exponential, of what cannot overflow, gives all four. (abs would have
   # no slope at 0, where second derivatives want one.)
@@ -182,7 +188,9 @@ def nats(spec: Bonus, odds: jax.Array) -> jax.Array:
   whole, bounded = _weight(spec, p, rest)
   pull = jnp.where(whole, 1, rest * bounded)
   pull = rest + spec.scale * (pull - rest)
-  return _with_slope(_bonus(spec, p, rest, log_rest) - log_p, odds, -pull)
+  fixed = jax.lax.stop_gradient((p, rest, log_rest, log_p))
+  value = _bonus(spec, *fixed[:3]) - fixed[3]
+  return _with_slope(value, odds, -pull)
 
 
 def _bonus(spec: Bonus, p, rest, log_rest) -> jax.Array:
@@ -235,7 +243,8 @@ def _room(spec: Bonus) -> Scalar:
 
 @jax.custom_jvp
 def _with_slope(value, odds, slope):
-  """The value, whose derivative by `odds` is `slope`."""
+  """The value, whose derivative by `odds` is `slope`; `value` is made of the
+  numbers of the bonus alone, as far as derivatives go."""
   del odds, slope
   return value
 
@@ -243,4 +252,5 @@ def _with_slope(value, odds, slope):
 @_with_slope.defjvp
 def _with_slope_jvp(primals, tangents):
   value, odds, slope = primals
-  return _with_slope(value, odds, slope), slope * tangents[1]
+  moved = tangents[0] + slope * tangents[1]
+  return _with_slope(value, odds, slope), moved

@@ -32,7 +32,9 @@ from jaxlab.papers.encouraging.odds import (
   first_wrong,
   is_class,
   is_label,
+  masked,
   promote_to_float32,
+  soft_targets,
 )
 
 __all__ = [
@@ -52,8 +54,8 @@ def encouraging_loss(
   logits: jax.Array,
   labels: jax.Array,
   *,
-  log_end: Scalar = 1.0,
-  bonus: str = 'normal',
+  log_end: Scalar | None = None,
+  bonus: str = 'conservative',
   bonus_scale: Scalar = 1.0,
   class_weights: Sequence[float] | jax.Array | None = None,
   label_smoothing: float = 0.0,
@@ -71,16 +73,20 @@ def encouraging_loss(
   Args:
     logits: [..., K] floating, K >= 2; computed in float32 at least. The class
       axis may be sharded.
-    labels: [...] integer in [0, K); anything where the mask is False.
+    labels: [...] integer in [0, K), anything where the mask is 0; or [..., K]
+      floating, shares of classes that sum to 1 (mixup, distillation).
     log_end: in [0, 1], for 'normal' and 'conservative', which are one: the
-      probability where log(1 - p) goes on as its tangent; 1 is never. It and
-      `bonus_scale` may be traced, so as to follow a schedule.
+      probability where log(1 - p) goes on as its tangent; 1 is never, and the
+      loss is then unbounded below. None: .75 for 'conservative', as in the
+      official code, 1 for 'normal'. It and `bonus_scale` may be traced, so as
+      to follow a schedule; gradients to both are those of the formula.
     bonus: one of BONUSES.
     bonus_scale: rho >= 0; 0 is cross-entropy.
     class_weights: [K], >= 0, of the bonus (not of the cross-entropy).
     label_smoothing: in [0, 1).
-    mask: [...] bool, True = counts; elsewhere the loss and its gradient are 0,
-      whatever the logits are.
+    mask: [...] bool, True = counts; or weights that the losses are multiplied
+      by. Where it is 0 the loss and its gradient are 0, whatever the logits
+      are.
     clamp_eps: keeps 1 - p in log(1 - p) at least there, as the official code
       does with 1e-5; its gradient is then cross-entropy's. None: exact, and
       unbounded below.
@@ -90,10 +96,11 @@ def encouraging_loss(
 
   Returns:
     [...] float32 (float64 from float64), in nats. NaN where a traced label is
-    outside of [0, K).
+    outside of [0, K). Derivatives in reverse mode alone: `jax.jvp` and
+    `jax.jacfwd` raise a TypeError.
 
   Raises:
-    TypeError: labels that are no integers, or logits that are no floats.
+    TypeError: labels that are bools, or logits that are no floats.
     ValueError: a number outside of its range, K < 2, shapes that do not fit;
       outside of `jit` also labels outside of [0, K).
   """
@@ -106,23 +113,33 @@ def encouraging_loss(
     softness=softness,
     clamp_eps=clamp_eps,
   )
-  logits, labels, mask = arrays(logits, labels, mask)
+  soft = jnp.issubdtype(jnp.asarray(labels).dtype, jnp.floating)
+  fit = soft_targets if soft else arrays
+  logits, labels, mask = fit(logits, labels, mask)
   classes = logits.shape[-1]
   if not 0 <= label_smoothing < 1:
     raise ValueError(f'label_smoothing={label_smoothing} is not in [0, 1)')
   weights = _class_weights(class_weights, classes)
-  if label_smoothing:
+  if soft or label_smoothing:
     if weights is not None:
       spec = spec._replace(scale=spec.scale * weights)
     every = nats(spec, log_odds.of_all(logits))
-    hard = jnp.where(is_label(labels, every), every, 0.0).sum(-1)
-    found = (1 - label_smoothing) * hard + label_smoothing * every.mean(-1)
-    found = jnp.where(is_class(labels, classes), found, jnp.nan)
+    if soft:
+      # A class without a share may have a loss without a bound.
+      parts = jnp.where(labels > 0, labels.astype(every.dtype) * every, 0.0)
+    else:
+      parts = jnp.where(is_label(labels, every), every, 0.0)
+    found = (1 - label_smoothing) * parts.sum(-1)
+    found = found + label_smoothing * every.mean(-1)
+    if not soft:
+      found = jnp.where(is_class(labels, classes), found, jnp.nan)
   else:
     if weights is not None:
-      spec = spec._replace(scale=spec.scale * weights[labels])
+      spec = spec._replace(
+        scale=spec.scale * log_odds.of_class(weights, labels)
+      )
     found = nats(spec, log_odds.of_label(logits, labels))
-  return found if mask is None else jnp.where(mask, found, 0.0)
+  return masked(found, mask)
 
 
 def mirror_mse(
@@ -162,7 +179,7 @@ def mirror_mse(
   near = jnp.where(is_label(labels, f), p, 1 - p)  # to the target: 1 is right
   found = ((1 - near) ** 2 - bonus_scale * near**gamma).mean(-1)
   found = jnp.where(is_class(labels, f.shape[-1]), found, jnp.nan)
-  return found if mask is None else jnp.where(mask, found, 0.0)
+  return masked(found, mask)
 
 
 def binary_encouraging(
@@ -175,15 +192,15 @@ def binary_encouraging(
 ) -> jax.Array:
   """The encouraging loss of independent yes-or-no answers.
 
-  With p_t the probability of the right answer: -log p_t + b(p_t). The normal
-  one is -(2 y - 1) f: linear in the logit.
+  With p_t the probability of the right answer: -log p_t + b(p_t). With
+  bonus='normal' it is -(2 y - 1) f: linear in the logit.
 
   Args:
     logits: [...] floating.
     targets: [...] bool, or 0 and 1.
     alpha: in (0, 1): weight of the positives, 1 - alpha of the negatives;
       None: 1 for all.
-    mask: [...] bool, True = counts.
+    mask: [...] bool, True = counts; or weights.
     **bonus: as in `make_bonus`.
 
   Returns:
@@ -194,8 +211,7 @@ def binary_encouraging(
   """
   spec = make_bonus(**bonus)
   odds, weight = _right_answer(logits, targets, alpha, mask)
-  found = weight * nats(spec, odds)
-  return found if mask is None else jnp.where(mask, found, 0.0)
+  return masked(weight * nats(spec, odds), mask)
 
 
 def halted_focal(
@@ -204,16 +220,26 @@ def halted_focal(
   *,
   gamma: float = 1.0,
   alpha: float | None = None,
+  beta: int | None = 0,
   mask: jax.Array | None = None,
 ) -> jax.Array:
-  """The focal loss, halted where an answer is right.
+  """The focal loss, halted: cross-entropy, shifted, where it has been enough.
 
-  p_t <= 1/2: the focal loss -a (1 - p_t)^gamma log p_t. Above: cross-entropy
-  -a log p_t, shifted so that the two meet.
+  The focal loss is -a (1 - p_t)^gamma log p_t; where it is halted, -a log p_t
+  shifted so that the two meet at a logit of 0.
 
   Args:
     logits, targets, alpha, mask: as in `binary_encouraging`.
     gamma: >= 0, of the focal loss.
+    beta: where it is halted, by the numbers of the official code:
+
+        0  where the logit is > 0, whatever the answer: the published command
+        1  where the logit is > 0 and the answer is yes
+        2  where the logit is > 0 and the answer is no
+        3  as 0 for yes; plain cross-entropy for no
+        4  as 0 for no; plain cross-entropy for yes
+
+      None: where the answer is right, p_t > 1/2, as the paper's text.
 
   Returns:
     [...] float32.
@@ -223,15 +249,22 @@ def halted_focal(
   """
   if gamma < 0:
     raise ValueError(f'gamma={gamma} must be >= 0')
+  if beta not in (None, 0, 1, 2, 3, 4):
+    raise ValueError(f'beta={beta} must be None or one of 0, 1, 2, 3, 4')
   odds, weight = _right_answer(logits, targets, alpha, mask)
+  yes = jnp.asarray(targets) == 1
+  high = jnp.where(yes, odds, -odds) > 0  # the logit
+  halted = {None: odds > 0, 1: high & yes, 2: high & ~yes}.get(beta, high)
   nats = jax.nn.softplus(-odds)
-  # Right answers do not reach the focal branch, nor its gradient. A minimum
+  # What is halted does not reach the focal branch, nor its gradient. A minimum
   # would halve the gradient where the two meet.
-  low = jnp.where(odds > 0, 0.0, odds)
+  low = jnp.where(halted, 0.0, odds)
   focal = jax.nn.sigmoid(-low) ** gamma * jax.nn.softplus(-low)
   shift = (1 - 0.5**gamma) * np.log(2)
-  found = weight * jnp.where(odds > 0, nats - shift, focal)
-  return found if mask is None else jnp.where(mask, found, 0.0)
+  found = jnp.where(halted, nats - shift, focal)
+  if beta in (3, 4):
+    found = jnp.where(yes == (beta == 4), nats, found)
+  return masked(weight * found, mask)
 
 
 def _class_weights(weights, classes: int) -> jax.Array | None:
@@ -268,7 +301,7 @@ def _right_answer(logits, targets, alpha, mask):
   odds = jnp.where(positive, f, -f)
   odds = jnp.where(positive | (targets == 0), odds, jnp.nan)
   if mask is not None:
-    odds = jnp.where(mask, odds, 0.0)
+    odds = jnp.where(jnp.asarray(mask) != 0, odds, 0.0)
   if alpha is None:
     return odds, 1.0
   return odds, jnp.where(positive, alpha, 1 - alpha)

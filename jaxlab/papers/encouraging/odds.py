@@ -26,14 +26,15 @@ def of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
     labels: [...] integer in [0, K).
 
   Returns:
-    [...] float32 (float64 from float64); NaN for another label.
+    [...] float32 (float64 from float64); NaN for another label. Reverse mode
+    alone: `jax.jvp` and `jax.jacfwd` raise a TypeError.
   """
   return _label_forward(logits, labels)[0]
 
 
 def _label_forward(logits, labels):
   f = promote_to_float32(logits)
-  shift = lax.platform_dependent(
+  shift = _by_platform(
     lax.stop_gradient(f), labels, cpu=_shift_on_cpu, default=_highest_other
   )
   total = _others(f, labels, shift).sum(-1)
@@ -83,7 +84,7 @@ def _with_label(values, labels, value):
       write_row = jax.vmap(write_row)
     return write_row(values, labels, value)
 
-  return lax.platform_dependent(
+  return _by_platform(
     values,
     labels,
     value,
@@ -92,6 +93,18 @@ def _with_label(values, labels, value):
       is_label(labels, values), value[..., None], values
     ),
   )
+
+
+def _by_platform(values, *more, cpu, default):
+  """What is quicker on the platform; arrays with explicit shardings take what
+  is made of compares and sums, whose shardings follow from theirs."""
+  if _explicit(values):
+    return default(values, *more)
+  return lax.platform_dependent(values, *more, cpu=cpu, default=default)
+
+
+def _explicit(x) -> bool:
+  return any(jax.typeof(x).sharding.spec)
 
 
 def _highest_other(f, labels):
@@ -169,10 +182,10 @@ def _without(mask, f):
 
 
 def arrays(logits, labels, mask):
-  """The three as arrays that fit, with zeros where the mask is False."""
+  """The three as arrays that fit, with zeros where the mask is 0."""
   given = labels, mask
   logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-  mask = None if mask is None else jnp.asarray(mask, bool)
+  mask = None if mask is None else jnp.asarray(mask)
   if not jnp.issubdtype(logits.dtype, jnp.floating):
     raise TypeError(f'logits are {logits.dtype}; give floats')
   if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -196,9 +209,41 @@ def arrays(logits, labels, mask):
   labels = labels.astype(jnp.int32)  # a count to K may not fit the one given
   if mask is not None:
     # A row that does not count may hold NaN, which must not reach the gradient.
-    logits = jnp.where(mask[..., None], logits, jnp.zeros((), logits.dtype))
-    labels = jnp.where(mask, labels, 0)
+    kept = mask != 0
+    logits = jnp.where(kept[..., None], logits, jnp.zeros((), logits.dtype))
+    labels = jnp.where(kept, labels, 0)
   return logits, labels, mask
+
+
+def masked(found, mask):
+  """Losses where a mask of bools is True, or times weights; None: all."""
+  if mask is None:
+    return found
+  mask = jnp.asarray(mask)
+  kept = jnp.where(mask != 0, found, 0.0)
+  return kept if mask.dtype == bool else kept * mask.astype(found.dtype)
+
+
+def soft_targets(logits, targets, mask):
+  """Logits, shares of classes and the mask as arrays that fit."""
+  logits, targets = jnp.asarray(logits), jnp.asarray(targets)
+  if logits.shape != targets.shape:
+    raise ValueError(
+      f'labels {targets.shape} of floats are shares of classes; they must have '
+      f'the shape of logits {logits.shape}'
+    )
+  if targets.ndim and not isinstance(targets, jax.core.Tracer):
+    sums = np.asarray(targets).sum(-1)
+    low = np.asarray(targets).min(-1)
+    wrong = lambda x: ~((np.abs(x - 1) < 1e-3) & (low >= 0))
+    if found := first_wrong(wrong, sums, mask):
+      raise ValueError(
+        f'the shares of classes at {found[0]} sum to {found[1]:.6g} or are '
+        'negative; they must be >= 0 and sum to 1'
+      )
+  rows = jnp.zeros(logits.shape[:-1], jnp.int32)
+  logits, _, mask = arrays(logits, rows, mask)
+  return logits, targets, mask
 
 
 def first_wrong(wrong, values, mask):
@@ -223,6 +268,14 @@ def is_class(labels, classes: int) -> jax.Array:
   return (labels >= 0) & (labels < classes)
 
 
+def of_class(values: jax.Array, labels: jax.Array) -> jax.Array:
+  """values [K] of each label [...]; of any where there is no such class."""
+  if not _explicit(labels):
+    return values[labels]
+  rows = jnp.broadcast_to(values, (*labels.shape, len(values)))
+  return jnp.where(is_label(labels, rows), rows, 0).sum(-1)
+
+
 def promote_to_float32(x: jax.Array) -> jax.Array:
   """At least float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -237,6 +290,8 @@ def is_label(labels: jax.Array, f: jax.Array) -> jax.Array:
 
 def _at(f, labels):
   """f of the label, [...]; of the nearest where there is no such label."""
+  if _explicit(f):
+    return jnp.where(is_label(labels, f), f, 0).sum(-1)
   found = jnp.take_along_axis(f, labels[..., None], -1, mode='clip')
   return found[..., 0]
 
