@@ -1,15 +1,18 @@
 """Checkpoints: State and JSON about it, saved asynchronously by Orbax.
 
 Two policies together: every N steps, kept for good, and every M seconds, of
-which the newest few stay. A checkpoint appears whole or not at all, and is
-checked against its SHA-256 when it is read: Orbax itself does not notice a
-flipped bit. Several processes write one checkpoint together and call the same
-methods at the same steps; none of them gathers a State.
+which the newest few stay. A checkpoint appears whole or not at all, is on disk
+before it appears, and is checked against its SHA-256 when it is read: Orbax
+itself does not notice a flipped bit. Several processes write one checkpoint
+together and call the same methods at the same steps; none of them gathers a
+State.
 
 The only module that imports orbax.
 """
 
 import contextlib
+import hashlib
+import json
 import shutil
 import sys
 import time
@@ -24,8 +27,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as managers
 
-from jaxlab.engine import mesh, shards
-from jaxlab.engine.errors import InputError, NonFiniteError
+from jaxlab.engine import durable, mesh, shards
+from jaxlab.engine.errors import DamagedError, InputError, NonFiniteError
 from jaxlab.engine.fingerprint import leaves_sha256
 from jaxlab.engine.state import State, Tree, paths
 
@@ -70,9 +73,13 @@ class Policy:
 
 
 class Checkpoints:
-  """The checkpoints of one fit, in one folder."""
+  """The checkpoints of one fit, in one folder.
 
-  def __init__(self, folder: Path, policy: Policy):
+  Args:
+    writes: False: the folder is as it was, also while its run is saving.
+  """
+
+  def __init__(self, folder: Path, policy: Policy, writes: bool = True):
     self.folder = folder
     self.policy = policy
     preserved: list[Any] = [managers.LatestN(policy.keep)]
@@ -82,11 +89,12 @@ class Checkpoints:
       folder.absolute(),
       # Named here: a manager that has saved nothing yet would not know them.
       item_handlers={
-        'state': ocp.StandardCheckpointHandler(),
-        'about': ocp.JsonCheckpointHandler(),
+        'state': _synced(ocp.StandardCheckpointHandler()),
+        'about': _synced(ocp.JsonCheckpointHandler()),
       },
       options=ocp.CheckpointManagerOptions(
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=writes,
+        read_only=not writes,
         enable_async_checkpointing=True,
         preservation_policy=managers.AnyPreservationPolicy(preserved),
       ),
@@ -110,6 +118,7 @@ class Checkpoints:
     leaves = {path: _kept(leaf) for path, leaf in leaves.items()}
     _check_finite(leaves, step)
     about = {**about, 'step': step, **_fingerprint(leaves)}
+    about['about_sha256'] = _about_sha256(about)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -127,15 +136,16 @@ class Checkpoints:
         from those it was saved with.
 
     Raises:
-      InputError: the checkpoint is damaged or belongs to another model.
+      DamagedError: it is not what was saved.
+      InputError: the checkpoint belongs to another model.
     """
     where = f'checkpoint {self.folder / str(step)}'
     try:
       about = self._manager.restore(
         step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
       )['about']
-      if about['state_sha256'] is None and not about['parts_sha256']:
-        raise KeyError('parts_sha256')
+      if about.pop('about_sha256') != _about_sha256(about):
+        raise ValueError('what it says of itself is not what was written')
     except Exception as error:  # Orbax raises many kinds for a damaged file
       raise self._damaged(where, step, error) from error
     saved = self.shapes(step)
@@ -157,7 +167,7 @@ class Checkpoints:
     """What a saved step holds: path -> something with shape and dtype.
 
     Raises:
-      InputError: the checkpoint is damaged.
+      DamagedError: the checkpoint cannot be read.
     """
     try:
       return self._manager.item_metadata(step)['state'].tree
@@ -165,11 +175,22 @@ class Checkpoints:
       where = f'checkpoint {self.folder / str(step)}'
       raise self._damaged(where, step, error) from error
 
-  def _damaged(self, where, step, error) -> InputError:
+  def _damaged(self, where, step, error) -> DamagedError:
     older = [s for s in self._manager.all_steps() if s != step]
     cure = f'remove that folder to go on from step {max(older, default=0)}'
     reason = str(error).strip().split('\n')[0][:300]
-    return InputError(f'{where} is damaged or foreign ({reason}); {cure}')
+    return DamagedError(f'{where} is damaged or foreign ({reason}); {cure}')
+
+  def set_aside(self, step: int) -> Path:
+    """Takes a damaged checkpoint out of the row; returns where it lies now."""
+    beside = self.folder.with_name('damaged')
+    beside.mkdir(exist_ok=True)
+    to = beside / f'{step}'
+    while to.exists():
+      to = to.with_name(f'{to.name}_')
+    (self.folder / str(step)).rename(to)
+    self._manager.reload()
+    return to
 
   def wait(self) -> None:
     """Returns when everything begun is on disk.
@@ -207,7 +228,7 @@ def read(folder: Path, devices: Mesh) -> tuple[dict[str, Any], dict[str, Any]]:
   none = InputError(f'{folder} holds no checkpoint')
   if not folder.is_dir():
     raise none
-  kept = Checkpoints(folder, Policy())
+  kept = Checkpoints(folder, Policy(), writes=False)
   try:
     latest = kept.latest()
     if latest is None:
@@ -239,6 +260,24 @@ def _hushed() -> Iterator[None]:
   sys.excepthook = hook
   yield
   sys.excepthook = before
+
+
+def _synced(handler):
+  """Has what a handler wrote on disk before the checkpoint gets its name."""
+  finalize = handler.finalize  # no subclass: Orbax knows handlers by class
+
+  def synced(directory):
+    finalize(directory)
+    durable.sync_tree(directory)
+
+  handler.finalize = synced
+  return handler
+
+
+def _about_sha256(about: Mapping[str, Any]) -> str:
+  """SHA-256 of JSON, whatever the order of its keys."""
+  text = json.dumps(about, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _kept(leaf):

@@ -15,6 +15,10 @@ class InputError(ValueError):
   exit_code = BAD_INPUT
 
 
+class DamagedError(InputError):
+  """A checkpoint that cannot be read, or is not what was written."""
+
+
 class NonFiniteError(FloatingPointError):
   """Loss or gradients were not finite more often than the config allows."""
 

@@ -43,7 +43,12 @@ from jaxlab.engine.compiled import (
   first_state,
   versions,
 )
-from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
+from jaxlab.engine.errors import (
+  DamagedError,
+  InputError,
+  NonFiniteError,
+  Preempted,
+)
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.require import at_least, require
 from jaxlab.engine.state import Evaluator, State, Task
@@ -151,7 +156,7 @@ def last_state(
     InputError: there is none, or it is damaged or of another model.
   """
   where = folder_of(folder) if of_best else folder / 'checkpoints'
-  kept = checkpoint.Checkpoints(where, checkpoint.Policy())
+  kept = checkpoint.Checkpoints(where, checkpoint.Policy(), writes=False)
   latest = kept.latest()
   if latest is None:
     raise InputError(
@@ -190,7 +195,7 @@ class _Run:
     self.totals = metrics.Totals(about.get('totals'))
     self.best = Keeper(options.best, folder, about.get('best'))
     self.started = options.clock() - about.get('seconds', 0.0)
-    self.log = metrics.Log(folder, self.step, self.evaluated)
+    self.log = metrics.Log(folder, self.step, self.evaluated, about.get('log'))
     self.progress = metrics.Progress(
       name, self.step, options.steps, options.clock
     )
@@ -208,12 +213,13 @@ class _Run:
     key = keys.stream(self.seed, 'init')
     like = abstract_state(self.task, devices, self.options.rules)
     latest = hosts.share(f'{self.name}: from', self.checkpoints.latest)
-    if latest is None:
+    found = self._restore(like, latest)
+    if found is None:
       # Copies: State is donated, so it may share no buffer, neither with
       # itself nor with what `init` closed over.
       state = jax.tree.map(jnp.copy, first_state(self.task, key, start))
       return mesh.place(state, jax.tree.map(lambda x: x.sharding, like)), {}
-    state, about = self.checkpoints.restore(like, latest)
+    latest, state, about = found
     for entry, value in self.about.items():
       if about.get(entry) != value:
         raise InputError(
@@ -223,6 +229,29 @@ class _Run:
         )
     metrics.say(f'{self.name}: going on from step {latest}')
     return state, about
+
+  def _restore(self, like, latest) -> tuple[int, State, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, its State and JSON; those that are
+    not are set aside. None where there never was one."""
+    aside: list[str] = []
+    while latest is not None:
+      try:
+        return latest, *self.checkpoints.restore(like, latest)
+      except DamagedError as error:
+        if hosts.count() > 1:  # the others may have read their parts
+          raise
+        to = self.checkpoints.set_aside(latest)
+        aside.append(f'{to}')
+        metrics.say(f'{self.name}: {error.args[0].split("; remove")[0]}')
+        latest = self.checkpoints.latest()
+        before = 'no other' if latest is None else f'step {latest}'
+        metrics.say(f'{self.name}: it lies in {to} now; {before} is tried')
+    if aside:
+      raise InputError(
+        f'{self.folder} has no whole checkpoint left ({", ".join(aside)} were '
+        'set aside); remove that folder to train from step 0'
+      )
+    return None
 
   def run(self) -> FitResult:
     options = self.options
@@ -379,6 +408,7 @@ class _Run:
 
   def _save(self) -> None:
     self._fetch()
+    log = self.log.sync()  # before the checkpoint that counts on it
     self.checkpoints.save(
       self.state,
       self.step,
@@ -387,6 +417,7 @@ class _Run:
         'evaluated': self.evaluated,
         'totals': self.totals.saved(),
         'best': self.best.saved,
+        'log': log,
         'seconds': self.options.clock() - self.started,
         'versions': versions(),
       },

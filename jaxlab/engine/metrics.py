@@ -4,8 +4,10 @@ Time fields (`seconds`, `examples_per_second`) are the only ones that differ
 between an interrupted run and an uninterrupted one.
 """
 
+import hashlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine import hosts
+from jaxlab.engine import durable, hosts
 from jaxlab.engine.errors import InputError
 
 TIME_FIELDS = ('seconds', 'examples_per_second')
@@ -30,22 +32,41 @@ class Log:
     step: lines of later steps, and a torn last line, are removed.
     evaluated: whether the evaluation at `step` is done; else it comes again,
       and its line is removed too.
+    saved: what `sync` returned when `step` was saved; where the file does not
+      begin with that, this is said, and lines that can be read stay.
   """
 
-  def __init__(self, folder: Path, step: int, evaluated: bool = True):
+  def __init__(
+    self,
+    folder: Path,
+    step: int,
+    evaluated: bool = True,
+    saved: list | None = None,
+  ):
     self.path = folder / 'metrics.jsonl'
     self._file = self._events = None
     if not hosts.leads():
       return
+    if saved is not None and saved != _digest(self.path, saved[0]):
+      say(
+        f'{self.path} is not what was written: curves and figures of steps '
+        f'until {step} may be wrong'
+      )
     kept = [line for line in read(self.path) if line['step'] <= step]
     if not evaluated:
       kept = [x for x in kept if (x['step'], x['kind']) != (step, 'eval')]
-    temporary = self.path.with_suffix('.tmp')
     with _named(self.path):
-      temporary.write_text(''.join(json.dumps(x) + '\n' for x in kept))
-      temporary.replace(self.path)
+      durable.write(self.path, ''.join(json.dumps(x) + '\n' for x in kept))
       self._file = open(self.path, 'a')  # noqa: SIM115
     self._events = _event_writer(folder, step)
+
+  def sync(self) -> list | None:
+    """Has all lines on disk; returns their length in bytes and SHA-256."""
+    if self._file is None:
+      return None
+    with _named(self.path):
+      os.fsync(self._file.fileno())
+      return _digest(self.path)
 
   def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
     """One line: {'step', 'kind', **values}."""
@@ -73,16 +94,36 @@ def plain(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-  """The whole lines of a metrics.jsonl; [] where there is none."""
-  lines = []
-  if path.exists():
-    for text in path.read_text().splitlines():
-      try:
-        line = json.loads(text)
-        lines.append(line)
-      except ValueError:
-        break  # torn by a kill: nothing after it counts
+  """The whole lines of a metrics.jsonl; [] where there is none.
+
+  A last line that a kill tore is left out; so is, and this is said, any other
+  that cannot be read.
+  """
+  if not path.exists():
+    return []
+  lines, damaged = [], []
+  texts = path.read_bytes().split(b'\n')
+  for number, text in enumerate(texts, 1):
+    try:
+      line = json.loads(text)
+      if not {'step', 'kind'} <= {*line}:
+        raise ValueError
+      lines.append(line)
+    except (ValueError, TypeError):
+      if number < len(texts):
+        damaged.append(number)
+  if damaged:
+    say(
+      f'{path}: line {", ".join(map(str, damaged[:5]))} cannot be read and is '
+      'left out'
+    )
   return lines
+
+
+def _digest(path: Path, size: int | None = None) -> list:
+  """Length and SHA-256 of a file, or of its first bytes."""
+  text = path.read_bytes()[:size] if path.exists() else b''
+  return [len(text), hashlib.sha256(text).hexdigest()]
 
 
 class _named:

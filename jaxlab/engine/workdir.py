@@ -17,12 +17,13 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlab.engine import hosts
+from jaxlab.engine import durable, hosts
 from jaxlab.engine.errors import InputError
 
 _PATIENCE = 10.0  # seconds, for what a network file system caches
@@ -83,7 +84,9 @@ def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
 def _locked(folder: Path, config: Mapping[str, Any]) -> Iterator[None]:
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / '.lock', 'a+')  # noqa: SIM115, held until the end
+    # Not through a link: what that points to would be overwritten.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    lock = os.fdopen(os.open(folder / '.lock', flags, 0o644), 'r+')
   except OSError as error:
     raise InputError(
       f'workdir {folder}: {error.strerror}; choose a folder that can be '
@@ -141,9 +144,14 @@ def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
   try:
     old = flatten(json.loads(path.read_text()))
   except (ValueError, AttributeError) as error:
+    if _begun_with(folder) == {digest(config)}:
+      note = f'{path} was damaged ({error}); it is written again, from what'
+      print(f'{note} the checkpoints and reports say', file=sys.stderr)
+      return
     raise InputError(
-      f'{path} is not the JSON of a config ({error}); it belongs to something '
-      'else or is damaged: choose another --workdir'
+      f'{path} is not the JSON of a config ({error}), and no checkpoint or '
+      'report says that it was this one; it belongs to something else or is '
+      'damaged: choose another --workdir'
     ) from error
   new = json.loads(json.dumps(flatten(config)))
   absent = object()
@@ -160,14 +168,21 @@ def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     )
 
 
+def _begun_with(folder: Path) -> set[str]:
+  """Digests of the configs that checkpoints and reports were made with."""
+  found = set()
+  abouts = folder.glob('*/checkpoints/*/about/metadata')
+  for path in (*abouts, *folder.glob('*/report.json')):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      found.add(str(json.loads(path.read_text())['config_sha256']))
+  return found
+
+
 def write_json(path: Path, value: Any) -> None:
-  """Writes a JSON file whole or not at all."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  """Writes a JSON file whole or not at all; on disk when it returns."""
   try:
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + '\n')
-    os.replace(temporary, path)
+    durable.write(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
   except OSError as error:
-    temporary.unlink(missing_ok=True)
     raise InputError(
       f'cannot write {path}: {error.strerror}; free space or choose another '
       '--workdir; nothing that was there is lost'

@@ -39,7 +39,7 @@ def test_an_evaluation_that_comes_again_is_cut_too(tmp_path):
 
 @pytest.mark.parametrize(
   'torn',
-  ['{"step": 7, "ki', '\0\0\0\0', 'nonsense\n{"step": 8, "kind": "x"}\n'],
+  ['{"step": 7, "ki', '\0\0\0\0', 'nonsense\n[8]\n{"step": 8}\n'],
 )
 def test_a_torn_last_line_is_dropped(tmp_path, torn):
   _log(tmp_path, (5, 'train'), (6, 'train'))
@@ -51,6 +51,30 @@ def test_a_torn_last_line_is_dropped(tmp_path, torn):
     (step, 'train') for step in (5, 6, 7)
   ]
   assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_damaged_line_is_named_and_takes_no_other_with_it(tmp_path, capsys):
+  _log(tmp_path, (5, 'train'), (6, 'train'), (7, 'train'))
+  path = tmp_path / 'metrics.jsonl'
+  lines = path.read_bytes().split(b'\n')
+  lines[1] = b'\xff' + lines[1][1:]
+  path.write_bytes(b'\n'.join(lines))
+  assert [line['step'] for line in metrics.read(path)] == [5, 7]
+  assert 'metrics.jsonl: line 2 cannot be read' in capsys.readouterr().err
+
+
+def test_a_log_that_is_not_what_was_saved_is_named(tmp_path, capsys):
+  log = metrics.Log(tmp_path, 0)
+  log.write(1, 'train', {'loss': 0.5})
+  saved = log.sync()
+  log.write(2, 'train', {'loss': 0.25})
+  log.close()
+  metrics.Log(tmp_path, 1, saved=saved).close()
+  assert 'not what was written' not in capsys.readouterr().err
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(path.read_text().replace('0.5', '0.7'))
+  metrics.Log(tmp_path, 1, saved=saved).close()
+  assert 'metrics.jsonl is not what was written' in capsys.readouterr().err
 
 
 def test_no_file_has_no_lines(tmp_path):

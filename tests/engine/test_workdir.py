@@ -175,6 +175,46 @@ def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
   assert (tmp_path / 'file').read_text() == 'x'
 
 
+def test_a_torn_config_beside_its_checkpoints_is_written_again(
+  tmp_path, capsys
+):
+  folder = _begun(tmp_path)
+  about = folder / 'train' / 'checkpoints' / '0' / 'about'
+  about.mkdir()
+  for torn in ('', '{"paper": "to'):
+    (folder / 'config.json').write_text(torn)
+    (about / 'metadata').write_text('{"step": 0}')
+    with (
+      pytest.raises(InputError, match='no checkpoint or report says'),
+      workdir.claimed(folder, _CONFIG),
+    ):
+      pass
+    digest = {'config_sha256': workdir.digest(_CONFIG)}
+    (about / 'metadata').write_text(json.dumps(digest))
+    with workdir.claimed(folder, _CONFIG):
+      pass
+    assert 'was damaged' in capsys.readouterr().err
+    with (
+      pytest.raises(InputError, match='damaged: choose another'),
+      workdir.claimed(folder, _changed('seed', 1)),
+    ):
+      pass
+
+
+def test_a_lock_that_is_a_link_overwrites_nothing(tmp_path):
+  mine = tmp_path / 'mine'
+  mine.write_text('precious')
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / '.lock').symlink_to(mine)
+  with (
+    pytest.raises(InputError, match='choose a folder that can be written'),
+    workdir.claimed(folder, _CONFIG),
+  ):
+    pass
+  assert mine.read_text() == 'precious'
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   path = tmp_path / 'x.json'
   workdir.write_json(path, {'a': 1})
@@ -182,9 +222,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   def fail(*args):
     raise OSError(28, 'No space left on device')
 
-  for name in ('replace', 'write_text'):
+  for name in ('replace', 'fsync'):
     with monkeypatch.context() as patch:
-      patch.setattr(os if name == 'replace' else Path, name, fail)
+      patch.setattr(os, name, fail)
       with pytest.raises(InputError, match=r'x\.json: No space left.*nothing'):
         workdir.write_json(path, {'a': 2})
     assert json.loads(path.read_text()) == {'a': 1}
