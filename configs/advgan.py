@@ -43,7 +43,7 @@ def mnist():
   config.data.std = (1.0,)
   config.data.augment = 'none'
   config.data.pad = 0
-  config.data.batch_size = 64
+  config.data.batch_size = 32
   config.data.eval_batch_size = 250
   config.data.workers = 0
   config.data.ahead = 4
@@ -54,7 +54,7 @@ def mnist():
 
   config.target = ml_collections.ConfigDict()
   config.target.split = 'train[:55000]'
-  config.target.steps = 800
+  config.target.steps = 500
   config.target.optimizer = _adam(0.001)
   # Of adversarially trained targets.
   config.target.defence_epsilon = 0.3
@@ -72,7 +72,7 @@ def mnist():
   config.attack.beta = 0.1  # of the hinge
   # c of the hinge, a share of the longest perturbation, epsilon √d.
   config.attack.hinge_share = 0.5
-  config.attack.gen_width = 8
+  config.attack.gen_width = 16  # 8 in the paper, for one target class
   config.attack.gen_blocks = 4
   config.attack.disc_width = 8
   config.attack.optimizer = _adam(0.001)
@@ -88,10 +88,10 @@ def mnist():
 
   config.judge = ml_collections.ConfigDict()
   config.judge.images = 1000  # of the test set, each with all targets
-  config.judge.attacked = 100  # by other attacks too, one target each
+  config.judge.attacked = 50  # by other attacks too, one target each
   config.judge.epsilons = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
   config.judge.pgd_steps = 40
-  config.judge.cw_steps = 100
+  config.judge.cw_steps = 60  # of each of three searches
   config.judge.square_queries = 200
 
   config.mesh = ml_collections.ConfigDict({'data': -1})
@@ -124,16 +124,16 @@ def mnist_blackbox():
   config.study.arms = ('static', 'dynamic')
   config.study.baseline = 'static'
   config.target.split = 'train[:27500]'
-  config.attack.split = 'train[27500:55000]'
+  config.attack.split = 'train[27500:42500]'
 
   config.blackbox = ml_collections.ConfigDict()
   config.blackbox.target = 'a'  # unless oracle.callable is given
   config.blackbox.student = 'c'
-  config.blackbox.distil_steps = 400
+  config.blackbox.distil_steps = 600
   config.blackbox.game_steps = 200
   # Of dynamic distillation; static takes as many steps of each network.
   config.blackbox.rounds = 4
-  config.blackbox.refine_steps = 50
+  config.blackbox.refine_steps = 100
   config.blackbox.optimizer = _adam(0.001)
 
   config.oracle = ml_collections.ConfigDict()
