@@ -149,7 +149,8 @@ def open_rvl_cdip(path: str, split: str) -> FileRecords:
     )
   text = root / 'labels' / f'{lists[split]}.txt'
   try:
-    lines = text.read_text('utf-8').splitlines()
+    lines = text.read_text('utf-8').split('\n')
+    lines = lines[:-1] if not lines[-1] else lines
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(
       f'cannot read {text} ({error}): unpack both archives of RVL-CDIP, so '
@@ -281,9 +282,15 @@ def _is_image(path: pathlib.Path) -> bool:
 
 
 def _images_below(folder: pathlib.Path, root: pathlib.Path) -> list[str]:
-  """Paths below `root` of the images at any depth of a class's folder."""
-  found = []
-  for where, folders, files in os.walk(folder):
+  """Paths below `root` of the images at any depth of a class's folder, also
+  behind links, each folder once."""
+  found, seen = [], set()
+  for where, folders, files in os.walk(folder, followlinks=True):
+    real = os.path.realpath(where)
+    if real in seen:  # a link back to what it lies in
+      folders.clear()
+      continue
+    seen.add(real)
     folders[:] = [name for name in folders if not name.startswith('.')]
     for name in files:
       path = pathlib.Path(where, name)

@@ -4,6 +4,7 @@ Pillow decodes; neither TensorFlow nor OpenCV is needed.
 """
 
 import io
+import struct
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,9 @@ Channels = Literal[1, 3]
 Fit = Literal['crop', 'pad', 'stretch']
 
 _ORIENTATION = 274  # EXIF tag
+_CLEAR = 'transparency'  # a colour of its own, in Pillow's notes
+# What Pillow refuses where it is long, and no pixel needs.
+_TEXTS = (b'iCCP', b'tEXt', b'zTXt', b'iTXt')
 
 
 def decode(
@@ -27,10 +31,10 @@ def decode(
 
   Transparent pixels, of RGBA, grey with alpha or a palette, are laid on white.
   CMYK and YCbCr become RGB by Pillow's formulas, without colour profiles. Of
-  16-bit values the higher byte is kept; 1-bit values become 0 and 255. Colour
-  becomes grey as 0.299 R + 0.587 G + 0.114 B. The EXIF orientation is applied,
-  as by a viewer (TFDS's and torchvision's decoders leave it). Of several
-  frames or pages the first is read.
+  9- to 16-bit values the higher byte of the scaled value is kept; 1-bit values
+  become 0 and 255. Colour becomes grey as 0.299 R + 0.587 G + 0.114 B. The EXIF
+  orientation is applied, as by a viewer (TFDS's and torchvision's decoders
+  leave it). Of several frames or pages the first is read.
 
   Args:
     data: one of `FORMATS`.
@@ -130,9 +134,15 @@ def _pair(size: Any) -> tuple[int, int] | None:
 def _open(data: bytes, channels: int | None, what: str) -> Image.Image:
   """A decoded image of mode L or RGB."""
   try:
-    picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    picture: Image.Image = _read(data)
     _check_size(picture)
+    raw = _raw_mode(picture)
     picture.load()
+    if raw == 'LA;16B':  # grey, which Pillow makes RGBA
+      picture = picture.convert('LA')
+    elif raw == 'RGB;16B' and isinstance(picture.info.get(_CLEAR), tuple):
+      clear = tuple(value >> 8 for value in picture.info[_CLEAR])
+      picture.info[_CLEAR] = clear
     if not picture.info and picture.mode == ('L' if channels == 1 else 'RGB'):
       return picture
     return _convert(_upright(picture), channels)
@@ -149,6 +159,33 @@ def _open(data: bytes, channels: int | None, what: str) -> Image.Image:
     ) from error
 
 
+def _read(data: bytes) -> Image.Image:
+  try:
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+  except ValueError as error:
+    if 'MAX_TEXT' not in str(error):
+      raise
+    return Image.open(io.BytesIO(_without_texts(data)), formats=FORMATS)
+
+
+def _without_texts(png: bytes) -> bytes:
+  """A PNG without its texts and its colour profile."""
+  kept, at = [png[:8]], 8
+  while at + 8 <= len(png):
+    (length,) = struct.unpack('>I', png[at : at + 4])
+    end = at + 12 + length
+    if png[at + 4 : at + 8] not in _TEXTS:
+      kept.append(png[at:end])
+    at = end
+  return b''.join(kept)
+
+
+def _raw_mode(picture: Image.Image) -> str:
+  """How a PNG stores its pixels; '' for other files."""
+  tile = getattr(picture, 'tile', ())
+  return str(tile[0][3]) if picture.format == 'PNG' and tile else ''
+
+
 def _check_size(picture: Image.Image) -> None:
   """Pillow itself only warns up to twice its limit."""
   limit = Image.MAX_IMAGE_PIXELS
@@ -160,7 +197,7 @@ def _check_size(picture: Image.Image) -> None:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-  if 'exif' not in picture.info:
+  if not {'exif', 'Raw profile type exif'} & {*picture.info}:
     return picture
   try:
     turned = picture.getexif().get(_ORIENTATION, 1) != 1
@@ -170,11 +207,16 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _convert(picture: Image.Image, channels: int | None) -> Image.Image:
-  if picture.mode in ('I', 'F') or picture.mode.startswith('I;32'):
+  wide = picture.mode.startswith('I;16')
+  if picture.mode == 'I' and picture.format == 'PPM':
+    wide = True  # Pillow has scaled its 9 to 16 bits to 16
+  elif picture.mode in ('I', 'F') or picture.mode.startswith('I;32'):
     raise ValueError('its values of 32 bits have no known range')
-  if picture.mode.startswith('I;16'):
-    values = np.asarray(picture).astype(np.uint16) >> 8
-    picture = Image.fromarray(values.astype(np.uint8))
+  if wide:
+    values = np.asarray(picture).astype(np.uint16)
+    clear = picture.info.get(_CLEAR)
+    bright = np.where(values == clear, BACKGROUND, values >> 8)
+    picture = Image.fromarray(bright.astype(np.uint8))
   grey = picture.mode in ('1', 'L', 'LA', 'La')
   if picture.has_transparency_data:
     picture = picture.convert('RGBA')
@@ -197,8 +239,9 @@ def _fit(picture: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
   if fit == 'crop':
     scale = max(across, down)
     # Only what is kept is scaled.
-    left = (picture.width - width / scale) / 2
-    top = (picture.height - height / scale) / 2
+    # A difference that should be 0 may be rounded to less.
+    left = max(0.0, (picture.width - width / scale) / 2)
+    top = max(0.0, (picture.height - height / scale) / 2)
     box = (left, top, picture.width - left, picture.height - top)
     return picture.resize((width, height), bilinear, box)
   scale = min(across, down)

@@ -275,15 +275,16 @@ def _file_digest(path: pathlib.Path) -> str:
 def _read_documents(path: pathlib.Path) -> Iterator[list[str]]:
   """Documents of one file: a sentence a line, a blank line between documents.
 
-  A line of more than LONG_LINE characters is a paragraph, and is cut into
-  sentences by rule.
+  Lines end with LF or CRLF and with nothing else. A line of more than LONG_LINE
+  characters is a paragraph, and is cut into sentences by rule.
   """
   text = aligned.decode(path.read_bytes(), path)
   sentences: list[str] = []
-  for line in text.splitlines():
-    if line.strip():
+  for line in text.split('\n'):
+    words = re.split('[ \t]+', line.removesuffix('\r').strip(' \t'))
+    if words != ['']:
       long = len(line) > LONG_LINE
-      sentences += split_sentences(line) if long else [' '.join(line.split())]
+      sentences += split_sentences(line) if long else [' '.join(words)]
     elif sentences:
       yield sentences
       sentences = []

@@ -52,13 +52,15 @@ def open_split(
       has no such split.
   """
   builder = _open(name, offline)
-  whole = re.split(r'[\[+]', split)[0]
   splits = builder.info.splits
-  if whole not in splits:
-    raise InputError(
-      f'TFDS set {name} has no split {whole!r}; it has {sorted(splits)}'
-    )
-  for path in splits[whole].filepaths:
+  named = [re.split(r'\[', part)[0].strip() for part in split.split('+')]
+  for whole in named:
+    if whole not in splits and whole != 'all':
+      raise InputError(
+        f'TFDS set {name} has no split {whole!r}; it has {sorted(splits)}'
+      )
+  whole = splits if 'all' in named else named
+  for path in [path for one in whole for path in splits[one].filepaths]:
     if not pathlib.Path(path).exists():
       raise InputError(
         f'TFDS set {name} is incomplete: {path} is missing. Delete '

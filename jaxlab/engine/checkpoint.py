@@ -94,7 +94,6 @@ class Checkpoints:
       },
       options=ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=writes,
-        read_only=not writes,
         enable_async_checkpointing=True,
         preservation_policy=managers.AnyPreservationPolicy(preserved),
       ),

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.ops.row_random import counted
+
 Attack = Callable[..., jax.Array]  # (key, images, ids, *args) -> images
 Evaluate = Callable[..., tuple[jax.Array, jax.Array]]  # -> values, success
 
@@ -71,11 +73,11 @@ class Ball(NamedTuple):
 
     def draw(key):
       if self.norm == 'linf':
-        return jax.random.uniform(key, shape, minval=-1.0)
+        return jax.random.uniform(key, shape, jnp.float32, minval=-1.0)
       # The first d coordinates of a random unit vector in d + 2 dimensions
       # are even in the unit ball.
       size = math.prod(shape)
-      x = unit(jax.random.normal(key, (1, size + 2)))
+      x = unit(jax.random.normal(key, (1, size + 2), jnp.float32))
       return x[0, :size].reshape(shape)
 
     return self.epsilon * jax.vmap(draw)(example_keys(key, ids))
@@ -85,9 +87,9 @@ class Ball(NamedTuple):
 
     def draw(key):
       if self.norm == 'linf':
-        x = jax.random.uniform(key, shape, minval=-1.0)
+        x = jax.random.uniform(key, shape, jnp.float32, minval=-1.0)
         return x / jnp.maximum(abs(x).max(), 1e-12)
-      return unit(jax.random.normal(key, (1, *shape)))[0]
+      return unit(jax.random.normal(key, (1, *shape), jnp.float32))[0]
 
     return self.epsilon * jax.vmap(draw)(example_keys(key, ids))
 
@@ -175,6 +177,7 @@ def check_inputs(
 
 def example_keys(key: jax.Array, ids: jax.Array) -> jax.Array:
   """[b] keys: fold_in(key, id) of every example."""
+  key = counted(key)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
 
 

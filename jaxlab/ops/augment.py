@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from jaxlab.ops.resized_crop import random_resized_crop
+from jaxlab.ops.row_random import counted
 
 __all__ = [
   'Augment',
@@ -78,6 +79,8 @@ def augment(
       f'images {images.shape} and index {index.shape} must be [b, h, w, c] and '
       f'[b]'
     )
+
+  key = counted(key)
 
   def one(index, image):
     row = jax.random.fold_in(key, index)
@@ -197,9 +200,8 @@ def draw_jitter(
   """[4] float32: factors of the first three, and the hue's shift in turns."""
   low = [max(0.0, 1 - a) for a in (brightness, contrast, saturation)] + [-hue]
   high = [1 + a for a in (brightness, contrast, saturation)] + [hue]
-  return jax.random.uniform(
-    key, (4,), minval=jnp.array(low), maxval=jnp.array(high)
-  )
+  ends = [jnp.array(x, jnp.float32) for x in (low, high)]
+  return jax.random.uniform(key, (4,), jnp.float32, *ends)
 
 
 def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:

@@ -78,7 +78,8 @@ def autoattack_standard(
     See `cascade`.
 
   Raises:
-    ValueError: a budget outside of its range, an unknown norm or stage.
+    ValueError: a budget outside of its range, an unknown norm or stage; when
+      called, targeted APGD with fewer than four classes.
   """
   make_ball('autoattack_standard', norm, epsilon)
   unknown = [stage for stage in stages if stage not in STAGES]
@@ -97,7 +98,21 @@ def autoattack_standard(
     ),
   }
   attacks = {stage: make[stage]() for stage in stages}
-  return cascade(attacks, logits_fn, batch_size=batch_size)
+  run = cascade(attacks, logits_fn, batch_size=batch_size)
+  if 'apgd_targeted' not in stages:
+    return run
+
+  def checked(key, images, ids, labels, *rest) -> Found:
+    classes = jax.eval_shape(logits_fn, images, *rest).shape[-1]
+    if classes < 4:
+      others = tuple(stage for stage in stages if stage != 'apgd_targeted')
+      raise ValueError(
+        f'autoattack_standard: targeted DLR needs four classes, the logits '
+        f'have {classes}; give stages={others}'
+      )
+    return run(key, images, ids, labels, *rest)
+
+  return checked
 
 
 def cascade(

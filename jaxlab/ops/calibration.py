@@ -124,6 +124,13 @@ def fit_temperature(logits, labels) -> float:
       is right: colder is then always better.
   """
   logits, labels = _checked(logits, labels)
+  rivals = logits.copy()
+  rivals[np.arange(len(labels)), labels] = -np.inf
+  if (logits[np.arange(len(labels)), labels] > rivals.max(-1)).all():
+    raise NoTemperature(
+      f'all of {len(labels)} validation examples are right, so that colder is '
+      'always better; give more validation examples, not seen in training'
+    )
   # nll is convex in 1 / T, so it has one valley in log T.
   found = scipy.optimize.minimize_scalar(
     lambda log_t: _nll(logits / np.exp(log_t), labels),

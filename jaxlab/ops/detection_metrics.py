@@ -261,6 +261,8 @@ def _pair(id_scores, ood_scores) -> tuple[np.ndarray, np.ndarray]:
 
 def _checked(scores, name: str) -> np.ndarray:
   scores = np.asarray(scores)
+  if scores.dtype.name in ('bfloat16', 'float8_e4m3fn', 'float8_e5m2'):
+    scores = scores.astype(np.float32)  # no kind of number to NumPy
   if scores.ndim != 1 or scores.dtype.kind not in 'fiu':
     scores = np.asarray(scores)
     raise ValueError(

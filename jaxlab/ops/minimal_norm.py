@@ -248,10 +248,11 @@ def _nearest_face(logits, pullback, labels, others):
   """The shortest way, [b, …], to where some rival's logit equals the label's,
   were the network linear."""
   k = logits.shape[1]
-  own = jax.nn.one_hot(labels, k)
+  rows = lambda classes: jax.nn.one_hot(classes, k, dtype=logits.dtype)
+  own = rows(labels)
 
   def normal(rival):  # [b] -> [b, …]
-    return pullback(jax.nn.one_hot(rival, k) - own)[0]
+    return pullback(rows(rival) - own)[0]
 
   normals = jax.vmap(normal)(others.T)  # [rivals, b, …]
   normals = jnp.where(jnp.isfinite(normals), normals, 0.0)

@@ -33,6 +33,27 @@ def expand(
   return x ^ (x >> 16)
 
 
+def counted(key: jax.Array) -> jax.Array:
+  """A key whose draws under `vmap` are those of its rows alone.
+
+  JAX draws a whole batch of 'rbg' keys with one call of the device's own
+  generator, so that a row's numbers depend on the batch. What it is made from
+  is all of the key.
+
+  Args:
+    key: (), of any kind; also the older kind, an array of integers.
+  """
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
+  if str(jax.random.key_impl(key)).endswith('fry2x32'):
+    return key
+  words = jax.random.key_data(key)
+  found = jax.random.wrap_key_data(words[:2], impl='threefry2x32')
+  for word in words[2:]:
+    found = jax.random.fold_in(found, word)
+  return found
+
+
 def bits(key: jax.Array, shape: tuple[int, ...], ids=None) -> jax.Array:
   """Bits of a batch, a row for each example: [b, ...] uint32.
 

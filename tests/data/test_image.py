@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from jaxlab.data import image, streaming
+from jaxlab.data import image, pixels, streaming
 from jaxlab.data.image import Canvas, decode, open_images, resize
 from jaxlab.engine.errors import InputError
 
@@ -28,8 +28,13 @@ def noise(*shape, seed=0):
   return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def png16(rows, colour):
-  """A PNG of 16 bits a channel, which Pillow writes for grey alone."""
+def png16(rows, colour, *more):
+  """A PNG of 16 bits a channel, which Pillow writes for grey alone.
+
+  Args:
+    colour: half of PNG's colour type: 0 grey, 1 colour, 2 grey with alpha.
+    *more: (name, body) of chunks before the pixels.
+  """
   height, width = rows.shape[:2]
   lines = b''.join(b'\0' + row.astype('>u2').tobytes() for row in rows)
 
@@ -37,10 +42,12 @@ def png16(rows, colour):
     crc = zlib.crc32(name + body)
     return struct.pack('>I', len(body)) + name + body + struct.pack('>I', crc)
 
-  head = struct.pack('>IIBBBBB', width, height, 16, 2 if colour else 0, 0, 0, 0)
+  kind = 2 * int(colour)
+  head = struct.pack('>IIBBBBB', width, height, 16, kind, 0, 0, 0)
   return (
     b'\x89PNG\r\n\x1a\n'
     + chunk(b'IHDR', head)
+    + b''.join(chunk(*one) for one in more)
     + chunk(b'IDAT', zlib.compress(lines))
     + chunk(b'IEND', b'')
   )
@@ -395,3 +402,63 @@ def test_pixel_arrays_are_written_in_blocks(folder, monkeypatch):
   blocks = open_images(f'image_folder:{folder}', 'train')
   assert blocks.image.filename != whole.image.filename
   assert blocks.fingerprint == whole.fingerprint
+
+
+def test_pgm_of_9_to_16_bits_keeps_the_higher_byte_of_its_scale():
+  for most, values in ((4095, (0, 4095, 2048)), (1023, (0, 1023, 512))):
+    body = b''.join(struct.pack('>H', value) for value in values)
+    found = decode(b'P5 3 1 %d ' % most + body)
+    assert found.ravel().tolist() == [0, 255, 128]
+
+
+def test_16_bit_png_with_alpha_or_a_clear_colour():
+  rows = np.array([[[0x3200, 0xFFFF], [0x3200, 0]]])
+  found = decode(png16(rows, 2))
+  assert found.tolist() == [[[0x32], [255]]]
+  clear = (b'tRNS', struct.pack('>H', 7))
+  found = decode(png16(np.array([[7, 0x6400]]), 0, clear))
+  assert found.ravel().tolist() == [255, 100]
+  clear = (b'tRNS', struct.pack('>HHH', 0x100, 0x200, 0x300))
+  rows = np.array([[[0x100, 0x200, 0x300], [0x6400, 0, 0xFF00]]])
+  assert decode(png16(rows, 1, clear)).tolist() == [
+    [[255, 255, 255], [100, 0, 255]]
+  ]
+
+
+def test_a_png_turned_by_imagemagicks_exif_is_turned():
+  exif = Image.Exif()
+  exif[274] = 6
+  raw = exif.tobytes()
+  notes = PngImagePlugin.PngInfo()
+  text = f'\nexif\n{len(raw):8}\n{raw.hex()}\n'
+  notes.add_text('Raw profile type exif', text, zip=True)
+  data = encode(Image.new('L', (2, 1)), pnginfo=notes)
+  assert decode(data).shape == (2, 1, 1)
+
+
+def test_long_profiles_and_texts_do_not_hide_the_pixels():
+  picture = Image.fromarray(noise(3, 4))
+  notes = PngImagePlugin.PngInfo()
+  notes.add_text('Comment', 'x' * (2 << 20), zip=True)
+  for options in ({'icc_profile': bytes(2 << 20)}, {'pnginfo': notes}):
+    found = decode(encode(picture, **options))
+    np.testing.assert_array_equal(found[..., 0], noise(3, 4))
+
+
+def test_every_side_has_a_box_inside_of_it():
+  class Sides:
+    """A picture without pixels."""
+
+    def __init__(self, *size):
+      self.size, (self.width, self.height) = size, size
+
+    def resize(self, size, _, box):
+      left, top, right, low = box
+      assert left >= 0 and top >= 0
+      assert right <= self.width and low <= self.height
+      return size
+
+  for canvas in (32, 64, 256):
+    for side in range(1, 2001):
+      for picture in (Sides(side, 2 * side), Sides(side + 3, side)):
+        pixels._fit(picture, (canvas, canvas), 'crop')

@@ -550,3 +550,17 @@ def test_suffixes_and_formats_go_together():
     Image.registered_extensions()[suffix] for suffix in image_files.SUFFIXES
   }
   assert names == set(pixels.FORMATS)
+
+
+def test_folders_linked_inside_of_class_folders_count(tmp_path):
+  for name in 'ab':
+    for place in 'xy':
+      folder = tmp_path / place / name / place
+      folder.mkdir(parents=True)
+      for i in range(10):
+        Image.new('L', (2, 2)).save(folder / f'{i}.png')
+    (tmp_path / 'x' / name / 'y').symlink_to(folder)
+    (tmp_path / 'x' / name / 'again').symlink_to(tmp_path / 'x' / name)
+  sets = ('train', 'validation', 'test')
+  name = f'image_folder:{tmp_path}/x'
+  assert sum(len(open_records(name, split)) for split in sets) == 40

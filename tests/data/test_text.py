@@ -257,3 +257,12 @@ def test_killed_preparation_leaves_a_usable_state(tmp_path, seconds):
   assert sum('tokenised the text' in stderr for _, stderr in outputs) == 1
   assert not list(tmp_path.glob('text/.*.new-*'))
   assert len(list(tmp_path.glob('text/[0-9a-f]*'))) == 1
+
+
+@pytest.mark.parametrize('odd', ['\u2028', '\u2029', '\x0b', '\x0c', '\x1c',
+                                 '\x1d', '\x85', '\xa0'])  # fmt: skip
+def test_lines_end_with_lf_or_crlf_alone(tmp_path, odd):
+  path = tmp_path / 'text.txt'
+  path.write_bytes(f'One{odd}two.\r\n{odd}\n\n Three \t four.\n'.encode())
+  found = list(text._read_documents(path))
+  assert found == [[f'One{odd}two.', odd], ['Three four.']]

@@ -47,6 +47,24 @@ def test_array_record_set_opens_by_name(name):
   assert found.features == ('text',)
 
 
+@pytest.mark.parametrize(
+  ('split', 'rows'),
+  [
+    ('train + test', TALKS + 10),
+    ('train+test', TALKS + 10),
+    ('all', TALKS + 10),
+    ('train[:5] + test[:2]', 7),
+  ],
+)
+def test_splits_are_added_as_tfds_adds_them(split, rows):
+  assert len(tfds.open_split('talk', split)) == rows
+
+
+def test_every_split_of_a_sum_is_looked_at():
+  with pytest.raises(InputError, match=r"no split 'other'"):
+    tfds.open_split('talk', 'train + other')
+
+
 def test_unknown_split_names_those_there_are():
   with pytest.raises(InputError, match=r"no split 'validation'.*test.*train"):
     tfds.open_split('talk', 'validation')

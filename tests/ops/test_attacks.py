@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxlab.ops import attack_loop, attack_objectives
+from jaxlab.ops.apgd import apgd_ce
 from jaxlab.ops.attack_objectives import (
   cross_entropy,
   dlr,
@@ -17,6 +18,7 @@ from jaxlab.ops.attack_objectives import (
 )
 from jaxlab.ops.attack_steps import make_ball
 from jaxlab.ops.attacks import fgsm, in_chunks, mim, pgd
+from jaxlab.ops.minimal_norm import deepfool
 from tests.ops.attacked import (
   KEY,
   assert_feasible,
@@ -556,3 +558,19 @@ class TestObjectives:
   def test_a_scale_must_be_positive(self):
     with pytest.raises(ValueError, match='scale'):
       cross_entropy(conv_net, 0.0)
+
+
+def test_attacks_are_float32_also_under_x64():
+  with jax.enable_x64(True):
+    net = lambda x: x.reshape(len(x), -1) @ jnp.eye(12, 4, dtype='float32')
+    x = jnp.full((2, 2, 2, 3), 0.5, 'float32')
+    args = KEY, x, jnp.arange(2), jnp.zeros(2, 'int32')
+    for norm in ('linf', 'l2'):
+      for attack in (
+        pgd(cross_entropy(net), epsilon=0.03, norm=norm, steps=2),
+        pgd(cross_entropy(net), epsilon=0.03, norm=norm, steps=2, unroll=False),
+        apgd_ce(net, epsilon=0.03, norm=norm, steps=3, unroll=False),
+      ):
+        assert jax.eval_shape(attack, *args).dtype == jnp.float32
+    found = jax.eval_shape(deepfool(net, steps=2), *args)
+    assert found.dtype == jnp.float32

@@ -401,3 +401,15 @@ def test_another_batch_of_the_same_shape_is_not_traced_again():
     key = keys.at(KEY, step)
     found = call(key, pictures(seed=step), np.arange(6) + step)
     chex.assert_tree_all_finite(found)
+
+
+def test_an_image_is_the_same_in_any_batch_also_by_tpus_keys():
+  key, images = jax.random.key(0, impl='rbg'), pictures(4).astype(np.float32)
+  images = images / 255
+  change = jax.jit(
+    lambda x, index: aug.augment(key, x, index, aug.pad_crop(2), aug.flip())
+  )
+  whole = change(images, jnp.arange(5, 9))
+  some = change(images[2:], jnp.arange(7, 9))
+  np.testing.assert_array_equal(whole[2:], some)
+  assert np.abs(whole - images).max() > 0

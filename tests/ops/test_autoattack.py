@@ -1,9 +1,12 @@
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlab.ops.apgd import apgd_ce
+from jaxlab.ops.attack_loop import Bound
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import fgsm
 from jaxlab.ops.autoattack import (
@@ -162,8 +165,14 @@ def test_fewer_than_four_classes_leave_the_targeted_stage_out():
   y = linear_net(x, weights).argmax(1)
   args = (KEY, x, jnp.arange(2), y, weights)
   options = {'epsilon': 0.1, 'steps': 3, 'queries': 3, 'batch_size': 2}
-  with pytest.raises(ValueError, match='4 classes'):
+  with pytest.raises(ValueError, match=r'have 3; give stages=\(\)'):
     autoattack_standard(linear_net, stages=('apgd_targeted',), **options)(*args)
+  # At once: no attack has run.
+  with (
+    mock.patch.object(Bound, '__call__', side_effect=AssertionError),
+    pytest.raises(ValueError, match=r"give stages=\('apgd_ce', 'square'\)"),
+  ):
+    autoattack_standard(linear_net, **options)(*args)
   found = autoattack_standard(
     linear_net, stages=('apgd_ce', 'square'), **options
   )(*args)

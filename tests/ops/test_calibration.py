@@ -87,10 +87,16 @@ def test_temperature_scaling_recovers_a_known_temperature(temperature):
 
 def test_a_set_that_no_temperature_fits_is_refused():
   logits = np.random.default_rng(0).normal(size=(30, 4))
-  with pytest.raises(ValueError, match='30 of 30 validation examples'):
+  with pytest.raises(ValueError, match='all of 30 validation examples'):
     calibration.fit_temperature(logits, logits.argmax(-1))
   with pytest.raises(ValueError, match='0 of 30'):
     calibration.fit_temperature(logits, logits.argmin(-1))
+
+
+@pytest.mark.parametrize('scale', [1e-2, 2.0, 1e3])
+def test_no_temperature_fits_where_every_example_is_right(scale):
+  with pytest.raises(calibration.NoTemperature, match='all of 3'):
+    calibration.fit_temperature(scale * np.eye(3), [0, 1, 2])
 
 
 _GOOD = np.arange(12.0).reshape(4, 3) / 5

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -216,3 +217,9 @@ def test_bad_arguments_are_refused():
   for tpr in (0, 95):
     with pytest.raises(ValueError, match=f'tpr={tpr}'):
       metrics.threshold_at_tpr([1.0], tpr)
+
+
+def test_scores_may_be_bfloat16():
+  scores = jnp.array([2, 3], 'bfloat16')
+  assert metrics.auroc(scores, [1.0, 2.0]) == 0.875
+  assert metrics.auroc([2.0, 3.0], scores - 1) == 0.875
