@@ -7,9 +7,13 @@
   python -m jaxlab.main --config=… --coordinator=HOST:PORT --num_processes=2 \
     --process_id=0                              # and so on, one on each host
 
+  python -m jaxlab.main bert_lamb:smoke         # the same by its name
+  python -m jaxlab.main --help                  # what there is
+  python -m jaxlab.main --help --config=bert_lamb   # its keys
+
 Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 75 stopped by
 a signal with everything saved, 76 another process of the run is lost or did
-not arrive: run the same command again.
+not arrive: run the same command again; 130 stopped at once by a second Ctrl-C.
 """
 
 import difflib
@@ -29,7 +33,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from jaxlab.engine import hosts, preemption, workdir
+from jaxlab.engine import hosts, listing, preemption, workdir
 from jaxlab.engine.errors import (
   HostLostError,
   InputError,
@@ -64,12 +68,36 @@ def main(argv: Sequence[str]) -> int:
       file=sys.stderr,
     )
     return InputError.exit_code
+  except Exception as error:
+    if not (cure := _exhausted(error)):
+      raise
+    text = ' '.join(str(error).split())[:400]
+    print(f'{hosts.label()}: {text}; {cure}', file=sys.stderr)
+    return InputError.exit_code
   return 0
+
+
+def _exhausted(error: Exception) -> str:
+  """What helps where memory or a disk was too small; '' for other errors."""
+  text = str(error)
+  if isinstance(error, MemoryError) or 'Out of memory' in text:
+    return (
+      'take a smaller config.data.batch_size (or, where the config has them, '
+      'more micro_batches), or more devices'
+    )
+  if 'RESOURCE_EXHAUSTED' in text or 'No space left on device' in text:
+    return 'free space and run the same command again'
+  return ''
 
 
 def _run(argv: Sequence[str]) -> None:
   values, name = parse(argv)
   config = values.config.to_dict()
+  if re.match(r'\w+://', values.workdir):
+    raise InputError(
+      f'--workdir={values.workdir} is no folder of this machine; take one, '
+      'such as a mounted bucket (gcsfuse), and copy it when the run is done'
+    )
   folder = Path(values.workdir or f'runs/{name}')
   if values.plan:
     _plan(argv, values, config, Path(values.workdir or f'runs/plan-{name}'))
@@ -197,12 +225,22 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   flags.DEFINE_string(
     'plan_child', '', 'For --plan itself: where to write.', flag_values=values
   )
+  if '--version' in rest:
+    print(listing.version())
+    raise SystemExit(0)
   if {'--help', '-h', '-help'} & set(rest):
-    print(f'{__doc__}\n{values.get_help()}')
+    print(f'{__doc__}\n{values.get_help()}\n')
+    if given:
+      config = _load(listing.found(path), argument)
+      print(listing.keys(listing.found(path), config))
+    else:
+      print(listing.configs())
     raise SystemExit(0)
   if not given:
-    raise InputError('--config is missing; for example --config=configs/X.py')
-  config = _load(Path(path), argument)
+    raise InputError(
+      f'--config is missing; for example --config={listing.example()}'
+    )
+  config = _load(listing.found(path), argument)
   _check_keys(rest, workdir.flatten(config.to_dict()))
   try:
     config_flags.DEFINE_config_dict(
@@ -260,6 +298,8 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
       given = match[1]
     else:
       given = next(items, '')
+  if not given and len(rest) > 1 and not rest[1].startswith('-'):
+    given = rest.pop(1)
   return given, rest
 
 

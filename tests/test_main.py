@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,86 @@ def test_a_mistyped_config_key_is_answered_with_the_near_one(refused):
     says=['config.train.stpes', 'did you mean config.train.steps'],
   )
   refused('--config.trian.steps=3', says=['did you mean config.train.steps'])
+
+
+def test_help_lists_configs_their_variants_and_their_keys(capsys):
+  with pytest.raises(SystemExit):
+    door.main(['jaxlab', '--help'])
+  said = capsys.readouterr().out
+  assert '--workdir' in said
+  for path in (ROOT / 'configs').glob('*.py'):
+    assert f'  {path.stem} ' in said, path.stem
+  assert ':smoke :squad' in said
+  with pytest.raises(SystemExit):
+    door.main(['jaxlab', '--help', '--config=bert_lamb:smoke'])
+  said = capsys.readouterr().out
+  assert '--config.train.steps=' in said
+  assert re.search(r'--config\.\S+=.*  # \w', said)
+
+
+def test_the_version_is_said(capsys):
+  with pytest.raises(SystemExit):
+    door.main(['jaxlab', '--version'])
+  assert re.fullmatch(r'jaxlab \d+\.\d+\S*\n', capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+  'given', ['bert_lamb:smoke', '--config=bert_lamb:smoke']
+)
+def test_a_config_may_be_given_by_its_name(given):
+  values, name = door.parse(['jaxlab', given, '--config.train.steps=7'])
+  assert (name, values.config.train.steps) == ('bert_lamb-smoke', 7)
+
+
+@pytest.mark.parametrize('place', ['gs://bucket/run', 's3://bucket/run'])
+def test_a_workdir_that_is_no_folder_is_refused_at_once(
+  refused, monkeypatch, tmp_path, place
+):
+  monkeypatch.chdir(tmp_path)
+  refused(workdir=place, says=[f'--workdir={place}', 'mounted bucket'])
+  assert not list(tmp_path.iterdir())
+
+
+def test_devices_that_cannot_be_are_refused(refused):
+  refused('--cpu_devices=-1', says=['--cpu_devices=-1 is negative'])
+
+
+@pytest.mark.parametrize(
+  ('error', 'says'),
+  [
+    (
+      RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 64 bytes.'),
+      'allocating 64 bytes.; take a smaller config.data.batch_size',
+    ),
+    (MemoryError('Unable to allocate 9 GiB'), '9 GiB; take a smaller'),
+    (
+      ValueError('RESOURCE_EXHAUSTED: Error writing x: No space left on'),
+      'free space and run the same command',
+    ),
+  ],
+)
+def test_what_is_exhausted_is_one_line_with_the_cure(
+  refused, monkeypatch, error, says
+):
+  def fail(argv):
+    raise error
+
+  monkeypatch.setattr(door, '_run', fail)
+  refused(says=[says])
+
+
+def test_a_platform_without_a_device_is_refused(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-m', 'jaxlab.main', CONFIG, f'--workdir={tmp_path}/x'],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cuda'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2, done.stderr
+  assert 'no device of the platforms "cuda"' in done.stderr
+  assert 'Traceback' not in done.stderr
 
 
 def test_an_unknown_flag_is_answered_with_the_near_one(refused):
@@ -232,8 +313,8 @@ def test_a_workdir_that_cannot_be_written_is_refused(tmp_path, refused):
   refused(workdir=tmp_path / 'file' / 'run', says=['file', '--workdir'])
 
 
-def test_a_truncated_checkpoint_is_named_with_the_cure(
-  finished, refused, tmp_path
+def test_a_truncated_checkpoint_is_named_and_set_aside(
+  finished, tmp_path, capfd
 ):
   folder = tmp_path / 'copy'
   shutil.copytree(finished, folder)
@@ -241,8 +322,16 @@ def test_a_truncated_checkpoint_is_named_with_the_cure(
   whole = folder / 'pretrain' / 'checkpoints' / '4'
   payload = max(whole.rglob('d/*'), key=lambda path: path.stat().st_size)
   payload.write_bytes(payload.read_bytes()[: payload.stat().st_size // 2])
-  refused(workdir=folder, says=[str(whole), 'damaged', 'remove that folder'])
-  assert whole.exists()
+  assert run(*TINY, f'--workdir={folder}') == 0
+  said = capfd.readouterr().err
+  assert f'checkpoint {whole} is damaged' in said
+  assert 'going on from step 1' in said
+  assert (folder / 'pretrain' / 'damaged' / '4').is_dir()
+  figures = [
+    json.loads((at / 'pretrain' / 'report.json').read_text())['metrics']
+    for at in (finished, folder)
+  ]
+  assert figures[0] == figures[1]
 
 
 def test_a_foreign_checkpoint_is_named_leaf_by_leaf(

@@ -40,6 +40,10 @@ class HostLostError(ConnectionError):
   exit_code = HOST_LOST
 
 
+class WorkerLostError(HostLostError):
+  """A process that prepares data died; run the command again."""
+
+
 class OtherStopped(RuntimeError):
   """Another process of this run has stopped, for the reason given.
 

@@ -21,9 +21,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxlab.engine import hosts, preemption
 from jaxlab.engine import mesh as meshes
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import InputError, Preempted, WorkerLostError
 from jaxlab.engine.source import Finite, Source
+
+_LOOK = 0.5  # seconds between two looks at signals, while a batch is awaited
+_PATIENCE = 5.0  # seconds that a batch may still take after a signal
 
 
 class Feed:
@@ -118,9 +122,10 @@ class Feed:
           step, kind, future = queue.popleft()
           yield step, kind, self._result(kind, future)
       except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise WorkerLostError(
           f'a data worker died while batches up to step {submitted} were '
-          'prepared (killed for memory?); fewer data.workers need less of it'
+          'prepared (killed for memory?); run the same command again, with '
+          'fewer data.workers if memory was short'
         ) from error
       finally:
         for _, _, future in queue:
@@ -145,7 +150,7 @@ class Feed:
     return self._globalise(kind, runs, _read(self.source, step, runs))
 
   def _result(self, kind, future):
-    result = future.result()
+    result = _awaited(future)
     if self._workers:
       return self._globalise(kind, self._runs(kind), result)
     return result
@@ -187,6 +192,27 @@ def held_out(
   """
   found = source(meshes.round_rows(devices, rows))
   return Feed(found, devices, workers=workers, steps=found.num_batches)
+
+
+def _awaited(future: Future):
+  """The result of a future; or, a while after a signal, no longer.
+
+  Several processes have to stop at one step, so that there it waits on.
+
+  Raises:
+    Preempted: a signal has arrived, and no batch will.
+  """
+  after = 0.0
+  while True:
+    try:
+      return future.result(timeout=_LOOK)
+    except TimeoutError:
+      if future.done():
+        raise
+      if preemption.asked() and hosts.count() == 1:
+        after += _LOOK
+        if after > _PATIENCE:
+          raise Preempted('no batch arrives') from None
 
 
 class _Snapshot:
@@ -324,4 +350,5 @@ def _executor(workers: int, source: Source) -> Iterator[Executor]:
   try:
     yield executor
   finally:
-    executor.shutdown(wait=True, cancel_futures=True)
+    # After a signal not: what is read may never come.
+    executor.shutdown(wait=not preemption.asked(), cancel_futures=True)

@@ -48,6 +48,7 @@ from jaxlab.engine.errors import (
   InputError,
   NonFiniteError,
   Preempted,
+  WorkerLostError,
 )
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.require import at_least, require
@@ -276,7 +277,7 @@ class _Run:
         if last:
           break
         with self._profiled():
-          self._train(*next(batches))
+          self._train(*self._next(batches))
         if self.step % options.log_every_steps == 0 or (
           self.step == options.steps
         ):
@@ -291,6 +292,19 @@ class _Run:
     seconds = options.clock() - self.started
     traces = dict(self.steps.traces)
     return FitResult(state, final, seconds, step, self.step, traces)
+
+  def _next(self, batches):
+    """The next batch; what is done is saved where there is none."""
+    try:
+      return next(batches)
+    except (Preempted, WorkerLostError) as error:
+      if hosts.count() > 1:
+        raise
+      self._save()
+      if isinstance(error, Preempted):
+        raise self._preempted() from None
+      self._wait()
+      raise
 
   def _train(self, step, kind, batch) -> None:
     new = not self.steps.compiled(kind)

@@ -35,6 +35,9 @@ def start(cpu_devices: int = 0, timeout: float = 60.0) -> None:
     cpu_devices: number of CPU devices of this process to pretend to have; 0
       leaves it.
     timeout: `hosts.joined`'s, in seconds.
+
+  Raises:
+    InputError: a negative number, or a platform without a device.
   """
   present = any((Path('/dev') / name).exists() for name in _ACCELERATORS)
   platform = os.environ.get('JAX_PLATFORMS')
@@ -43,10 +46,22 @@ def start(cpu_devices: int = 0, timeout: float = 60.0) -> None:
     jax.config.update('jax_platforms', platform)
   if platform == 'cpu':
     keep_pages()
+  if cpu_devices < 0:
+    raise InputError(
+      f'--cpu_devices={cpu_devices} is negative; 0 leaves their number as it is'
+    )
   if cpu_devices:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
   if hosts.count() > 1:
     _connect(timeout)
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    why = ' '.join(str(error).split())[:300] or 'none is there'
+    raise InputError(
+      f'JAX has no device of the platforms "{platform}" ({why}); unset '
+      'JAX_PLATFORMS to take what is there, or install JAX for that platform'
+    ) from error
 
 
 def _connect(timeout: float) -> None:

@@ -1,6 +1,10 @@
-"""SIGTERM and Ctrl-C: save, then leave with exit code 75."""
+"""SIGTERM and Ctrl-C: save, then leave with exit code 75.
+
+A second Ctrl-C leaves at once, with what was saved before, and 130.
+"""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,6 +12,10 @@ from collections.abc import Iterator
 from jaxlab.engine.errors import Preempted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_AT_ONCE = (
+  b'jaxlab: stopped at once; the same command goes on from the last '
+  b'checkpoint\n'
+)
 _asked = threading.Event()
 _deferred = 0
 
@@ -22,6 +30,9 @@ def handled() -> Iterator[None]:
   """Turns the signals into `Preempted`, at once outside of `deferred`."""
 
   def on_signal(number, frame):
+    if _asked.is_set() and number == signal.SIGINT:
+      os.write(2, _AT_ONCE)
+      os._exit(130)
     _asked.set()
     if not _deferred:
       raise Preempted(

@@ -205,7 +205,7 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
   Raises:
     Preempted: a signal arrived; what is finished stays finished.
   """
-  for stage in stages:
+  for number, stage in enumerate(stages, 1):
     if stage.load:
       space.loaders[stage.name] = stage.load
     # One answer for all processes, though the leader writes a report meanwhile.
@@ -215,6 +215,8 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     if done:
       say(f'{stage.name}: finished before, skipped')
     else:
+      if len(stages) > 1:
+        say(f'{stage.name}: stage {number} of {len(stages)}')
       done = _run(stage, space)
       if stage is not stages[-1]:
         # Or a study of many trainings would hold the programs of all of them.
