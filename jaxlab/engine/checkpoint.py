@@ -324,7 +324,9 @@ def _check_finite(leaves: Mapping[str, Any], step: int) -> None:
   for path, leaf in leaves.items():
     if not path.startswith('params/'):
       continue
-    if not bool(jax.numpy.isfinite(leaf).all()):
+    # NumPy, where it can look: JAX would compile a program for every shape.
+    of = np if isinstance(leaf, np.ndarray) else jax.numpy
+    if not bool(of.isfinite(leaf).all()):
       raise NonFiniteError(
         f'"{path}" is not finite after step {step}, though every loss and '
         'gradient was: the optimizer made it so; it is not saved. Lower the '

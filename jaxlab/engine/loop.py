@@ -218,7 +218,8 @@ class _Run:
     if found is None:
       # Copies: State is donated, so it may share no buffer, neither with
       # itself nor with what `init` closed over.
-      state = jax.tree.map(jnp.copy, first_state(self.task, key, start))
+      copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+      state = copy(first_state(self.task, key, start))
       return mesh.place(state, jax.tree.map(lambda x: x.sharding, like)), {}
     latest, state, about = found
     for entry, value in self.about.items():

@@ -30,7 +30,7 @@ def handled() -> Iterator[None]:
   """Turns the signals into `Preempted`, at once outside of `deferred`."""
 
   def on_signal(number, frame):
-    if _asked.is_set() and number == signal.SIGINT:
+    if _deferred and _asked.is_set() and number == signal.SIGINT:
       os.write(2, _AT_ONCE)
       os._exit(130)
     _asked.set()

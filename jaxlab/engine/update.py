@@ -60,13 +60,18 @@ def create_state(
     vars: further entries of `State.vars`; 'health' is added.
   """
   optimizers = _merge_optimizers(updates)
+
+  @jax.jit  # one program, where every leaf would have its own
+  def begin(params):
+    return {
+      name: tx.init(_trained(params, nets))
+      for name, (nets, tx) in optimizers.items()
+    }
+
   return State(
     step=jnp.zeros((), jnp.int32),
     params=dict(params),
-    opt={
-      name: tx.init(_trained(params, nets))
-      for name, (nets, tx) in optimizers.items()
-    },
+    opt=begin(dict(params)),
     vars={**(vars or {}), 'health': new_health()},
   )
 
