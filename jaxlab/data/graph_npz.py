@@ -8,8 +8,11 @@ train, val, test: the nodes of each split; the rest are in none.
 classes: their names, and directed: True or False; both may be absent.
 """
 
+import lzma
 import os
 import pathlib
+import struct
+import tokenize
 import zipfile
 import zlib
 
@@ -19,6 +22,8 @@ import scipy.sparse
 from jaxlab.data import graph_types as graph
 from jaxlab.engine.errors import InputError
 
+_GROWTH = 64  # of a file's size, to which its arrays may unpack
+_ANY = 2**28  # bytes that any file may unpack to
 _SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}
 _KEYS = (
   *('feature_indptr', 'feature_indices', 'feature_values', 'num_features'),
@@ -105,6 +110,7 @@ def write_npz(path: str | os.PathLike, found: graph.NodeGraph) -> None:
 def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as file:
+      _check_growth(path, file.zip.infolist())
       absent = [key for key in _KEYS if key not in file]
       if absent:
         raise InputError(
@@ -118,11 +124,25 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise
   except (
     *(OSError, ValueError, AttributeError, TypeError, EOFError),
-    *(zipfile.BadZipFile, zlib.error),
+    # Encrypted members and unknown compressions are RuntimeErrors.
+    *(zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, struct.error),
+    *(lzma.LZMAError, MemoryError, tokenize.TokenError, SyntaxError),
   ) as error:
     raise InputError(
       f'{path} is not an npz file of plain arrays, or is damaged ({error})'
     ) from error
+
+
+def _check_growth(path: pathlib.Path, members: list[zipfile.ZipInfo]) -> None:
+  """Refuses a small file that would fill the memory."""
+  packed = path.stat().st_size
+  whole = sum(member.file_size for member in members)
+  if whole > max(_ANY, _GROWTH * packed):
+    raise InputError(
+      f'{path} has {packed / 2**20:.0f} MiB and its arrays would have '
+      f'{whole / 2**20:.0f} MiB, more than {_GROWTH} times as much: it is '
+      'damaged or meant to fill the memory; write it anew'
+    )
 
 
 def _read_features(arrays, what: str) -> scipy.sparse.csr_array:
@@ -138,7 +158,8 @@ def _read_features(arrays, what: str) -> scipy.sparse.csr_array:
   if values.ndim != 1 or values.dtype.kind not in 'biuf':
     raise InputError(f'{what}: feature_values is not a row of numbers')
   rows = len(arrays['labels'])
-  rising = len(indptr) == rows + 1 and (np.diff(indptr) >= 0).all()
+  # Not by differences: those of unsigned numbers are never below 0.
+  rising = len(indptr) == rows + 1 and (indptr[1:] >= indptr[:-1]).all()
   if not rising or indptr[0] or indptr[-1] != len(indices):
     raise InputError(
       f'{what}: feature_indptr must rise from 0 to {len(indices)}, the length '

@@ -1,6 +1,7 @@
 """Graphs as arrays, the TU and npz formats, adjacency, and bad input."""
 
 import pathlib
+from unittest import mock
 
 import chex
 import numpy as np
@@ -439,6 +440,43 @@ def test_a_missing_array_is_named(read, key):
 def test_bad_npz_arrays_are_named(read, changes, message):
   with pytest.raises(InputError, match=message):
     read(**{name: np.array(value) for name, value in changes.items()})
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.uint64])
+@pytest.mark.parametrize('indptr', [[0, 2, 1, 3, 4], [0, 200, 2, 3, 4]])
+def test_wrapped_unsigned_pointers_are_refused(read, kind, indptr):
+  with pytest.raises(InputError, match='feature_indptr must rise'):
+    read(feature_indptr=np.array(indptr, kind))
+
+
+def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path):
+  path = tmp_path / 'bomb.npz'
+  rows = np.zeros(2**22, np.int8)
+  with mock.patch.object(graph_npz, '_ANY', 2**20):
+    np.savez_compressed(path, **make_npz(labels=rows))
+    with pytest.raises(InputError, match='4 MiB, more than 64 times'):
+      graph_npz.read_npz(path)
+    np.savez(path, **make_npz(labels=rows))  # as large as what it holds
+    with pytest.raises(InputError, match='feature_indptr must rise'):
+      graph_npz.read_npz(path)
+
+
+@pytest.mark.parametrize('damage', ['encrypted', 'compression'])
+def test_npz_that_zip_cannot_read_are_refused(tmp_path, read, damage):
+  read()
+  path = tmp_path / 'toy.npz'
+  content = bytearray(path.read_bytes())
+  for head, flags, method in ((b'PK\3\4', 6, 8), (b'PK\1\2', 8, 10)):
+    at = content.find(head)
+    while at >= 0:
+      if damage == 'encrypted':
+        content[at + flags] |= 1
+      else:
+        content[at + method] = 99
+      at = content.find(head, at + 4)
+  path.write_bytes(content)
+  with pytest.raises(InputError, match='not an npz file of plain arrays'):
+    graph_npz.read_npz(path)
 
 
 def test_files_that_are_no_npz_are_refused(tmp_path, read):
