@@ -2,13 +2,18 @@
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from jaxlab.engine import durable
 from jaxlab.engine.errors import InputError
+
+_SEAL = 'sha256.json'  # file of a kept folder -> its SHA-256
 
 
 def note(text: str) -> None:
@@ -65,3 +70,52 @@ def scratch_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     yield folder
   finally:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def kept_folder(
+  target: pathlib.Path, what: str, make: Callable[[pathlib.Path], None]
+) -> pathlib.Path:
+  """A folder of files that `make(folder)` writes, made once and kept.
+
+  Every opening compares the files with their SHA-256; a folder that is not as
+  it was written is named and made again.
+
+  Raises:
+    InputError: as `make`, or the folder cannot be written.
+  """
+  bad = _changed(target)
+  if bad == '':
+    return target
+  with lock(target.with_name(f'.{target.name}.lock'), what):
+    bad = _changed(target)  # another process may have made it
+    if bad:
+      note(f'{target / bad} is not what was written; {what} is made again')
+      shutil.rmtree(target)
+    if bad != '':
+      with scratch_folder(target) as folder:
+        make(folder)
+        sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        (folder / _SEAL).write_text(json.dumps(sums))
+        durable.sync_tree(folder)
+        os.rename(folder, target)
+  return target
+
+
+def _changed(folder: pathlib.Path) -> str | None:
+  """The first file that is not as it was written; '' where all are, None
+  where there is no folder."""
+  if not folder.exists():
+    return None
+  try:
+    sums = json.loads((folder / _SEAL).read_text())
+    for name, wanted in sums.items():
+      if _sha256(folder / name) != wanted:
+        return name
+  except (OSError, ValueError, AttributeError):
+    return _SEAL
+  return ''
+
+
+def _sha256(path: pathlib.Path) -> str:
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

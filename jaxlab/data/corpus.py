@@ -113,12 +113,8 @@ def prepare_corpus(
   options = [_FORMAT, name, text.fingerprint, vocab_size, wordpiece.ALPHABET]
   digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:32]
   target = atomic.data_dir() / 'text' / digest
-  if not target.exists():
-    with atomic.lock(target.with_name(f'.{digest}.lock'), f'the text {name}'):
-      if not target.exists():
-        with atomic.scratch_folder(target) as folder:
-          _make(text, vocab_size, folder)
-          os.rename(folder, target)
+  make = lambda folder: _make(text, vocab_size, folder)
+  atomic.kept_folder(target, f'the text {name}', make)
   return Corpus(target)
 
 

@@ -84,13 +84,10 @@ def open_images(
   digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
   plain = re.sub(r'\W+', '_', f'{name[-60:]}-{split}').strip('_')
   target = atomic.data_dir() / 'decoded' / f'{plain}-{digest}'
-  if not target.exists():
-    lock = target.with_name(f'.{target.name}.lock')
-    with atomic.lock(lock, f'the images of {name}'):
-      if not target.exists():
-        with atomic.scratch_folder(target) as folder:
-          _Decoding(records, canvas, max_undecodable).write(folder)
-          os.rename(folder, target)
+  make = lambda folder: _Decoding(records, canvas, max_undecodable).write(
+    folder
+  )
+  atomic.kept_folder(target, f'the set of images {name}', make)
   return _load(target, records, max_undecodable)
 
 

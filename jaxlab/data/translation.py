@@ -149,13 +149,8 @@ def prepare_pairs(
   options = [_FORMAT, name, source, target, fingerprint, vocab_size]
   digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:32]
   folder = atomic.data_dir() / 'translation' / digest
-  if not folder.exists():
-    lock = folder.with_name(f'.{digest}.lock')
-    with atomic.lock(lock, f'the pairs of {name}'):
-      if not folder.exists():
-        with atomic.scratch_folder(folder) as scratch:
-          _make(name, read, vocab_size, scratch)
-          os.rename(scratch, folder)
+  make = lambda scratch: _make(name, read, vocab_size, scratch)
+  atomic.kept_folder(folder, f'the set of pairs {name}', make)
   return Pairs(folder)
 
 

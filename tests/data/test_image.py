@@ -366,13 +366,23 @@ def test_no_decodable_image_and_a_full_disk_are_input_errors(
     open_images(name, 'train', max_undecodable=99)
 
 
-def test_a_damaged_cache_names_what_to_delete(folder):
+def test_a_damaged_cache_is_named_and_made_again(folder, capsys):
   name = f'image_folder:{folder}'
-  open_images(name, 'train')
+  first = open_images(name, 'train')
   [whole] = (folder.parent / 'cache' / 'decoded').glob('*/image.npy')
-  whole.write_bytes(whole.read_bytes()[:100])
-  with pytest.raises(InputError, match='delete it and run again'):
-    open_images(name, 'train')
+  pixels = np.array(first.image)
+  content = bytearray(whole.read_bytes())
+  flipped = [*content]
+  flipped[-1] ^= 1
+  for damage in (bytes(flipped), bytes(content[:100]), b''):
+    whole.write_bytes(damage)
+    again = open_images(name, 'train')
+    np.testing.assert_array_equal(again.image, pixels)
+    said = capsys.readouterr().err
+    assert f'{whole} is not what was written' in said
+  whole.with_name('sha256.json').unlink()
+  open_images(name, 'train')
+  assert 'sha256.json is not what' in capsys.readouterr().err
 
 
 def test_two_processes_decode_a_set_once(folder):

@@ -204,15 +204,17 @@ def test_corpus_is_pickled_as_its_path_and_rejects_unknown_splits():
     made.split('dev')
 
 
-def test_damaged_cache_is_named(tmp_path):
+def test_a_damaged_cache_is_named_and_made_again(tmp_path, capsys):
   path = write_stories(tmp_path / 'stories.txt', 40)
   made = corpus.prepare_corpus('text_files', vocab_size=200, files=str(path))
   (made.path / 'train.tokens.npy').unlink()
   with pytest.raises(InputError, match=f'delete {made.path}'):
     made.split('train')
-  (made.path / 'corpus.json').write_text('{')
-  with pytest.raises(InputError, match='not a whole corpus'):
-    corpus.prepare_corpus('text_files', vocab_size=200, files=str(path))
+  for name in ('train.tokens.npy', 'corpus.json', 'vocabulary.json'):
+    (made.path / name).write_text('{')
+    again = corpus.prepare_corpus('text_files', vocab_size=200, files=str(path))
+    assert again.sha256 == made.sha256
+    assert f'{name} is not what was written' in capsys.readouterr().err
 
 
 def test_changed_text_or_vocabulary_is_another_corpus(tmp_path):
