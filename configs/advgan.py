@@ -124,16 +124,17 @@ def mnist_blackbox():
   config.study.arms = ('static', 'dynamic')
   config.study.baseline = 'static'
   config.target.split = 'train[:27500]'
+  config.target.steps = 400
   config.attack.split = 'train[27500:42500]'
 
   config.blackbox = ml_collections.ConfigDict()
   config.blackbox.target = 'a'  # unless oracle.callable is given
   config.blackbox.student = 'c'
-  config.blackbox.distil_steps = 600
-  config.blackbox.game_steps = 200
+  config.blackbox.distil_steps = 400
+  config.blackbox.game_steps = 150
   # Of dynamic distillation; static takes as many steps of each network.
   config.blackbox.rounds = 4
-  config.blackbox.refine_steps = 100
+  config.blackbox.refine_steps = 60
   config.blackbox.optimizer = _adam(0.001)
 
   config.oracle = ml_collections.ConfigDict()
