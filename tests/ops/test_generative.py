@@ -58,7 +58,7 @@ def test_frechet_distance_refuses_too_few_samples_and_what_is_not_finite():
   assert 'give more than 4, better 40' in str(error.value)
   frechet_distance(a, _normal(1, 5, 4))
   a[3, 1] = np.inf
-  with pytest.raises(ValueError, match='1 of 9 samples of the first.* row 3'):
+  with pytest.raises(ValueError, match=r'1 of 9 samples of the first.* row 3'):
     frechet_distance(a, a)
   with pytest.raises(ValueError, match=r'\(9, 4\) and \(9, 3\)'):
     frechet_distance(_normal(0, 9, 4), _normal(0, 9, 3))
