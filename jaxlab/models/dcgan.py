@@ -6,13 +6,16 @@ Deep Convolutional Generative Adversarial Networks. ICLR 2016, arXiv 1511.06434.
 An image side is halved, rounded up, by each layer: 28, 14, 7, 4. A generator
 goes the other way and cuts what is too much: 4, 8 -> 7, 14, 28.
 
+A kernel of at most 6 x 6 and stride 2 is one of 3 x 3 on 2 x 2 pixels as one,
+with four times the channels: so it is computed. XLA:CPU's forms of strided
+layers' gradients take three times as long (benchmarks/gaan.py).
+
 Departs from the paper: no batch statistics, so that no sample depends on those
 beside it and the slope of a discriminator is that of one row; `norm='group'`
 normalises groups of maps of one image. Images in [0, 1] are read as 2 x - 1.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +46,83 @@ def _norm(module: Any, x: jax.Array) -> jax.Array:
     return x
   groups = next(g for g in (8, 4, 2, 1) if x.shape[-1] % g == 0)
   return nn.GroupNorm(groups, dtype=module.dtype)(x)
+
+
+def conv3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A 3 x 3 convolution of stride 1 that keeps the side.
+
+  Args:
+    x: [b, h, w, c].
+    kernel: [3, 3, c, f].
+
+  Returns:
+    [b, h, w, f].
+  """
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def _six(kernel: jax.Array) -> jax.Array:
+  """[k, k, c, f] amid zeros, [3, 2, 3, 2, c, f]: places in 2 x 2 cells."""
+  size = kernel.shape[0]
+  if not 1 <= size <= 6:
+    raise ValueError(f'kernels of stride 2 have 1 to 6 pixels, not {size}')
+  before = (7 - size) // 2
+  around = (before, 6 - size - before)
+  padded = jnp.pad(kernel, (around, around, (0, 0), (0, 0)))
+  return padded.reshape(3, 2, 3, 2, *kernel.shape[2:])
+
+
+def halve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """A convolution of stride 2: [b, h, w, c] -> [b, ⌈h/2⌉, ⌈w/2⌉, f].
+
+  Output i sees pixels from 2 i - 2 + ⌊(7 - k) / 2⌋ on, zeros beyond the image.
+
+  Args:
+    kernel: [k, k, c, f], k <= 6.
+
+  Raises:
+    ValueError: a larger kernel.
+  """
+  b, h, w, c = x.shape
+  x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+  h, w = x.shape[1] // 2, x.shape[2] // 2
+  cells = x.reshape(b, h, 2, w, 2, c).transpose(0, 1, 3, 2, 4, 5)
+  six = _six(kernel).transpose(0, 2, 1, 3, 4, 5)
+  return conv3(cells.reshape(b, h, w, 4 * c), six.reshape(3, 3, 4 * c, -1))
+
+
+def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """The transpose of `halve`: [b, h, w, c] -> [b, 2 h, 2 w, f].
+
+  Args:
+    kernel: [k, k, c, f], k <= 6.
+
+  Raises:
+    ValueError: a larger kernel.
+  """
+  b, h, w, c = x.shape
+  six = _six(kernel)[::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
+  cells = conv3(x, six.reshape(3, 3, c, -1))
+  cells = cells.reshape(b, h, w, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+  return cells.reshape(b, 2 * h, 2 * w, -1)
+
+
+class _Layer(nn.Module):
+  """One convolution with its bias; `of` is `halve`, `double` or `conv3`."""
+
+  features: int
+  kernel: int
+  of: Callable[[jax.Array, jax.Array], jax.Array]
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    return self.of(x.astype(self.dtype), kernel.astype(self.dtype)) + bias
 
 
 class _Linear(nn.Module):
@@ -105,13 +185,13 @@ class Generator(nn.Module):
   A linear layer makes widths[0] maps of the smallest side; each transposed
   convolution of stride 2 after it makes the next width of maps, the last one
   the image's channels; ReLU between, a sigmoid at the end. With `smooth` all
-  widths are used up before a last convolution of stride 1 makes the channels.
+  widths are used up before a 3 x 3 convolution of stride 1 makes the channels.
   """
 
   side: int
   channels: int
   widths: Sequence[int] = (256, 128, 64)  # from the smallest side
-  kernel: int = 5
+  kernel: int = 5  # pixels of a side, at most 6
   norm: str = 'none'
   smooth: bool = False
   dtype: Any = jnp.float32
@@ -129,16 +209,15 @@ class Generator(nn.Module):
     last = () if self.smooth else (self.channels,)
     maps = (*self.widths[1:], *last)
     to = sides(self.side, len(maps))[::-1]
-    size = (self.kernel, self.kernel)
     x = nn.Dense(to[0] ** 2 * self.widths[0], dtype=self.dtype)(latent)
     x = x.reshape(len(x), to[0], to[0], self.widths[0])
     for count, side in zip(maps, to[1:]):
       x = nn.relu(_norm(self, x))
-      x = nn.ConvTranspose(count, size, (2, 2), dtype=self.dtype)(x)
+      x = _Layer(count, self.kernel, double, self.dtype)(x)
       x = x[:, :side, :side]
     if self.smooth:
       x = nn.relu(_norm(self, x))
-      x = nn.Conv(self.channels, size, dtype=self.dtype)(x)
+      x = _Layer(self.channels, 3, conv3, self.dtype)(x)
     return nn.sigmoid(x.astype(jnp.float32))
 
 
@@ -146,22 +225,16 @@ class _Strided(nn.Module):
   """What an encoder and a discriminator share: their convolutions."""
 
   widths: Sequence[int] = (64, 128, 256)
-  kernel: int = 5
+  kernel: int = 5  # pixels of a side, at most 6
   norm: str = 'none'
   dtype: Any = jnp.float32
 
   def read(self, image: jax.Array, slope: float) -> jax.Array:
     """[b, d] float32: the last maps of [b, h, w, c] in [0, 1], in a row."""
     check_image(image, 2)
-    layer = partial(
-      nn.Conv,
-      kernel_size=(self.kernel, self.kernel),
-      strides=(2, 2),
-      dtype=self.dtype,
-    )
     x = 2 * image - 1
     for i, width in enumerate(self.widths):
-      x = layer(width)(x)
+      x = _Layer(width, self.kernel, halve, self.dtype)(x)
       x = nn.leaky_relu(_norm(self, x) if i else x, slope)
     return x.reshape(len(x), -1).astype(jnp.float32)
 

@@ -20,7 +20,7 @@ from jaxlab.engine.require import (
 )
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.stage import Stage, training
-from jaxlab.engine.state import Evaluator, State, Task
+from jaxlab.engine.state import Evaluator, State, Task, Update
 from jaxlab.engine.update import chain, every
 from jaxlab.models.dcgan import NORMS, Discriminator, Encoder, Generator
 from jaxlab.ops.augment import to_float
@@ -56,7 +56,8 @@ def check(config: Config) -> None:
   )
   widths = ('gen_widths', 'disc_widths', 'enc_widths')
   require(config, {f'images.{name}': width for name in widths})
-  images.check(config)
+  if c['classifier']:
+    images.check(config)
 
 
 def make(config: Config, arm: str) -> game.Game:
@@ -186,11 +187,12 @@ def shown(c: Config) -> np.ndarray:
   return draw.astype(np.float32)
 
 
-def film(of: game.Game, codes: np.ndarray, apart: int):
+def film(of: game.Game, codes: np.ndarray, apart: int) -> Update:
   """Pictures of some codes, at `vars['film']`, one frame each time."""
 
   def run(state: State, batch, key):
-    made = of.generate(game.average(state.params, state.vars), codes)
+    params = game.average(state.params, state.vars)
+    made = of.generate(params, jnp.asarray(codes))
     frame = jnp.round(255 * made).astype(jnp.uint8)
     frames = state.vars['film'].at[state.step // apart].set(frame)
     return state.replace(vars={**state.vars, 'film': frames}), {}

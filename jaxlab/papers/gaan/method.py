@@ -170,7 +170,10 @@ def score_distance(
     raise ValueError(f'score_distance: "{kind}" is none of sigmoid, logit')
   of = jax.nn.sigmoid if kind == 'sigmoid' else lambda x: x
   apart = mean(of(real), mask) - mean(of(fake), mask)
-  return jnp.sqrt(apart**2 + smooth**2) if smooth else jnp.abs(apart)
+  if smooth:
+    return jnp.sqrt(apart**2 + smooth**2)
+  # Not `jnp.abs`, whose derivative at 0 is 1.
+  return jax.lax.stop_gradient(jnp.sign(apart)) * apart
 
 
 def disc_terms(
