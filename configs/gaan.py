@@ -131,7 +131,7 @@ def _images(config):
   c.frames = 6  # pictures of the training
   c.classifier = True  # judges by a classifier of the same set
   c.train = ml_collections.ConfigDict(
-    {'steps': 1000, 'log_every_steps': 50, 'eval_every_steps': 200}
+    {'steps': 1200, 'log_every_steps': 50, 'eval_every_steps': 200}
   )
 
   config.model = ml_collections.ConfigDict()  # the classifier
@@ -168,7 +168,7 @@ def mnist_1k():
   c.smooth_end = True
   c.disc_widths = (2, 4, 8)  # K/4; K/2: 4, 8, 16; K: 8, 16, 32
   c.enc_widths = (8, 16, 32)
-  c.train.steps = 2000
+  c.train.steps = 800
   config.judge.samples = 25_600
   # Dist-GAN's row is reported, unverified; DCGAN's is PacGAN's table 3.
   config.paper_reported.images = ml_collections.ConfigDict(

@@ -72,8 +72,11 @@ def judge(
   )
   views = {name: see(x, name) for name, x in real.items()}
   found = see(fake, 'features')
+  rows = min(len(views['test'].features), len(found.features))
   distances = evals.distances(
-    views['test'].features, found.features, views['train'].features
+    views['test'].features[:rows],
+    found.features[:rows],
+    views['train'].features[:rows],
   )
   figures |= {f'test/{name}': value for name, value in distances.items()}
   modes = evals.modes(classifier, found.probabilities, j['accuracy'])
@@ -86,9 +89,9 @@ def judge(
     figures |= plane(config, space, of, generate, see, frequencies)
   size = views['test'].features.shape[1]
   space.page.table(
-    f'{of.arm}, seed {seed}: {j["samples"]} samples against as many test '
-    f'images; features of {classifier.name} ({size}, test accuracy '
-    f'{classifier.accuracy:.4f})',
+    f'{of.arm}, seed {seed}: {j["samples"]} samples; distances of {rows} to '
+    f'as many test images, by {size} features of {classifier.name} (test '
+    f'accuracy {classifier.accuracy:.4f})',
     ['figure', 'value'],
     [[name, value] for name, value in figures.items()],
   )
