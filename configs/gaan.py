@@ -122,6 +122,7 @@ def _images(config):
   c = config.images = _game(arms, 2, 32, 2e-4, 0.5, 0.9, 1.0, 1.0)
   c.seeds = (0,)
   c.stack = 1  # images of the set as channels of one
+  c.layout = 'dcgan'  # 'sngan', 'resnet'
   c.norm = 'none'  # 'group', of all three networks
   c.kernel = 5
   c.gen_widths = (64, 32, 16)
@@ -208,6 +209,27 @@ def cifar10():
   return config
 
 
+def cifar10_sngan():
+  """CIFAR-10 by the authors' convolutional networks of SN-GAN."""
+  config = cifar10()
+  c = config.images
+  c.layout = 'sngan'
+  c.kernel = 4
+  c.gen_widths, c.smooth_end = (1024, 512, 256, 128), True
+  c.disc_widths = (64,)
+  return config
+
+
+def cifar10_resnet():
+  """CIFAR-10 by the authors' residual networks."""
+  config = cifar10()
+  c = config.images
+  c.layout = 'resnet'
+  c.gen_widths, c.disc_widths = (256,), (128,)
+  c.optimizer.b1 = 0.0
+  return config
+
+
 def celeba():
   """CelebA at 64 x 64; nothing judges but the eye and D."""
   config = cifar10()
@@ -278,6 +300,8 @@ VARIANTS = {
   '': default,
   'mnist_1k': mnist_1k,
   'cifar10': cifar10,
+  'cifar10_sngan': cifar10_sngan,
+  'cifar10_resnet': cifar10_resnet,
   'celeba': celeba,
   'smoke': smoke,
   'paper': paper,

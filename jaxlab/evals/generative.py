@@ -1,13 +1,13 @@
 """What samples are worth, by the features of a network that has a name.
 
-  view = named_view('lenet', accuracy, features, probabilities)
-  figures = distances(view, real, fake, other)
+  seen = view(Classifier('lenet of mnist', accuracy, run, 1), images)
+  figures = distances(real.features, seen.features, other.features)
 
 A distance between features belongs to the network, to the preparation of the
-images and to the numbers of samples; `View.words` says which.
+images and to the numbers of samples: say them beside it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -130,18 +130,6 @@ def modes(
   Raises:
     InputError: the classifier is worse.
   """
-  require_accuracy(classifier, least)
-  found = generative.stacked_modes(probabilities)
-  sure = generative.stacked_modes(probabilities, confidence=0.9)
-  return {**found, 'modes_sure': sure['modes']}
-
-
-def require_accuracy(classifier: Classifier, least: float) -> None:
-  """Refuses a classifier that is too bad to count by.
-
-  Raises:
-    InputError: naming its accuracy and the cure.
-  """
   if not classifier.accuracy >= least:
     raise InputError(
       f'the classifier {classifier.name} has a test accuracy of '
@@ -149,8 +137,6 @@ def require_accuracy(classifier: Classifier, least: float) -> None:
       'are counted by it. Train it longer (classifier.steps), or state what it '
       'reaches'
     )
-
-
-def summary(figures: Mapping[str, float]) -> str:
-  """The figures in one line, for people."""
-  return ', '.join(f'{name} {value:.4g}' for name, value in figures.items())
+  found = generative.stacked_modes(probabilities)
+  sure = generative.stacked_modes(probabilities, confidence=0.9)
+  return {**found, 'modes_sure': sure['modes']}

@@ -39,7 +39,12 @@ def sides(side: int, layers: int) -> list[int]:
   return found
 
 
-def _norm(module: Any, x: jax.Array) -> jax.Array:
+def normed(module: Any, x: jax.Array) -> jax.Array:
+  """The maps of a module under its `norm`.
+
+  Raises:
+    ValueError: an unknown norm.
+  """
   if module.norm not in NORMS:
     raise ValueError(f'norm "{module.norm}" is not one of {", ".join(NORMS)}')
   if module.norm == 'none':
@@ -109,8 +114,11 @@ def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return cells.reshape(b, 2 * h, 2 * w, -1)
 
 
-class _Layer(nn.Module):
-  """One convolution with its bias; `of` is `halve`, `double` or `conv3`."""
+class Convolution(nn.Module):
+  """One convolution with its bias.
+
+  `of` is `halve`, `double` or, with kernels of 3 x 3, `conv3`.
+  """
 
   features: int
   kernel: int
@@ -119,6 +127,7 @@ class _Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[b, h, w, c] -> maps of `of`."""
     shape = (self.kernel, self.kernel, x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -212,12 +221,12 @@ class Generator(nn.Module):
     x = nn.Dense(to[0] ** 2 * self.widths[0], dtype=self.dtype)(latent)
     x = x.reshape(len(x), to[0], to[0], self.widths[0])
     for count, side in zip(maps, to[1:]):
-      x = nn.relu(_norm(self, x))
-      x = _Layer(count, self.kernel, double, self.dtype)(x)
+      x = nn.relu(normed(self, x))
+      x = Convolution(count, self.kernel, double, self.dtype)(x)
       x = x[:, :side, :side]
     if self.smooth:
-      x = nn.relu(_norm(self, x))
-      x = _Layer(self.channels, 3, conv3, self.dtype)(x)
+      x = nn.relu(normed(self, x))
+      x = Convolution(self.channels, 3, conv3, self.dtype)(x)
     return nn.sigmoid(x.astype(jnp.float32))
 
 
@@ -234,8 +243,8 @@ class _Strided(nn.Module):
     check_image(image, 2)
     x = 2 * image - 1
     for i, width in enumerate(self.widths):
-      x = _Layer(width, self.kernel, halve, self.dtype)(x)
-      x = nn.leaky_relu(_norm(self, x) if i else x, slope)
+      x = Convolution(width, self.kernel, halve, self.dtype)(x)
+      x = nn.leaky_relu(normed(self, x) if i else x, slope)
     return x.reshape(len(x), -1).astype(jnp.float32)
 
 

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 
 from jaxlab.models import dcgan
-from jaxlab.models.dcgan import Discriminator, Encoder, Generator, sides
+from jaxlab.models.dcgan import (
+  Discriminator,
+  Encoder,
+  Generator,
+  Mlp,
+  MlpDiscriminator,
+  sides,
+)
+from jaxlab.models.one_draw import parameters
+from jaxlab.models.sngan import (
+  ResDiscriminator,
+  ResGenerator,
+  SnDiscriminator,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -87,3 +100,46 @@ def test_logits_are_made_of_the_features_of_one_image_alone():
   )
   other = np.stack([image[0], 1 - image[1]])
   np.testing.assert_allclose(run(variables, other)[0][0], logits[0], rtol=1e-4)
+
+
+def test_mlps_have_three_layers_and_read_the_middle_as_zero():
+  disc = MlpDiscriminator((6, 5, 4), centred=True)
+  params = parameters(disc, jax.random.key(0), jnp.zeros((1, 2)), gain=2.0)
+  plain = parameters(disc, jax.random.key(0), jnp.zeros((1, 2)))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, np.sqrt(2) * b, rtol=1e-6),
+    params,
+    plain,
+  )
+  x = _normal(3, 2)
+  h = 2 * x - 1
+  for i in range(3):
+    layer = params[f'Dense_{i}']
+    h = np.maximum(h @ layer['kernel'] + layer['bias'], 0)
+  logits, features = disc.apply({'params': params}, x)
+  np.testing.assert_allclose(features, h, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(
+    logits, (h @ params['Dense_3']['kernel'])[:, 0], rtol=1e-4, atol=1e-6
+  )
+  out, _ = _shapes(Mlp((8,), features=3, sigmoid=True), (5, 2))
+  assert out.shape == (5, 3)
+  with pytest.raises(ValueError, match=r'\[b, d\], not \(5,\)'):
+    _shapes(Mlp((8,)), (5,))
+
+
+def test_the_networks_of_sngan_have_the_authors_sizes():
+  c3 = lambda i, o: 9 * i * o + o
+  c4 = lambda i, o: 16 * i * o + o
+  (_, features), made = _shapes(SnDiscriminator(), (2, 32, 32, 3))
+  assert features.shape == (2, 4 * 4 * 512)
+  wanted = c3(3, 64) + c4(64, 64) + c3(64, 128) + c4(128, 128)
+  wanted += c3(128, 256) + c4(256, 256) + c3(256, 512) + 8193
+  assert _count(made) == wanted
+  (_, features), made = _shapes(ResDiscriminator(), (2, 32, 32, 3))
+  assert features.shape == (2, 8 * 8 * 128)  # d_Phi
+  wanted = c3(3, 128) + 4 * 128 + 7 * c3(128, 128) + 129 * 128 + 8193
+  assert _count(made) == wanted
+  image, made = _shapes(ResGenerator(32, 3), (2, 128))
+  assert image.shape == (2, 32, 32, 3)
+  wanted = 129 * 4096 + 6 * c3(256, 256) + 3 * 257 * 256 + 7 * 512
+  assert _count(made) == wanted + c3(256, 3)

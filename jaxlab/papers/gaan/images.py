@@ -23,6 +23,11 @@ from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, State, Task, Update
 from jaxlab.engine.update import chain, every
 from jaxlab.models.dcgan import NORMS, Discriminator, Encoder, Generator
+from jaxlab.models.sngan import (
+  ResDiscriminator,
+  ResGenerator,
+  SnDiscriminator,
+)
 from jaxlab.ops.augment import to_float
 from jaxlab.papers.gaan import game, judgement, method
 from jaxlab.recipes import images, optimizers
@@ -40,6 +45,7 @@ def check(config: Config) -> None:
     {
       'images.seeds': filled(),
       'images.stack': at_least(1, 'images of the set as channels of one'),
+      'images.layout': one_of('dcgan', 'sngan', 'resnet'),
       'images.norm': one_of(*NORMS),
       'images.kernel': at_least(2),
       'images.gen_widths': filled(),
@@ -66,14 +72,21 @@ def make(config: Config, arm: str) -> game.Game:
   codes = 2 * c['latent'] if arm == 'vaegan' else c['latent']
   channels = d['channels'] * c['stack']
   common = {'kernel': c['kernel'], 'norm': c['norm']}
+  gen: Any = Generator(
+    d['size'], channels, c['gen_widths'], smooth=c['smooth_end'], **common
+  )
+  disc: Any = Discriminator(c['disc_widths'], **common)
+  if c['layout'] == 'sngan':
+    disc = SnDiscriminator(c['disc_widths'][0])
+  if c['layout'] == 'resnet':
+    gen = ResGenerator(d['size'], channels, c['gen_widths'][0])
+    disc = ResDiscriminator(c['disc_widths'][0])
   return game.Game(
     c,
     arm,
     enc=Encoder(c['enc_widths'], latent=codes, **common),
-    gen=Generator(
-      d['size'], channels, c['gen_widths'], smooth=c['smooth_end'], **common
-    ),
-    disc=Discriminator(c['disc_widths'], **common),
+    gen=gen,
+    disc=disc,
     shape=(d['size'], d['size'], channels),
     read=partial(read, c['stack']),
   )
