@@ -283,7 +283,7 @@ def smoke():
   c.arms = ('gan',)
   c.rows = 8
   c.kernel = 3
-  c.gen_widths, c.disc_widths, c.enc_widths = (8, 4), (4, 8), (4, 8)
+  c.gen_widths = c.disc_widths = c.enc_widths = (4,)
   c.train.steps, c.train.log_every_steps = 20, 5
   c.train.eval_every_steps = 10
   c.frames = 2
