@@ -614,7 +614,7 @@ jaxlab/ops/generative.py: tests/ops/test_generative.py
     steps / side => steps / labels.size
 jaxlab/evals/generative.py: tests/evals/test_generative.py
   no_mode_is_counted
-    if not classifier.accuracy >= least: => if classifier.accuracy > least:
+    if not found >= least: => if found > least:
   padding_is_dropped
     features[: len(part)], p[: len(part)] => features, p
 """

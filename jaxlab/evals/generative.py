@@ -130,13 +130,22 @@ def modes(
   Raises:
     InputError: the classifier is worse.
   """
-  if not classifier.accuracy >= least:
-    raise InputError(
-      f'the classifier {classifier.name} has a test accuracy of '
-      f'{classifier.accuracy:.4f}, below judge.accuracy = {least:g}: no modes '
-      'are counted by it. Train it longer (classifier.steps), or state what it '
-      'reaches'
-    )
+  check_accuracy(classifier.name, classifier.accuracy, least)
   found = generative.stacked_modes(probabilities)
   sure = generative.stacked_modes(probabilities, confidence=0.9)
   return {**found, 'modes_sure': sure['modes']}
+
+
+def check_accuracy(name: str, accuracy: float | None, least: float) -> None:
+  """Refuses a classifier that is too bad to count by.
+
+  Raises:
+    InputError: naming its accuracy and the cure.
+  """
+  found = float('nan') if accuracy is None else accuracy
+  if not found >= least:
+    raise InputError(
+      f'the classifier {name} has a test accuracy of {found:.4f}, below '
+      f'judge.accuracy = {least:g}: no modes are counted by it. Train it '
+      'longer (classifier.steps), or state what it reaches'
+    )

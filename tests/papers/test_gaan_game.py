@@ -263,3 +263,20 @@ def test_celeba_that_is_not_prepared_is_told_how(tmp_path, monkeypatch):
   with pytest.raises(InputError) as error:
     sets.source('train', 8, 0)
   assert 'tfds build celeb_a --file_format=array_record' in str(error.value)
+
+
+def test_a_classifier_below_its_stated_accuracy_ends_the_run_at_once(
+  monkeypatch,
+):
+  config = {**CONFIG, 'judge': {**CONFIG['judge'], 'accuracy': 0.9}}
+  given = {}
+  monkeypatch.setattr(
+    images.images, 'classifier_stage', lambda *_, **more: given.update(more)
+  )
+  monkeypatch.setattr(
+    images.images, 'test_figures', lambda *_: {'test/accuracy': 0.875}
+  )
+  images.classifier_stage(config)
+  with pytest.raises(InputError) as error:
+    given['finish'](None, None, None)
+  assert 'lenet of digits has a test accuracy of 0.8750' in str(error.value)

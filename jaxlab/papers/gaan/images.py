@@ -22,6 +22,7 @@ from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, State, Task, Update
 from jaxlab.engine.update import chain, every
+from jaxlab.evals import generative as evals
 from jaxlab.models.dcgan import NORMS, Discriminator, Encoder, Generator
 from jaxlab.models.sngan import (
   ResDiscriminator,
@@ -125,18 +126,32 @@ def stages(config: Config) -> list[Stage]:
 
 
 def classifier_stage(config: Config) -> Stage:
-  """The stage `classifier`, on images of the set itself."""
+  """The stage `classifier`, on images of the set itself.
+
+  It ends in an InputError where the classifier is worse than
+  `judge.accuracy`, before anything is trained that it would judge.
+  """
   own = config['classifier']
 
   def update(task, space):
-    return images.supervised(
-      task, optimizers.make(own['optimizer'], own['steps'])
+    tx = optimizers.make(own['optimizer'], own['steps'])
+    return images.supervised(task, tx)
+
+  def finish(space, inputs, result):
+    figures = images.test_figures(space, inputs, result)
+    evals.check_accuracy(
+      judgement.name_of(config),
+      figures['test/accuracy'],
+      config['judge']['accuracy'],
     )
+    return figures
 
   options = Options(
     **{**config['train'], **own['train'], 'steps': own['steps']}
   )
-  return images.classifier_stage('classifier', config, update, options=options)
+  return images.classifier_stage(
+    'classifier', config, update, options=options, finish=finish
+  )
 
 
 def stage(config: Config, arm: str, seed: int) -> Stage:

@@ -25,6 +25,11 @@ Config = Mapping[str, Any]
 _ROWS = 250  # images that a network sees at once
 
 
+def name_of(config: Config) -> str:
+  """What the classifier is called beside its figures."""
+  return f'{config["model"]["name"]} of {config["data"]["name"]}'
+
+
 def classifier_of(config: Config, space: Workspace) -> Classifier:
   """The trained classifier, its accuracy on the test set with it."""
   task = images.image_task(config, space.offline)
@@ -36,7 +41,7 @@ def classifier_of(config: Config, space: Workspace) -> Classifier:
     return features, task.network.logits(pixels, *args)
 
   return Classifier(
-    f'{config["model"]["name"]} of {config["data"]["name"]}',
+    name_of(config),
     float('nan') if accuracy is None else accuracy,
     run,
     config['data']['channels'],
