@@ -190,9 +190,9 @@ def test_modes_are_counted_seed_by_seed_and_padding_is_left_out():
   made['points'] = (made['points'] / grid.SCALE + 1) / 2
   evaluator = grid.evaluator(of, 2, 25)
   found = evaluator.finish(made)
-  assert (found['covered/s0'], found['covered/s1']) == (0, 25)
+  assert (found['s0/covered'], found['s1/covered']) == (0, 25)
   assert (found['covered'], found['pacgan/share']) == (12.5, 0.5)
-  assert (found['gradient/s1'], found['score_fake/s0']) == (2.0, 0.2)
+  assert (found['s1/gradient'], found['s0/score_fake']) == (2.0, 0.2)
   params, vars = jax.vmap(of.init)(jnp.stack([KEY, KEY]))
   state = State(step=0, params=params, opt={}, vars={**vars, 'health': {}})
   batch = {**BATCH, 'id': np.arange(12), 'mask': np.arange(12) < 7}

@@ -131,7 +131,7 @@ def evaluator(of: game.Game, seeds: int, samples: int) -> Evaluator:
   Returns:
     Figures over seeds, `covered`, `share`, `kl` by the paper's convention and
     `pacgan/…`, `gradient` (the norm of G's), `score_real`, `score_fake` (means
-    of s(D)); and `…/s0` of the first seed, ….
+    of s(D)); and `s0/…` of the first seed, ….
   """
 
   def init():
@@ -175,7 +175,7 @@ def evaluator(of: game.Game, seeds: int, samples: int) -> Evaluator:
       each[name] = np.asarray(total[name]) / np.asarray(total['batches'])
     means = {name: float(values.mean()) for name, values in each.items()}
     return means | {
-      f'{name}/s{i}': float(value)
+      f's{i}/{name}': float(value)
       for name, values in each.items()
       for i, value in enumerate(values)
     }
@@ -226,7 +226,7 @@ def conclude(config: Config, space: Workspace) -> Figures:
   by_arm = {arm: space.figures(f'grid-{arm}') for arm in arms}
 
   def values(arm, name):
-    found = [by_arm[arm][f'samples/{name}/s{i}'] for i in range(seeds)]
+    found = [by_arm[arm][f'samples/s{i}/{name}'] for i in range(seeds)]
     return [math.nan if x is None else x for x in found]
 
   names = [*_FIGURES, *(f'pacgan/{name}' for name in _FIGURES), *_DYNAMICS]
@@ -299,7 +299,7 @@ def _curves(space: Workspace, arms, seeds: int) -> None:
         steps = [line['step'] for line in found]
         of = lambda key, found=found: [line[key] for line in found]
         for s in range(seeds):
-          axes.plot(steps, of(f'samples/{name}/s{s}'), f'C{i}', alpha=0.2)
+          axes.plot(steps, of(f'samples/s{s}/{name}'), f'C{i}', alpha=0.2)
         axes.plot(steps, of(f'samples/{name}'), f'C{i}', label=arm)
         if name == 'score_fake':
           axes.plot(steps, of('samples/score_real'), f'C{i}--')
