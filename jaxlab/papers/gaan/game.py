@@ -337,7 +337,8 @@ def vaegan(game: Game, steps: int) -> dict[str, Loss]:
   fake.
 
   Source: Larsen et al., algorithm 1. Departs from the paper: E and G follow
-  L_prior + L_like together, and G then the game.
+  L_prior + L_like together, both divided by the number of features, and G then
+  the game.
   """
   c = game.config
 

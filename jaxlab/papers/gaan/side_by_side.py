@@ -4,7 +4,6 @@ Every leaf of params, opt and vars (but for 'health') has the seeds as its first
 axis, and each seed has rows of a batch and keys of its own.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,13 +25,6 @@ def parts(batch: Any, count: int) -> Any:
 def keys_of(key: Key, count: int) -> Key:
   """[count] keys."""
   return jax.vmap(lambda s: jax.random.fold_in(key, s))(jnp.arange(count))
-
-
-def init(
-  count: int, one: Callable[[Key], tuple[Mapping, Mapping]], key: Key
-) -> tuple[Mapping, Mapping]:
-  """New params and vars of each seed."""
-  return jax.vmap(one)(keys_of(key, count))
 
 
 class SideBySide:
