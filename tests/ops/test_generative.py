@@ -129,6 +129,8 @@ def test_the_conventions_differ_in_radius_and_in_what_covers_a_mode():
   assert grid_modes(at(0, 19))['gaan'].covered == 1
   few = np.concatenate([at(0, 19), np.full((1981, 2), np.nan)])
   assert grid_modes(few)['gaan'].covered == 0
+  enough = np.concatenate([at(0, 20), np.full((1980, 2), np.nan)])
+  assert grid_modes(enough)['gaan'].covered == 1
   assert math.isnan(grid_modes(np.ones((5, 2)))['gaan'].kl)
   with pytest.raises(ValueError, match=r'\(5, 3\) must be \[n, 2\]'):
     grid_modes(np.ones((5, 3)))

@@ -258,7 +258,7 @@ def conclude(config: Config, space: Workspace) -> Figures:
   )
   space.page.table(title, ['figure', *arms, *others], rows, show=True)
   for arm in arms[1:]:
-    for name in ('covered', 'share'):
+    for name in ('covered', 'share', 'pacgan/covered'):
       gains = [x - y for x, y in zip(values(arm, name), values(first, name))]
       space.page.headline(
         f'25 Gaussians, {name}: {arm} - {first} = {interval(gains)}',
@@ -287,6 +287,7 @@ def _curves(space: Workspace, arms, seeds: int) -> None:
   }
   titles = {
     'covered': 'modes covered, of 25',
+    'pacgan/covered': 'modes with a point, of 25',
     'share': 'share of points on a mode',
     'kl': 'KL to uniform, nats',
     'gradient': 'norm of the gradient of L_G',
@@ -310,4 +311,5 @@ def _curves(space: Workspace, arms, seeds: int) -> None:
       axes.legend(frameon=False)
       axes.grid(alpha=0.3)
 
-    space.page.figure(f'grid-{name}', draw, f'25 Gaussians: {title}')
+    file = f'grid-{name.replace("/", "-")}'
+    space.page.figure(file, draw, f'25 Gaussians: {title}')
