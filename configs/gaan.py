@@ -8,7 +8,21 @@
   python -m jaxlab.main --config=configs/gaan.py:smoke     # no download
 
 Paper: Tran, Bui and Cheung, "Generative Adversarial Autoencoder Networks",
-arXiv:1803.08887.
+arXiv:1803.08887. It has curves alone for the 25 Gaussians.
+
+Measured, default config, 31 minutes of two cores shared with other work (load
+7 to 9). 25 Gaussians, seeds 0 to 7, 5,000 steps (the authors take 195,000 of
+five times the critic), 2,000 points, 95 % t-interval:
+
+                        GAN            WGAN-GP        MDGAN          GAAN
+  modes covered         5.3 ± 1.5      0              3.1 ± 1.1      2.6 ± 1.0
+  points registered     .142 ± .042    .004 ± .005    .151 ± .062    .090 ± .024
+  modes with a point    13.9 ± 3.1     .9 ± 1.1       13.5 ± 3.4     19.8 ± 3.1
+  norm of G's gradient  3.07 ± 1.17    .38 ± .28      1.21 ± .44     .035 ± .013
+
+GAAN - GAN, paired: -2.6 ± 1.3, -.051 ± .048, 5.9 ± 4.0, -3.03 ± 1.17. MNIST,
+codes of the plane, one seed, 1,200 steps: KL of the classes' areas .52 (GAN)
+and .28 (GAAN), Fréchet distance in LeNet's 84 features 218 and 267 (floor 5).
 """
 
 import ml_collections

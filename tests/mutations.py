@@ -592,7 +592,7 @@ jaxlab/papers/gaan/game.py: tests/papers/test_gaan_game.py
     if c['autoencoder'] == 'both' => if c['autoencoder']
 jaxlab/papers/gaan/side_by_side.py: tests/papers/test_gaan_game.py
   seeds_side_by_side
-    count, *x.shape[1:]), 1, 0) => count, *x.shape[1:])[::-1], 1, 0)
+    -1, count, *x.shape[1:]), 1, 0) => count, -1, *x.shape[1:]), 0, 0)
     jax.random.fold_in(key, s) => jax.random.fold_in(key, 0)
 jaxlab/models/dcgan.py: tests/models/test_dcgan.py
   halve_is_a_strided
