@@ -1,14 +1,18 @@
 """Steps a second of GAAN on MNIST beside PyTorch, with the same networks.
 
-  python benchmarks/gaan.py [--width 16] [--rows 64] [--repeats 15]
+  python benchmarks/gaan.py [--width 16] [--rows 64] [--repeats 15] [--xla]
+                           [--parts]
 
 A step is the autoencoder's, one of D with its gradient penalty, and G's. The
-contenders take turns in one process on the same threads; the figure is the
-median. 'XLA strided' has the same networks by XLA's own strided convolutions
-and their transposes.
+contenders take turns in one process, each on one thread, so that other work on
+the machine does not stop one thread for the sake of another; the figures are
+medians, of the clock and of the processor. With --xla a third one has the same
+networks by XLA's own strided convolutions and their transposes. --parts takes
+the time of the gradients of each loss instead.
 """
 
 import argparse
+import os
 import statistics
 import time
 
@@ -18,57 +22,60 @@ def main() -> None:
   parser.add_argument('--width', type=int, default=16)
   parser.add_argument('--rows', type=int, default=64)
   parser.add_argument('--repeats', type=int, default=15)
+  parser.add_argument('--xla', action='store_true')
+  parser.add_argument('--parts', action='store_true')
   flags = parser.parse_args()
+  one = '--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1'
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {one}'
   import numpy as np
 
   pixels = np.random.default_rng(0).integers(
     0, 256, (flags.rows, 28, 28, 1), np.uint8
   )
+  if flags.parts:
+    return parts(flags, pixels)
   contenders = {
     'jaxlab': ours(flags, pixels),
-    'XLA strided': ours(flags, pixels, own_form=False),
     'PyTorch': theirs(flags, pixels),
   }
-  times: dict[str, list[float]] = {name: [] for name in contenders}
+  if flags.xla:
+    contenders['XLA strided'] = ours(flags, pixels, own_form=False)
+  found: dict[str, list[tuple[float, float]]] = {n: [] for n in contenders}
   for run in contenders.values():
     run()
   for _ in range(flags.repeats):
     for name, run in contenders.items():
-      began = time.perf_counter()
+      began = time.perf_counter(), time.process_time()
       run()
-      times[name].append(time.perf_counter() - began)
-  median = {name: statistics.median(found) for name, found in times.items()}
+      ended = time.perf_counter(), time.process_time()
+      found[name].append((ended[0] - began[0], ended[1] - began[1]))
+  median = {
+    name: [statistics.median(part) for part in zip(*each)]
+    for name, each in found.items()
+  }
   print(f'GAAN, MNIST, widths {flags.width} x (1, 2, 4), {flags.rows} rows')
-  print('| | steps/s | of PyTorch |\n|---|---|---|')
-  for name, seconds in median.items():
-    share = median['PyTorch'] / seconds
-    print(f'| {name} | {1 / seconds:.2f} | {share:.2f} |')
+  print('| | steps/s | of PyTorch | ms of the processor | of PyTorch |')
+  print('|---|---|---|---|---|')
+  for name, (clock, cpu) in median.items():
+    shares = [x / y for x, y in zip(median['PyTorch'], (clock, cpu))]
+    print(
+      f'| {name} | {1 / clock:.2f} | {shares[0]:.2f} | {1e3 * cpu:.0f} | '
+      f'{shares[1]:.2f} |'
+    )
 
 
 def ours(flags, pixels, own_form: bool = True):
   """A step of the config's game."""
   import jax
-  import numpy as np
 
-  from configs.gaan import default
   from jaxlab.engine.update import create_state
   from jaxlab.models import dcgan
-  from jaxlab.papers.gaan import game, images
+  from jaxlab.papers.gaan import game
 
-  config, w = default().to_dict(), flags.width
-  c = config['images']
-  c['gen_widths'] = (4 * w, 2 * w, w)
-  c['disc_widths'] = c['enc_widths'] = (w, 2 * w, 4 * w)
-  of = images.make(config, 'gaan')
+  of, batch = _game(flags, pixels)
   update = game.make_update(of, 1000)
   params, vars = jax.jit(of.init)(jax.random.key(0))
   state = create_state(params, update, vars=vars)
-  rows = len(pixels)
-  batch = {
-    'image': pixels,
-    'id': np.arange(rows, dtype=np.int32),
-    'mask': np.ones(rows, bool),
-  }
   step, key = jax.jit(update), jax.random.key(1)
   kept = dcgan.halve, dcgan.double
   if not own_form:
@@ -76,6 +83,60 @@ def ours(flags, pixels, own_form: bool = True):
   step = step.lower(state, batch, key).compile()
   dcgan.halve, dcgan.double = kept
   return lambda: jax.block_until_ready(step(state, batch, key))
+
+
+def parts(flags, pixels) -> None:
+  """Prints the time of each loss with its gradients."""
+  import jax
+
+  cases = {
+    'autoencoder': ('autoencoder', ('enc', 'gen'), 1.0),
+    'D': ('disc', ('disc',), 1.0),
+    'D without its penalty': ('disc', ('disc',), 0.0),
+    'G': ('gen', ('gen',), 1.0),
+  }
+  print('| gradients of | ms of the processor |\n|---|---|')
+  for name, (loss, nets, penalty) in cases.items():
+    of, batch = _game(flags, pixels, penalty)
+    params, vars = jax.jit(of.init)(jax.random.key(0))
+
+    def value(own, params, batch, of=of, loss=loss, vars=vars):
+      from jaxlab.papers.gaan import game
+
+      run = game.gaan(of, 1000)[loss]
+      found = run({**params, **own}, vars, batch, jax.random.key(1))
+      return found.sum / found.weight + found.penalty
+
+    slope = jax.jit(jax.grad(value))
+    own = {net: params[net] for net in nets}
+    jax.block_until_ready(slope(own, params, batch))
+    times = []
+    for _ in range(flags.repeats):
+      began = time.process_time()
+      jax.block_until_ready(slope(own, params, batch))
+      times.append(time.process_time() - began)
+    print(f'| {name} | {1e3 * statistics.median(times):.0f} |', flush=True)
+
+
+def _game(flags, pixels, penalty=1.0):
+  """The game of the config at some width, and a batch."""
+  import numpy as np
+
+  from configs.gaan import default
+  from jaxlab.papers.gaan import images
+
+  config, w = default().to_dict(), flags.width
+  c = config['images']
+  c['penalty_weight'] = penalty
+  c['gen_widths'] = (4 * w, 2 * w, w)
+  c['disc_widths'] = c['enc_widths'] = (w, 2 * w, 4 * w)
+  rows = len(pixels)
+  batch = {
+    'image': pixels,
+    'id': np.arange(rows, dtype=np.int32),
+    'mask': np.ones(rows, bool),
+  }
+  return images.make(config, 'gaan'), batch
 
 
 def _halve(x, kernel):
@@ -100,6 +161,7 @@ def theirs(flags, pixels):
   from torch import nn
   from torch.nn import functional
 
+  torch.set_num_threads(1)
   w = flags.width
 
   def strided(slope):

@@ -7,8 +7,8 @@ An image side is halved, rounded up, by each layer: 28, 14, 7, 4. A generator
 goes the other way and cuts what is too much: 4, 8 -> 7, 14, 28.
 
 A kernel of at most 6 x 6 and stride 2 is one of 3 x 3 on 2 x 2 pixels as one,
-with four times the channels: so it is computed. XLA:CPU's forms of strided
-layers' gradients take three times as long (benchmarks/gaan.py).
+with four times the channels: so it is computed, since XLA:CPU is slow at the
+gradients of strided layers (benchmarks/gaan.py --xla).
 
 Departs from the paper: no batch statistics, so that no sample depends on those
 beside it and the slope of a discriminator is that of one row; `norm='group'`

@@ -95,7 +95,10 @@ class Game(NamedTuple):
   def judge(
     self, disc: Any, *sets: jax.Array
   ) -> list[tuple[jax.Array, jax.Array]]:
-    """(logits [b], features [b, d]) of each set, all in one pass."""
+    """(logits [b], features [b, d]) of each set, all in one pass.
+
+    Where some sets need no gradients, a pass of their own is less work.
+    """
     found = self.disc.apply({'params': disc}, jnp.concatenate(sets))
     logits, features = (jnp.split(part, len(sets)) for part in found)
     return list(zip(logits, features))
@@ -202,7 +205,8 @@ def gaan(game: Game, steps: int) -> dict[str, Loss]:
     z = game.latent(key, rows.id)
     code, recon = game.recon(params, rows, key)
     fake = game.generate(params, z)
-    real, of_recon, of_fake = game.judge(params['disc'], rows.x, recon, fake)
+    (real,) = game.judge(params['disc'], rows.x)
+    of_recon, of_fake = game.judge(params['disc'], recon, fake)
     if c['recon_space'] == 'features':
       each = method.reconstruction(real[1], of_recon[1])
     else:
@@ -246,7 +250,8 @@ def gaan(game: Game, steps: int) -> dict[str, Loss]:
   def gen(params, vars, batch, key):
     rows = game.read(batch)
     fake = game.fake(params, key, rows.id)
-    (real, _), (of_fake, _) = game.judge(params['disc'], rows.x, fake)
+    ((real, _),) = game.judge(params['disc'], rows.x)
+    ((of_fake, _),) = game.judge(params['disc'], fake)
     apart = method.score_distance(
       real, of_fake, rows.mask, kind=c['score'], smooth=c['smooth']
     )
@@ -268,7 +273,8 @@ def gan(game: Game, steps: int) -> dict[str, Loss]:
   def gen(params, vars, batch, key):
     rows = game.read(batch)
     fake = game.fake(params, key, rows.id)
-    (real, _), (of_fake, _) = game.judge(params['disc'], rows.x, fake)
+    ((real, _),) = game.judge(params['disc'], rows.x)
+    ((of_fake, _),) = game.judge(params['disc'], fake)
     return _generator(rows, real, of_fake, vars, method.gen_term(of_fake))
 
   return {'disc': disc, 'gen': gen}
@@ -291,7 +297,8 @@ def wgan_gp(game: Game, steps: int) -> dict[str, Loss]:
   def gen(params, vars, batch, key):
     rows = game.read(batch)
     fake = game.fake(params, key, rows.id)
-    (real, _), (of_fake, _) = game.judge(params['disc'], rows.x, fake)
+    ((real, _),) = game.judge(params['disc'], rows.x)
+    ((of_fake, _),) = game.judge(params['disc'], fake)
     return _generator(rows, real, of_fake, vars, -of_fake)
 
   return {'disc': disc, 'gen': gen}
@@ -326,7 +333,8 @@ def mdgan(game: Game, steps: int) -> dict[str, Loss]:
   def gen(params, vars, batch, key):
     rows = game.read(batch)
     fake = game.fake(params, key, rows.id)
-    (real, _), (of_fake, _) = game.judge(params['diffusion'], rows.x, fake)
+    ((real, _),) = game.judge(params['diffusion'], rows.x)
+    ((of_fake, _),) = game.judge(params['diffusion'], fake)
     return _generator(rows, real, of_fake, vars, method.gen_term(of_fake))
 
   return {'autoencoder': autoencoder, 'disc': disc, 'gen': gen}
@@ -345,7 +353,8 @@ def vaegan(game: Game, steps: int) -> dict[str, Loss]:
   def autoencoder(params, vars, batch, key):
     rows = game.read(batch)
     code, recon = game.recon(params, rows, key)
-    (_, real), (_, of_recon) = game.judge(params['disc'], rows.x, recon)
+    ((_, real),) = game.judge(params['disc'], rows.x)
+    ((_, of_recon),) = game.judge(params['disc'], recon)
     each = method.reconstruction(real, of_recon)
     prior = method.gaussian_divergence(code) / real.shape[-1]
     metrics = {'reconstruction': (rows.total(each), rows.number)}
@@ -370,8 +379,8 @@ def vaegan(game: Game, steps: int) -> dict[str, Loss]:
     keys = jax.random.split(key)
     fake = game.fake(params, keys[0], rows.id)
     recon = game.recon(params, rows, keys[1])[1]
-    scores = game.judge(params['disc'], rows.x, recon, fake)
-    (real, _), (of_recon, _), (of_fake, _) = scores
+    ((real, _),) = game.judge(params['disc'], rows.x)
+    (of_recon, _), (of_fake, _) = game.judge(params['disc'], recon, fake)
     each = method.gen_term(of_fake) + method.gen_term(of_recon)
     return _generator(rows, real, of_fake, vars, each)
 
