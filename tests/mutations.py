@@ -583,6 +583,74 @@ jaxlab/papers/lamb/layers.py: tests/papers/test_lamb_sharding.py
 jaxlab/models/advgan.py: tests/models/test_advgan.py
   target_reaches_every_pixel
     return (1 + scale) * x + shift => return (1 + scale - scale) * x
+jaxlab/papers/gaan/method.py: tests/papers/test_gaan.py
+  latent_data_distance_is_its_definition
+    jnp.where(keep, x.astype(jnp.float32), 0.0).sum(0) => x.sum(0)
+    held = recon if anchor == 'recon' else real => held = real
+    both = mask[:, None] & mask => both = mask[:, None] | mask
+    return (f - weight * g) ** 2 => return (f - g) ** 2
+    mean((f - weight * g) ** 2, mask) => mean(f - weight * g, mask) ** 2
+    square -= 2 * (a @ b.T) / a.shape[-1] => square -= (a @ b.T) / a.shape[-1]
+  lambda_w_brings_both
+    math.sqrt(latent / features) => latent / features
+  score_distance_pulls
+    jax.lax.stop_gradient(jnp.sign(apart)) * apart => jnp.abs(apart)
+    jnp.sqrt(apart**2 + smooth**2) => jnp.sqrt(apart**2 + smooth)
+  penalty_of_a_linear_score
+    return (square - 1) ** 2 => return (1 - square) ** 3
+    1 / slope.shape[-1] if kind == 'rms' else 1.0 => 1.0
+    square * scale + _TINY) - 1) ** 2 => square * scale + _TINY) - 1) ** 2 * -1
+    square * scale + _TINY => square * scale
+  interpolated_points
+    share * real + (1 - share) * fake => share * fake + (1 - share) * real
+  reconstructions_count_as
+    2 * (0.1 * progress - 0.05) => 0.1 * progress - 0.05
+    return 0.95 + grown, 0.05 - grown => return 0.95 - grown, 0.05 + grown
+  terms_of_the_discriminator
+    softplus(-recon if label == 'real' else recon) => softplus(-recon)
+    real_weight * jax.nn.softplus(-real) => jax.nn.softplus(-real)
+  the_divergence_of_a_gaussian
+    jnp.exp(log_variance / 2) * noise => jnp.exp(log_variance) * noise
+    mu**2 + jnp.exp(log_variance) - 1 => mu**2 + jnp.exp(log_variance)
+jaxlab/papers/gaan/game.py: tests/papers/test_gaan_game.py
+  step_is_autoencoder_then or losses_of_a_step
+    weight = method.recon_schedule(c['recon'], progress) => weight = 1.0, 1.0
+    c['latent_data_weight'] * far, => far,
+    progress = vars['updates'] / steps => progress = vars['updates'] * 0.0
+    fake, keys[1], c['penalty']) => fake, keys[1], c['penalty']) * -1
+    state.vars['ema'], 1 - decay => state.vars['ema'], decay
+    repeat(n, disc, split=n > 1) => repeat(n, disc)
+  padding_has_no_part
+    jnp.where(self.mask, => jnp.where(True,
+  encoder_alone
+    if c['autoencoder'] == 'both' => if c['autoencoder']
+jaxlab/papers/gaan/side_by_side.py: tests/papers/test_gaan_game.py
+  seeds_side_by_side
+    -1, count, *x.shape[1:]), 1, 0) => count, -1, *x.shape[1:]), 0, 0)
+    jax.random.fold_in(key, s) => jax.random.fold_in(key, 0)
+jaxlab/models/dcgan.py: tests/models/test_dcgan.py
+  halve_is_a_strided
+    before = (7 - size) // 2 => before = (6 - size) // 2
+    six = _six(kernel)[::-1, :, ::-1] => six = _six(kernel)[::-1, :, :]
+jaxlab/ops/generative.py: tests/ops/test_generative.py
+  frechet
+    math.sqrt(len(x) - 1) => math.sqrt(len(x))
+    traces - 2 * float(cross) => traces - float(cross)
+    if rows <= size: => if rows < size:
+  ceiling or conventions
+    {'gaan': (8.0, => {'gaan': (9.0,
+    (counts >= least) => (counts > least)
+  kernel_distance_is
+    (total(x, x) - itself) => total(x, x)
+  stacked_modes_are
+    sure.min(1) >= confidence => sure.max(1) >= confidence
+  latent_map_has
+    steps / side => steps / labels.size
+jaxlab/evals/generative.py: tests/evals/test_generative.py
+  no_mode_is_counted
+    if not found >= least: => if found > least:
+  padding_is_dropped
+    features[: len(part)], p[: len(part)] => features, p
 """
 
 

@@ -17,13 +17,16 @@ from jaxlab.ops.variational import normals
 _FILLED = {'bias': 0.0, 'scale': 1.0}
 
 
-def parameters(module: nn.Module, key: jax.Array, *inputs: Any) -> Any:
-  """New parameters: kernels are normal with variance 1 / fan-in, biases 0,
+def parameters(
+  module: nn.Module, key: jax.Array, *inputs: Any, gain: float = 1.0
+) -> Any:
+  """New parameters: kernels are normal with variance gain / fan-in, biases 0,
   scales of norms 1.
 
   Args:
     module: has no other leaves; what its own initialisers say is not asked.
     inputs: of its call, arrays or shapes.
+    gain: 2 for networks of ReLUs whose signal is to keep its size.
 
   Returns:
     The tree of `module.init(key, *inputs)['params']`, float32.
@@ -36,7 +39,7 @@ def parameters(module: nn.Module, key: jax.Array, *inputs: Any) -> Any:
   def begin(path, leaf, drawn):
     name = path[-1].key
     if name == 'kernel':
-      return drawn / math.sqrt(math.prod(leaf.shape[:-1]))
+      return drawn * math.sqrt(gain / math.prod(leaf.shape[:-1]))
     if name not in _FILLED:
       raise ValueError(
         f'{type(module).__name__} has parameters "{name}" of which it is not '

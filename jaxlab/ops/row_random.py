@@ -71,6 +71,16 @@ def bits(key: jax.Array, shape: tuple[int, ...], ids=None) -> jax.Array:
   return expand(words[:, :1], words[:, 1:], flat).reshape(shape)
 
 
+def uniform(key: jax.Array, shape: tuple[int, ...], ids=None) -> jax.Array:
+  """Uniform draws of a batch, [b, ...] float32 in (0, 1).
+
+  Args: as of `bits`.
+  """
+  whole = bits(key, shape, ids) >> 9
+  # 2^23 places, none of them an end.
+  return whole.astype(jnp.float32) * np.float32(2**-23) + np.float32(2**-24)
+
+
 def normal(key: jax.Array, shape: tuple[int, ...], ids=None) -> jax.Array:
   """Standard normals of a batch, [b, ...] float32 in (-5.3, 5.3).
 

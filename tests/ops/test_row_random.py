@@ -24,6 +24,17 @@ def test_normals_are_standard_and_independent():
   assert abs(np.corrcoef(flat.ravel(), other.ravel())[0, 1]) < 0.02
 
 
+def test_uniform_draws_fill_the_unit_interval_and_follow_from_ids():
+  x = np.asarray(row_random.uniform(KEY, (300, 200)))
+  assert x.dtype == np.float32 and x.min() > 0 and x.max() < 1
+  assert scipy.stats.kstest(x.ravel(), 'uniform').statistic < 0.0067
+  ids = np.array([7, 3])
+  one = np.asarray(row_random.uniform(KEY, (1, 4), ids[1:]))
+  np.testing.assert_array_equal(
+    np.asarray(row_random.uniform(KEY, (2, 4), ids))[1:], one
+  )
+
+
 def test_tails_are_there_and_finite():
   x = np.asarray(row_random.normal(KEY, (1000, 1000)))
   assert np.isfinite(x).all()

@@ -1,0 +1,72 @@
+"""GAAN and what it is compared with: from a config to stages.
+
+A config has the section `grid` (25 Gaussians), the section `images`, or both.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.require import one_of, require
+from jaxlab.engine.stage import Stage
+from jaxlab.engine.state import Vars
+from jaxlab.papers.gaan import game, grid, images
+
+Config = Mapping[str, Any]
+
+
+def program(config: Config) -> list[Stage]:
+  """Trainings and judgements of the parts that a config has.
+
+  Raises:
+    InputError: a value that cannot be; nothing has been computed yet.
+  """
+  parts = {'grid': grid, 'images': images}
+  require(config, {'parts': one_of(('grid',), ('images',), ('grid', 'images'))})
+  stages: list[Stage] = []
+  for name in config['parts']:
+    parts[name].check(config)
+    stages += parts[name].stages(config)
+  return stages
+
+
+def predict(
+  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """Images, or points, of codes by a trained generator.
+
+  Args:
+    params, vars: of the State that a training of the last of `config.parts`
+      left; of the grid its first seed answers.
+    inputs: [n, d_z] floating, codes; of GAAN in [-1, 1].
+
+  Returns:
+    One answer a code: `sample`, nested lists in [0, 1]; of the grid a point in
+    units of the data.
+
+  Raises:
+    InputError: codes of another shape, or not finite.
+  """
+  part = config['parts'][-1]
+  c = config[part]
+  codes = np.asarray(inputs, np.float32)
+  if codes.ndim != 2 or codes.shape[1] != c['latent']:
+    raise InputError(
+      f'codes have shape {codes.shape}, not [n, {c["latent"]}]: give as many '
+      f'numbers as config.{part}.latent says'
+    )
+  if not np.isfinite(codes).all():
+    raise InputError('codes hold NaN or infinite values; give finite ones')
+  arm = c['arms'][-1]
+  of = grid.make(c, arm) if part == 'grid' else images.make(config, arm)
+  averaged = game.average(params, vars)
+  if part == 'grid':
+    averaged = jax.tree.map(lambda x: x[0], averaged)
+  made = np.asarray(of.generate(averaged, jnp.asarray(codes)))
+  if part == 'grid':
+    made = grid.plane(made)
+  return [{'sample': x.tolist()} for x in made]
