@@ -55,13 +55,18 @@ def best(x: jax.Array, atoms: jax.Array, h: jax.Array, tile: int = 50):
   numbers = jnp.arange(len(planes), dtype=jnp.int32)
   (_, winner), _ = lax.scan(body, start, (planes, heights, numbers))
   winner = lax.optimization_barrier(winner)
-  inside = heights[winner].T + sum(  # [tile, b]; d terms, no [b, tile, d]
-    planes[:, :, i][winner].T * x[i] for i in range(x.shape[0])
-  ) if x.shape[0] <= 4 else (
-    jnp.einsum(
-      'btd,db->tb', planes[winner], x, precision=lax.Precision.HIGHEST
+  inside = (
+    heights[winner].T
+    + sum(  # [tile, b]; d terms, no [b, tile, d]
+      planes[:, :, i][winner].T * x[i] for i in range(x.shape[0])
     )
-    + heights[winner].T
+    if x.shape[0] <= 4
+    else (
+      jnp.einsum(
+        'btd,db->tb', planes[winner], x, precision=lax.Precision.HIGHEST
+      )
+      + heights[winner].T
+    )
   )
   top = inside.max(0)
   places = jnp.arange(tile, dtype=jnp.int32)[:, None]
@@ -118,7 +123,7 @@ def draw(key, step, shape, low, high, devices: Mesh | None = None):
 
 
 def shares(x, atoms, h, epsilon, tile: int = 50):
-  """[n] float32, Σ_x softmax((<x, y_i> + h_i) / ε), in two passes over tiles."""
+  """[n] float32, Σ_x softmax((<x, y_i> + h_i) / ε); two passes over tiles."""
   planes, heights = tiles(atoms, h, tile)
 
   def scores(plane, height):

@@ -185,7 +185,9 @@ def _direction(vectors: np.ndarray) -> np.ndarray | None:
   cost = np.zeros(d + 1)
   cost[-1] = -1.0
   limits = [(-1.0, 1.0)] * d + [(None, 1.0)]
-  found = scipy.optimize.linprog(cost, A_ub=rows, b_ub=np.zeros(n), bounds=limits)
+  found = scipy.optimize.linprog(
+    cost, A_ub=rows, b_ub=np.zeros(n), bounds=limits
+  )
   if found.status != 0 or found.x[-1] <= _ANGLE:
     return None
   u = found.x[:-1]
@@ -368,5 +370,9 @@ def injective_along(net: regions.Net, points: np.ndarray) -> Injectivity:
   if not bad.any():
     return Injectivity(True, float(slope.min()), None)
   k = at[bad.argmax()]
-  arc = (int(found.segment[k]), float(found.times[k]), float(found.times[k + 1]))
+  arc = (
+    int(found.segment[k]),
+    float(found.times[k]),
+    float(found.times[k + 1]),
+  )
   return Injectivity(False, float(slope.min()), arc)

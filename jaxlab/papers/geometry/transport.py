@@ -149,7 +149,9 @@ def rescaled(
   """
   low, high = atoms.min(0), atoms.max(0)
   span = high - low
-  scale = np.where(span > 0, span, 1.0) if each_axis else max(span.max(), 1e-300)
+  scale = (
+    np.where(span > 0, span, 1.0) if each_axis else max(span.max(), 1e-300)
+  )
   scale = scale / (1 - 2 * margin)
   affine = Affine((low + high) / 2 - scale / 2, np.asarray(scale))
   return affine(atoms), affine
@@ -302,9 +304,7 @@ def sampled(
 
 @partial(jax.jit, static_argnames=('batch', 'tile', 'devices'))
 def _counted(key, step, atoms, h, low, high, batch, tile, devices):
-  x = assignment.draw(
-    key, step, (atoms.shape[1], batch), low, high, devices
-  )
+  x = assignment.draw(key, step, (atoms.shape[1], batch), low, high, devices)
   return assignment.counts(x, atoms, h, tile, devices)
 
 
