@@ -227,8 +227,8 @@ def surface_direction(vertices: np.ndarray, faces: np.ndarray) -> Projection:
   if direction is None:
     return Projection('not rectifiable', None)
   basis = np.linalg.svd(direction[None])[2][1:]
-  open_ = _overlap(vertices[faces] @ basis.T)
-  return Projection('open' if open_ else 'rectifiable', direction)
+  twice = overlap(vertices[faces] @ basis.T)
+  return Projection('open' if twice else 'rectifiable', direction)
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -258,13 +258,19 @@ def face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
   return normals / size[:, None]
 
 
-def _overlap(triangles: np.ndarray) -> bool:
-  """Whether the insides of two of the triangles [m, 3, 2] meet."""
+def overlap(triangles: np.ndarray) -> bool:
+  """Whether the insides of two of the triangles [m, 3, 2] meet.
+
+  True also where two corners of one are at the same place.
+  """
   low, high = triangles.min(1), triangles.max(1)
   near = 1e-9 * (high.max() - low.min())
   edges = np.roll(triangles, -1, 1) - triangles
   axes = np.stack([-edges[..., 1], edges[..., 0]], -1)
-  axes /= np.linalg.norm(axes, axis=-1, keepdims=True)
+  length = np.linalg.norm(axes, axis=-1, keepdims=True)
+  if not (length > 0).all():
+    return True
+  axes /= length
   for i in range(len(triangles) - 1):
     box = (low[i + 1 :] < high[i] - near) & (high[i + 1 :] > low[i] + near)
     (j,) = np.nonzero(box.all(1))
@@ -325,8 +331,8 @@ def encodable_necessary(widths: Sequence[int], manifold: Manifold) -> str:
   """
   if widths[-1] != manifold.dimension:
     raise InputError(
-      f'the encoder has {widths[-1]} outputs, and {manifold.name} has dimension '
-      f'{manifold.dimension}; they must be equal'
+      f'the encoder has {widths[-1]} outputs, and {manifold.name} has '
+      f'dimension {manifold.dimension}; they must be equal'
     )
   most = regions.bounds(widths)['serra18']
   return 'impossible' if manifold.cells > most else 'not excluded'

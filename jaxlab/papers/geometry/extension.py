@@ -52,7 +52,8 @@ def mass_centres(
   n, d = problem.atoms.shape
   if d == 2:
     of = cells(problem, h)
-    count, total = of.masses > 0, of.centroids * 1.0
+    count = (of.masses > 0).astype(float)
+    total = of.centroids * count[:, None]
   else:
     total, count = np.zeros((n, d)), np.zeros(n)
     atoms, low, high = _device(problem)
@@ -143,7 +144,7 @@ def extend(
   weight = np.where(close, 1 / np.maximum(distance, 1e-12), 0.0)
   weight /= weight.sum(1, keepdims=True)
   points = (weight[..., None] * atoms).sum(1)
-  kept = close[:, 1:].any(1)
+  kept = np.asarray(close[:, 1:].any(1))
   return Extended(points, kept, centres.atoms[index[:, 0]], angle)
 
 

@@ -14,6 +14,7 @@ Welling, ICLR 2014, for the variational autoencoder beside it: divergence,
 drawn_code.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -30,7 +31,7 @@ Params = Mapping[str, Mapping[str, jax.Array]]  # dense0, …: w [in, out], b
 def initial(key: jax.Array, widths: Sequence[int]) -> dict:
   """Dense layers: He normals, and biases from N(0, .1²)."""
   made = {}
-  for i, (fan_in, out) in enumerate(zip(widths, widths[1:])):
+  for i, (fan_in, out) in enumerate(itertools.pairwise(widths)):
     first, second = jax.random.split(jax.random.fold_in(key, i))
     scale = (2 / fan_in) ** 0.5
     made[f'dense{i}'] = {

@@ -28,7 +28,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
@@ -129,11 +129,11 @@ def count_segments(net: Net, starts, ends) -> Pieces:
     _pieces(net, starts[i : i + _LINES], ends[i : i + _LINES])
     for i in range(0, len(starts), _LINES)
   ]
-  first = np.arange(len(parts)) * _LINES
-  joined = [np.concatenate(x) for x in zip(*(p[:2] for p in parts))]
-  segment = np.concatenate([p[2] + f for p, f in zip(parts, first)])
-  rest = [np.concatenate(x) for x in zip(*(p[3:] for p in parts))]
-  return Pieces(*joined, segment, *rest)
+  for number, part in enumerate(parts):
+    part.segment[:] += number * _LINES
+  names = [field.name for field in fields(Pieces)]
+  join = lambda name: np.concatenate([getattr(part, name) for part in parts])
+  return Pieces(**{name: join(name) for name in names})
 
 
 _LINES = 16  # at once: their arrays stay in the cache
@@ -189,7 +189,7 @@ class _Knots:
 _BEST = -1  # the register of the largest option so far
 
 
-def _pieces(net: Piecewise, starts, ends):
+def _pieces(net: Piecewise, starts, ends) -> Pieces:
   knots = _Knots(starts, ends)
   pooled = any(isinstance(step, Largest) for step in net.steps)
   for number, (step, dead) in enumerate(zip(net.steps, last_uses(net))):
@@ -230,7 +230,7 @@ def _weights(number: int, units: int, columns: int) -> np.ndarray:
   return rng.integers(1, 2**38, (units, columns)).astype(np.float64)
 
 
-def _counted(knots: _Knots, values, lines: int, pooled: bool):
+def _counted(knots: _Knots, values, lines: int, pooled: bool) -> Pieces:
   inner = knots.line[1:] == knots.line[:-1]
   apart = np.diff(knots.time) > _TINY
   kept = np.r_[True, ~inner | apart]  # of knots at one place the first
@@ -261,7 +261,7 @@ def _counted(knots: _Knots, values, lines: int, pooled: bool):
   if pooled:
     changes = middle & (pattern[1:-1] != pattern[:-2])
   activation = 1 + np.bincount(line[1:-1][changes], minlength=lines)
-  return linear, activation, line, time, y
+  return Pieces(linear, activation, line, time, y)
 
 
 class March(NamedTuple):
@@ -381,8 +381,8 @@ def march_segments(layers: Layers, starts, ends, capacity: int) -> March:
   made = checked_layers(layers)
   with jax.enable_x64(True):
     given = (jnp.asarray(x, jnp.float64) for x in (starts, ends))
-    layers = [tuple(map(jnp.asarray, pair)) for pair in made]
-    found = March(*map(np.asarray, _march_all(layers, *given, capacity)))
+    on_device = [(jnp.asarray(w), jnp.asarray(b)) for w, b in made]
+    found = jax.device_get(_march_all(on_device, *given, capacity))
   if found.overflow.any():
     raise InputError(
       f'segment {int(found.overflow.argmax())} has more than capacity = '
@@ -477,7 +477,8 @@ class _Cells(NamedTuple):
 
   def take(self, rows) -> '_Cells':
     registers = {key: x[rows] for key, x in self.registers.items()}
-    return _Cells(*(x[rows] for x in self[:3]), registers)
+    polygons, labels = self.polygons[rows], self.labels[rows]
+    return _Cells(polygons, labels, self.patterns[rows], registers)
 
 
 def slice_polygons(net: Net, corners) -> Slice:
@@ -501,20 +502,17 @@ def slice_polygons(net: Net, corners) -> Slice:
   lines: list[np.ndarray] = [np.zeros((1, 2))]
   found = [*_subdivided(net, start, size, lines)]
   width = max(cells.polygons.shape[1] for cells in found)
-  joined = [
-    np.concatenate([polygon.padded(cells[i], width) for cells in found])
-    for i in (0, 1)
-  ]
+  join = lambda parts: np.concatenate([polygon.padded(x, width) for x in parts])
   patterns = np.concatenate([cells.patterns for cells in found])
   out = np.concatenate([cells.registers[net.result] for cells in found])
   maps = _coefficients(out.reshape(*out.shape[:2], -1), size)
   return Slice(
-    joined[0],
+    join(cells.polygons for cells in found),
     patterns,
     np.moveaxis(maps, 1, -1),
     origin,
     basis,
-    joined[1],
+    join(cells.labels for cells in found),
     np.concatenate(lines),
   )
 

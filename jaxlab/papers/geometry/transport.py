@@ -149,11 +149,9 @@ def rescaled(
   """
   low, high = atoms.min(0), atoms.max(0)
   span = high - low
-  scale = (
-    np.where(span > 0, span, 1.0) if each_axis else max(span.max(), 1e-300)
-  )
-  scale = scale / (1 - 2 * margin)
-  affine = Affine((low + high) / 2 - scale / 2, np.asarray(scale))
+  scale = span if each_axis else np.full_like(span, span.max())
+  scale = np.where(scale > 0, scale, 1.0) / (1 - 2 * margin)
+  affine = Affine((low + high) / 2 - scale / 2, scale)
   return affine(atoms), affine
 
 
@@ -296,9 +294,9 @@ def sampled(
   atoms, low, high = _device(problem)
   run = _sampler(batch, tile, devices)
   total = np.zeros(len(problem.atoms), np.int64)
-  h = jnp.asarray(np.asarray(h) - np.max(h), jnp.float32)
+  heights = jnp.asarray(np.asarray(h) - np.max(h), jnp.float32)
   for step in range(-(-samples // batch)):
-    total += np.asarray(run(key, step, atoms, h, low, high))
+    total += np.asarray(run(key, step, atoms, heights, low, high))
   return total
 
 
@@ -392,11 +390,11 @@ class Annealed:
   def __call__(self, problem: Problem, h: np.ndarray | None = None) -> Output:
     """Solves the problem as far as the steps go; ask `certify`."""
     start = problem.voronoi if h is None else np.asarray(h, float)
-    start = jnp.asarray(start - start.mean(), jnp.float32)
+    given = jnp.asarray(start - start.mean(), jnp.float32)
     weights = jnp.asarray(problem.weights, jnp.float32)
     key = jax.random.key(self.seed)
-    _, found = _annealed(self, key, *_device(problem), weights, start)
-    found = np.asarray(found, float)
+    _, mean = _annealed(self, key, *_device(problem), weights, given)
+    found = np.asarray(mean, float)
     samples = self.steps * self.batch
     return Output(found - found.mean(), None, None, self.steps, samples)
 
@@ -442,7 +440,7 @@ class AdamDoubling:
   def __call__(
     self,
     problem: Problem,
-    h: np.ndarray | None = None,
+    start: np.ndarray | None = None,
     say: Callable[[str], None] = lambda text: None,
   ) -> Output:
     """Solves the problem.
@@ -450,8 +448,8 @@ class AdamDoubling:
     Args:
       say: takes a line at each doubling.
     """
-    start = problem.voronoi if h is None else np.asarray(h, float)
-    h = jnp.asarray(start - start.mean(), jnp.float32)
+    first = problem.voronoi if start is None else np.asarray(start, float)
+    h = jnp.asarray(first - first.mean(), jnp.float32)
     atoms, low, high = _device(problem)
     weights = jnp.asarray(problem.weights, jnp.float32)
     draws, checks = jax.random.split(jax.random.key(self.seed))
@@ -527,8 +525,8 @@ def transport_map(problem: Problem, h, x: np.ndarray, tile: int = 50):
   atoms, _, _ = _device(problem)
   heights = jnp.asarray(np.asarray(h) - np.max(h), jnp.float32)
   run = jax.jit(assignment.best, static_argnames='tile')
-  x = jnp.asarray(x, jnp.float32).T
-  return np.asarray(run(x, atoms, heights, tile=min(tile, len(atoms)))[1])
+  sample = jnp.asarray(x, jnp.float32).T
+  return np.asarray(run(sample, atoms, heights, tile=min(tile, len(atoms)))[1])
 
 
 # --- potentials of others ---
