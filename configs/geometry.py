@@ -153,9 +153,9 @@ def ae_ot_mnist():
 
   config.transport = ml_collections.ConfigDict()
   config.transport.atoms = 10_000  # codes
-  config.transport.rate = 0.01
+  config.transport.rate = 0.003
   config.transport.batch = 4096
-  config.transport.solver_samples = 3_000_000  # at most
+  config.transport.solver_samples = 4_000_000  # at most
   config.transport.tolerance = 0.1  # relative error of the masses
   config.transport.certificate = 1_000_000  # samples
   config.transport.samples = 10_000  # that are generated

@@ -26,7 +26,6 @@ B. Hanin, D. Rolnick, ICML 2019.
 
 import itertools
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
@@ -46,9 +45,8 @@ from jaxlab.ops.piecewise import (
   Largest,
   Linear,
   Piecewise,
+  Step,
   apply,
-  checked_layers,
-  dense,
   last_uses,
 )
 
@@ -61,6 +59,53 @@ _FLAT = 1e-10  # relative: two affine maps that differ less are one
 
 def _as_net(net: Net) -> Piecewise:
   return net if isinstance(net, Piecewise) else dense(net)
+
+
+def dense(layers: Sequence[tuple[Any, Any]]) -> Piecewise:
+  """ReLU between dense layers, none after the last.
+
+  Args:
+    layers: (W [in, out], b [out]) of each.
+
+  Raises:
+    InputError: shapes that do not fit, or numbers that are not finite.
+  """
+  made = checked_layers(layers)
+  steps: list[Step] = []
+  register = 0
+  for i, (weight, bias) in enumerate(made):
+    affine = lambda x, w=weight, b=bias: x @ w + b
+    steps.append(Linear(register + 1, (register,), affine))
+    register += 1
+    if i < len(made) - 1:
+      steps.append(Kink(register + 1, register))
+      register += 1
+  return Piecewise(tuple(steps), register, (len(made[0][0]),))
+
+
+def checked_layers(layers) -> list[tuple[np.ndarray, np.ndarray]]:
+  """The layers in float64.
+
+  Raises:
+    InputError: as `dense`.
+  """
+  if not layers:
+    raise InputError('layers is empty: give (W [in, out], b [out]) of each')
+  made = [
+    (np.asarray(w, np.float64), np.asarray(b, np.float64)) for w, b in layers
+  ]
+  width = len(made[0][0])
+  for i, (weight, bias) in enumerate(made):
+    want = (width, len(bias)) if bias.ndim == 1 else ()
+    if weight.shape != want:
+      raise InputError(
+        f'layer {i} has W {list(weight.shape)} and b {list(bias.shape)} after '
+        f'{width} units; give W [in, out] and b [out]'
+      )
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+      raise InputError(f'layer {i} has weights that are not finite')
+    width = len(bias)
+  return made
 
 
 # --- along segments ---
@@ -692,7 +737,7 @@ class Cells:
   """Activation patterns that have a cell of full dimension."""
 
   patterns: np.ndarray  # [n, hidden units] bool
-  complete: bool  # False: time was up, there may be more
+  complete: bool  # False: stopped, there may be more
 
   @property
   def count(self) -> int:
@@ -702,7 +747,9 @@ class Cells:
       InputError: the enumeration is not complete.
     """
     if not self.complete:
-      raise InputError(f'{self}: time was up; raise `seconds` for a count')
+      raise InputError(
+        f'{self}: time or room was up; raise `seconds` or `most` for a count'
+      )
     return len(self.patterns)
 
   def __str__(self):
@@ -710,17 +757,22 @@ class Cells:
 
 
 def enumerate_cells(
-  layers: Layers, low, high, seconds: float = 60.0, margin: float = 1e-7
+  layers: Layers,
+  low,
+  high,
+  seconds: float = 60.0,
+  most: int = 10_000,
+  margin: float = 1e-7,
 ) -> Cells:
   """The cells of a small network in a box, by mixed-integer programs.
 
   Each program finds the pattern, not found before, whose units can be the
-  farthest from 0 at one point.
+  farthest from 0 at one point. Hundreds of cells are many.
 
   Args:
     low, high: [d], the box.
-    seconds: after which it stops with what it has; hundreds of cells are
-      many.
+    seconds: for each program; most: cells. Beyond either it stops with what
+      it has.
     margin: a cell must have a point at which all units that can be 0 are
       farther from it.
 
@@ -737,17 +789,19 @@ def enumerate_cells(
     )
   program = _Program(made[:-1], low, high)
   found: list[np.ndarray] = []
-  until = time.monotonic() + seconds
-  while (left := until - time.monotonic()) > 0:
-    answer = program.next(found, left)
-    if answer.status == 2:  # infeasible
+  while len(found) < most:
+    answer = program.next(found, seconds)
+    if answer.status == _INFEASIBLE:
       return program.cells(found, True)
-    if answer.status != 0 or answer.x is None:
+    if answer.status != 0:
       break
     if answer.x[-1] <= margin:
       return program.cells(found, True)
     found.append(answer.x[program.binary] > 0.5)
   return program.cells(found, False)
+
+
+_INFEASIBLE = 2  # status of scipy.optimize.milp; 0 is optimal
 
 
 class _Program:
