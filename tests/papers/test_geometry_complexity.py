@@ -69,6 +69,8 @@ def test_an_encoder_with_too_few_cells_is_impossible():
   answer = complexity.encodable_necessary([2, 4, 1], curve)  # 11 cells
   assert answer == 'impossible'
   assert complexity.encodable_necessary([2, 5, 1], curve) == 'not excluded'
+  layers = [(np.ones((2, 4)), np.ones(4)), (np.ones((4, 1)), np.ones(1))]
+  assert complexity.encodable_necessary(layers, curve) == 'impossible'
   assert complexity.spiral_manifold(3).cells == 2
   assert complexity.spiral_manifold(1).cells == 1
   with pytest.raises(InputError, match='2 outputs, and Hilbert 7 has'):

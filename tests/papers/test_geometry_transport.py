@@ -43,7 +43,7 @@ def test_gradient_and_hessian_are_those_of_finite_differences():
   step = 1e-5 * np.eye(20)
   of = lambda f: np.array([(f(h + e) - f(h - e)) / 2e-5 for e in step])
   slope = of(lambda x: transport.energy(problem, x))
-  np.testing.assert_allclose(slope, transport.gradient(problem, h), atol=1e-7)
+  np.testing.assert_allclose(slope, transport.gradient(problem, h), atol=5e-7)
   matrix = transport.hessian(problem, h).toarray()
   rows = of(lambda x: transport.gradient(problem, x))
   np.testing.assert_allclose(rows, matrix, atol=1e-6)
@@ -135,7 +135,7 @@ def scores(seed=0, n=23, d=3, b=64):
   return x, atoms, h
 
 
-@pytest.mark.parametrize('d', [3, 6])
+@pytest.mark.parametrize('d', [3, 9])
 def test_tiles_give_the_first_of_the_highest_planes(d):
   x, atoms, h = scores(d=d)
   want = (atoms @ x + h[:, None]).argmax(0)

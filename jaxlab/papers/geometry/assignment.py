@@ -28,7 +28,7 @@ def tiles(atoms, h, tile: int) -> tuple[jax.Array, jax.Array]:
   return atoms.reshape(-1, tile, d), h.reshape(-1, tile)
 
 
-def best(x: jax.Array, atoms: jax.Array, h: jax.Array, tile: int = 50):
+def best(x: jax.Array, atoms: jax.Array, h: jax.Array, tile: int = 100):
   """The highest plane at each sample.
 
   Args:
@@ -39,42 +39,46 @@ def best(x: jax.Array, atoms: jax.Array, h: jax.Array, tile: int = 50):
     Values [b], and indices [b] int32; of equal ones the lowest.
   """
   planes, heights = tiles(atoms, h, tile)
-  b = x.shape[1]
+  few = x.shape[0] <= _FEW
+  places = jnp.arange(tile, dtype=jnp.int32)[:, None]
 
   def body(carry, of):
     top, winner = carry
-    plane, height, index = of
-    value = (_matmul(plane, x) + height[:, None]).max(0)
-    higher = value > top
+    plane, height, number = of
+    value = _matmul(plane, x) + height[:, None]
+    highest = value.max(0)
+    index = number
+    if not few:  # beside the product a second pass costs nothing
+      place = jnp.where(value == highest, places, tile).min(0)
+      index = number * tile + place
+    higher = highest > top
     return (
-      jnp.where(higher, value, top),
+      jnp.maximum(highest, top),
       jnp.where(higher, index, winner),
     ), None
 
+  b = x.shape[1]
   start = jnp.full(b, -jnp.inf, x.dtype), jnp.zeros(b, jnp.int32)
   numbers = jnp.arange(len(planes), dtype=jnp.int32)
-  (_, winner), _ = lax.scan(body, start, (planes, heights, numbers))
+  (top, winner), _ = lax.scan(body, start, (planes, heights, numbers))
+  if not few:
+    return top, winner
   winner = lax.optimization_barrier(winner)
-  inside = (
-    heights[winner].T
-    + sum(  # [tile, b]; d terms, no [b, tile, d]
-      planes[:, :, i][winner].T * x[i] for i in range(x.shape[0])
-    )
-    if x.shape[0] <= 4
-    else (
-      jnp.einsum(
-        'btd,db->tb', planes[winner], x, precision=lax.Precision.HIGHEST
-      )
-      + heights[winner].T
-    )
-  )
-  top = inside.max(0)
-  places = jnp.arange(tile, dtype=jnp.int32)[:, None]
-  place = jnp.where(inside == top, places, tile).min(0)
-  return top, winner * tile + place
+  flat, low = planes.reshape(-1, x.shape[0]), heights.reshape(-1)
+
+  def inside(place, carry):
+    top, best = carry
+    index = winner * tile + place
+    value = low[index] + sum(flat[index, i] * x[i] for i in range(len(x)))
+    return jnp.maximum(value, top), jnp.where(value > top, index, best)
+
+  return lax.fori_loop(0, tile, inside, (start[0], winner * tile))
 
 
-def counts(x, atoms, h, tile: int = 50, devices: Mesh | None = None):
+_FEW = 8  # dimensions in which the winning tile is looked through once more
+
+
+def counts(x, atoms, h, tile: int = 100, devices: Mesh | None = None):
   """[n] int32, how many of the samples x [d, b] lie in each cell.
 
   Args:
@@ -122,7 +126,7 @@ def draw(key, step, shape, low, high, devices: Mesh | None = None):
   return low[:, None] + u * (high - low)[:, None]
 
 
-def shares(x, atoms, h, epsilon, tile: int = 50):
+def shares(x, atoms, h, epsilon, tile: int = 100):
   """[n] float32, Σ_x softmax((<x, y_i> + h_i) / ε); two passes over tiles."""
   planes, heights = tiles(atoms, h, tile)
 

@@ -31,7 +31,6 @@ overlap is a test of its own.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -320,8 +319,12 @@ def spiral_manifold(turns: float) -> Manifold:
   return Manifold(f'spiral {turns:g}', 1, min(2, spiral_charts(turns)))
 
 
-def encodable_necessary(widths: Sequence[int], manifold: Manifold) -> str:
+def encodable_necessary(net, manifold: Manifold) -> str:
   """Whether a network is too small to encode a manifold (theorem 4.12).
+
+  Args:
+    net: widths from input to output, or layers (W, b), whose weights do not
+      matter.
 
   Returns:
     'impossible', or 'not excluded': it may still be impossible.
@@ -329,6 +332,10 @@ def encodable_necessary(widths: Sequence[int], manifold: Manifold) -> str:
   Raises:
     InputError: the network's output has another dimension.
   """
+  widths = [*net]
+  if not isinstance(widths[0], int):
+    made = regions.checked_layers(net)
+    widths = [len(made[0][0]), *(len(b) for _, b in made)]
   if widths[-1] != manifold.dimension:
     raise InputError(
       f'the encoder has {widths[-1]} outputs, and {manifold.name} has '

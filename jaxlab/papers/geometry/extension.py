@@ -38,7 +38,7 @@ def mass_centres(
   key: jax.Array,
   samples: int = 1 << 20,
   batch: int = 4096,
-  tile: int = 50,
+  tile: int = 100,
   allow_empty: bool = False,
 ) -> Centres:
   """Means of the samples in each cell; exact in the plane.

@@ -28,7 +28,7 @@ Potentials of others: cost |x - y|² / 2 has ψ = h + |y|² / 2, cost |x - y|²
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -254,7 +254,7 @@ def certify(
   key: jax.Array,
   samples: int = 1 << 20,
   batch: int = 1 << 14,
-  tile: int = 50,
+  tile: int = 100,
   devices: Mesh | None = None,
 ) -> Certificate:
   """Relative errors of the masses, by samples that no solver has seen.
@@ -287,7 +287,7 @@ def sampled(
   key: jax.Array,
   samples: int,
   batch: int = 1 << 14,
-  tile: int = 50,
+  tile: int = 100,
   devices: Mesh | None = None,
 ) -> np.ndarray:
   """[n] int64, samples in each cell; whole batches are drawn."""
@@ -384,7 +384,7 @@ class Annealed:
   batch: int = 16
   rate: float = 1.0
   epsilon: float = 0.01
-  tile: int = 50
+  tile: int = 100
   seed: int = 0
 
   def __call__(self, problem: Problem, h: np.ndarray | None = None) -> Output:
@@ -393,7 +393,9 @@ class Annealed:
     given = jnp.asarray(start - start.mean(), jnp.float32)
     weights = jnp.asarray(problem.weights, jnp.float32)
     key = jax.random.key(self.seed)
-    _, mean = _annealed(self, key, *_device(problem), weights, given)
+    _, mean = _annealed(
+      replace(self, seed=0), key, *_device(problem), weights, given
+    )
     found = np.asarray(mean, float)
     samples = self.steps * self.batch
     return Output(found - found.mean(), None, None, self.steps, samples)
@@ -433,7 +435,7 @@ class AdamDoubling:
   decay: float = 0.5  # of the rate at each doubling
   b1: float = 0.9
   b2: float = 0.999
-  tile: int = 50
+  tile: int = 100
   seed: int = 0
   devices: Mesh | None = None
 
@@ -520,7 +522,7 @@ def solve(problem: Problem, solver: Solver | None = None) -> Output:
   return solver(problem)
 
 
-def transport_map(problem: Problem, h, x: np.ndarray, tile: int = 50):
+def transport_map(problem: Problem, h, x: np.ndarray, tile: int = 100):
   """[b] int, T(x) = y_i: the atom to which each sample [b, d] goes."""
   atoms, _, _ = _device(problem)
   heights = jnp.asarray(np.asarray(h) - np.max(h), jnp.float32)
