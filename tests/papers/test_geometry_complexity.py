@@ -112,6 +112,7 @@ def test_overlap_of_triangles():
   assert not complexity.overlap(np.stack([one, beside]))
   assert complexity.overlap(np.stack([one, inside]))
   assert complexity.overlap(np.stack([one, beside - 0.01]))
+  assert complexity.overlap(np.stack([one, beside, inside]))
   assert complexity.overlap(np.stack([one, one[[0, 0, 1]] + 9]))
 
 

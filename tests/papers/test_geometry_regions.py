@@ -114,6 +114,14 @@ def test_a_unit_that_touches_zero_makes_no_piece():
   assert regions.count_segment(layers, [0.0], [1.0]).activation == 2
 
 
+def test_two_units_at_one_place_make_one_bend():
+  twins = np.ones((1, 2)), np.array([-0.5, -0.5])
+  layers = [twins, (np.ones((2, 1)), np.zeros(1))]
+  assert regions.count_segment(layers, [0.0], [1.0]) == (2, 2)
+  found = regions.march_segments(layers, [[0.0]], [[1.0]], 4)
+  assert (found.pieces, found.events) == (2, 2)
+
+
 def test_more_segments_than_a_block_keep_their_numbers():
   layers = net([3, 8, 1], 4)
   rng = np.random.default_rng(5)

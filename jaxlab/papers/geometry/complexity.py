@@ -154,8 +154,7 @@ def _longest_plane(tangents: np.ndarray) -> int:
   turn -= 2 * np.pi * np.round(turn / (2 * np.pi))
   total = np.concatenate([[0.0], np.cumsum(turn)])
   spread = np.maximum.accumulate(total) - np.minimum.accumulate(total)
-  back = np.concatenate([[0.0], np.abs(turn)])
-  wide = (spread >= np.pi - _ANGLE) | (back >= np.pi - _ANGLE)
+  wide = spread >= np.pi - _ANGLE
   return int(wide.argmax()) if wide.any() else len(tangents)
 
 

@@ -1,7 +1,7 @@
 """Power diagrams in the plane, exact, in NumPy float64.
 
 W_i(h) = {x in Ω: i = argmax <x, y_i> + h_i} (section 5's u_h = max of planes).
-The neighbours come of the convex hull of (y_i, -2 h_i); each cell is cut out
+The neighbours come of the convex hull of (y_i, -h_i); each cell is cut out
 of Ω by the half-planes of its neighbours, all cells at once.
 """
 
@@ -78,7 +78,7 @@ def _neighbours(atoms: np.ndarray, h: np.ndarray):
   """Pairs of neighbours, both ways round, sorted by the first."""
   n = len(atoms)
   try:
-    hull = ConvexHull(np.c_[atoms, -2 * h])
+    hull = ConvexHull(np.c_[atoms, -h])
   except (QhullError, ValueError):  # few atoms, on a line, or of one plane
     one, other = np.nonzero(~np.eye(n, dtype=bool))
     return one, other
