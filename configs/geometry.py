@@ -164,8 +164,9 @@ def ae_ot_mnist():
 
 
 def smoke():
-  """Tiny autoencoders, few steps."""
+  """A tiny autoencoder of the cap, few steps."""
   config = shapes()
+  config.data.shapes = ('cap',)
   config.data.examples = 200
   config.data.batch_size = 40
   config.model.hidden = (8, 8)

@@ -627,7 +627,7 @@ jaxlab/models/piecewise_linear.py: tests/models/test_piecewise_linear.py
     turned = [self._negative(x) => turned = [x
 jaxlab/papers/geometry/encoders.py: tests/papers/test_geometry_complexity.py
   several_widths
-    arc = 2 * arc / arc[-1] - 1 => arc = arc / arc[-1] - 1
+    range(number * seeds, (number + 1) * seeds) => range(seeds)
 jaxlab/papers/geometry/method.py: tests/papers/test_geometry_jobs.py
   composition
     (w @ v, b @ v + c) => (w @ v, c)

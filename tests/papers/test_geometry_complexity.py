@@ -172,6 +172,7 @@ def test_encoders_of_several_widths_are_trained_at_once_and_polished():
   ]
   for nets in found:
     assert not np.array_equal(nets[0][0][0], nets[1][0][0])
+    assert all((w != 0).all() for net in nets for w, _ in net)
   good = [complexity.injective_along(n, points).injective for n in found[1]]
   assert any(good)
   # A fold of slope -1/10 over a tenth of the curve.

@@ -1,5 +1,7 @@
 """The jobs' own arithmetic, answers and checks; conformance runs the smoke."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -139,6 +141,25 @@ def test_shapes_are_a_spiral_and_a_cap():
   a, b, c = np.moveaxis(vertices[faces], 1, 0)
   area = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
   assert area == pytest.approx(2 * np.pi * 1.5, rel=0.03)
+
+
+def test_cells_of_a_spiral_are_told_with_its_encoder(tmp_path):
+  config = config_of('smoke', data__turns=3.0)
+  enc, dec = params_of([2, 8, 8, 1]), params_of([1, 8, 8, 2], 1)
+  space = Workspace(tmp_path, config, None, 0)
+  space.page = sections.Sections(tmp_path)
+  space.artefacts['spiral'] = SimpleNamespace(params={'enc': enc, 'dec': dec})
+  figures = task._spiral_cells(config, space)
+  layers = method.layers(enc)
+  square = task.square(config, 2)
+  found = method.regions.slice_polygons(layers, square)
+  assert figures['cells'] == found.activation
+  assert figures['charts'] == 2 and figures['excluded'] == 0
+  points = task.spiral(config, 1000)
+  known = method.complexity.injective_along(layers, points)
+  assert figures['injective'] == known.injective
+  kinds = [x['kind'] for x in space.page.found]
+  assert kinds == ['table', 'headline', 'figure', 'figure']
 
 
 def test_the_study_of_the_theorem_says_what_it_shows(tmp_path):

@@ -30,14 +30,15 @@ Params = Mapping[str, Mapping[str, jax.Array]]  # dense0, …: w [in, out], b
 
 def initial(key: jax.Array, widths: Sequence[int]) -> dict:
   """Dense layers: He normals, and biases from N(0, .1²)."""
-  made = {}
-  for i, (fan_in, out) in enumerate(itertools.pairwise(widths)):
-    first, second = jax.random.split(jax.random.fold_in(key, i))
-    scale = (2 / fan_in) ** 0.5
-    made[f'dense{i}'] = {
-      'w': scale * jax.random.normal(first, (fan_in, out)),
-      'b': 0.1 * jax.random.normal(second, (out,)),
-    }
+  shapes = [*itertools.pairwise(widths)]
+  sizes = [(fan_in + 1) * out for fan_in, out in shapes]
+  draws = jax.random.normal(key, (sum(sizes),))  # one is soon compiled
+  made, start = {}, 0
+  for i, ((fan_in, out), size) in enumerate(zip(shapes, sizes)):
+    rows = draws[start : start + size].reshape(fan_in + 1, out)
+    start += size
+    w, b = (2 / fan_in) ** 0.5 * rows[:-1], 0.1 * rows[-1]
+    made[f'dense{i}'] = {'w': w, 'b': b}
   return made
 
 

@@ -5,6 +5,7 @@ the unit square to its codes, by which new points are generated.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -169,12 +170,13 @@ def _cells_so_far(config: Config, widths) -> Evaluator:
   """`error`, and the exact numbers of cells of φ and ψ∘φ on a square."""
 
   def init():
-    key = jax.random.key(0)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     nets = {'enc': widths, 'dec': widths[::-1]}
-    zeros = {
-      name: jax.tree.map(jnp.zeros_like, method.initial(key, of))
+    shapes = {
+      name: jax.eval_shape(partial(method.initial, widths=of), key)
       for name, of in nets.items()
     }
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jnp.zeros(2), zeros
 
   def update(total, state, batch, key):
