@@ -157,6 +157,26 @@ def test_shards_of_samples_and_atoms_count_alike():
     np.testing.assert_array_equal(found, want)
 
 
+def test_sampled_masses_do_not_depend_on_devices():
+  problem = random_problem(24)
+  key = jax.random.key(1)
+  given = problem, problem.voronoi, key, 300, 128, 5
+  alone = transport.sampled(*given)
+  assert alone.sum() == 384  # whole batches
+  shared = transport.sampled(*given, mesh.make({'data': 4, 'model': 2}))
+  np.testing.assert_array_equal(alone, shared)
+
+
+def test_atoms_are_rescaled_by_one_factor_or_by_each_axis():
+  y = np.array([[0.0, 5], [10, 6], [4, 5.5]])
+  z, affine = transport.rescaled(y, margin=0.1)
+  np.testing.assert_allclose(np.ptp(z, axis=0), [0.8, 0.08])
+  np.testing.assert_allclose(z.max(0) + z.min(0), 1)
+  z, affine = transport.rescaled(y, each_axis=True)
+  np.testing.assert_allclose(np.ptp(z, axis=0), 0.9)
+  np.testing.assert_allclose(affine.back(z), y)
+
+
 def test_the_tree_and_softened_shares_agree_with_the_planes():
   rng = np.random.default_rng(10)
   atoms = rng.uniform(size=(40, 2))
