@@ -17,7 +17,11 @@ Measured, two shared CPU cores at a load of 8, jax 0.10.2 (docs/geometry.md):
               lower bounds, 1 and 2 cells, exclude none of them.
   :transport  31 s of processor. Mixed modes .235 without the filter, 0 with it
               (.1 of the samples dropped); paired, three draws, .235 +- .020.
-@@DEFAULT@@
+  ''          51 s of processor. Spiral: phi 2,066 cells on the square (Serra's
+              bound 280,000, the printed 4.5e12), off by .013, not injective.
+              Cap: 1,654 cells, its mesh's image does not overlap. Transport:
+              max |w - v| = 3e-15 after 7 Newton steps; generated points .0096
+              off the sphere, reconstructions .0096, a Gaussian of codes .059.
 Not run: ae_ot_mnist.
 """
 

@@ -147,7 +147,9 @@ def _training(config: Config, name: str, steps: int) -> Stage:
     source = sets.source(d['train_split'], d['batch_size'], space.seed)
     feed = Feed(source, space.mesh, workers=d['workers'], ahead=d['ahead'])
     held = sets.held_out(d['validation_split'], space.mesh)
-    return Inputs(feed, {'validation': (_mean_loss(loss), held)}, data=sets)
+    return Inputs(
+      feed, {'validation': (_mean_loss(loss, name == 'judge'), held)}, data=sets
+    )
 
   update = minimise(loss, tuple(nets) if len(nets) > 1 else 'net', tx)
   return training(
@@ -159,18 +161,20 @@ def _training(config: Config, name: str, steps: int) -> Stage:
   )
 
 
-def _mean_loss(loss) -> Evaluator:
-  """`loss` and the loss's own metrics over a feed."""
+def _mean_loss(loss, classifies: bool) -> Evaluator:
+  """`loss` over a feed, and of a classifier `accuracy`."""
 
   def update(total, state, batch, key):
     found = loss(state.params, state.vars, batch, key)
     right = found.metrics.get('accuracy', (jnp.zeros(()),))[0]
     return total + jnp.stack([found.sum, found.weight, right])
 
-  finish = lambda t: {
-    'loss': float(t[0] / t[1]),
-    'accuracy': float(t[2] / t[1]),
-  }
+  def finish(total):
+    figures = {'loss': float(total[0] / total[1])}
+    if classifies:
+      figures['accuracy'] = float(total[2] / total[1])
+    return figures
+
   return Evaluator(lambda: jnp.zeros(3), update, finish)
 
 
