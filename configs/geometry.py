@@ -22,7 +22,10 @@ Measured, two shared CPU cores at a load of 8, jax 0.10.2 (docs/geometry.md):
               Cap: 1,654 cells, its mesh's image does not overlap. Transport:
               max |w - v| = 3e-15 after 7 Newton steps; generated points .0096
               off the sphere, reconstructions .0096, a Gaussian of codes .059.
-Not run: ae_ot_mnist.
+  :ae_ot_mnist  one seed. Certificate of .1 reached: .095 +- .012, no cell
+              empty. Frechet distance (64 features of a classifier trained
+              here): AE-OT 10.9, without the filter 14.7, a Gaussian of the
+              same codes 14.7, a VAE (not tuned) 84; reconstructions 3.6.
 """
 
 import ml_collections
