@@ -651,6 +651,90 @@ jaxlab/evals/generative.py: tests/evals/test_generative.py
     if not found >= least: => if found > least:
   padding_is_dropped
     features[: len(part)], p[: len(part)] => features, p
+jaxlab/ops/polygons.py: tests/papers/test_geometry_regions.py
+  clipping_keeps_area
+    begins = np.where(inside, new[:, None], labels) => begins = labels
+    inside & ~again, crossing => inside, crossing
+    total = 3 * cross.sum(1) => total = 2 * cross.sum(1)
+jaxlab/papers/geometry/regions.py: tests/papers/test_geometry_regions.py
+  pieces_are_those or marching_and_layers
+    order = np.lexsort([share, at]) => order = np.lexsort([-share, at])
+    flat[new, unit] = 0.0 => flat[new, unit] = 1.0
+  two_units_at_one_place
+    apart = np.diff(knots.time) > _TINY => apart = np.diff(knots.time) > -1
+  dead_behind_a_bend
+    bends = middle & (off > 1e-13 => bends = middle & (off >= 0 * 1e-13
+  more_segments
+    part.segment[:] += number * _LINES => part.segment[:] += number
+  same_pieces_of_tents
+    leaves = jnp.where(on, slope < 0, slope > 0) => leaves = slope != 0
+  cells_fill_the_square
+    z, step.slope * z)\n      cells = => z, 1 - z)\n      cells =
+  cells_of_one_map_that_touch
+    same = apart <= _FLAT * scale => same = apart < 0
+  cells_of_one_map_apart
+    same = apart <= _FLAT * scale => same = apart <= scale
+  pooling_counts
+    np.where(on, number, live[winner]) => 2 * live[winner] + on
+    middle & (pattern[1:-1] != pattern[:-2]) => middle
+  programs_find
+    1.0 - seen.sum(1) => 2.0 - seen.sum(1)
+  bounds_are_those
+    serra(layer + 1, min(dimension, n - j)) => serra(layer + 1, dimension)
+    zip(least, hidden) => zip(widths, hidden)
+jaxlab/papers/geometry/complexity.py: tests/papers/test_geometry_complexity.py
+  charts_of_hilberts_curve or a_chart_ends
+    spread >= np.pi - _ANGLE => spread >= 2 * np.pi
+    np.round(turn / (2 * np.pi)) => 0
+  certified_cells
+    4 ** (order - 1) // 18) + 1 => 4 ** (order - 1) // 18)
+  a_code_that_rises or a_flat_code
+    bad = slope <= 0 => bad = slope < 0
+    way * change / span => change / span
+  overlap_of_triangles
+    (apart > near).all(1).any() => (apart > near).all()
+jaxlab/papers/geometry/power_cells.py: tests/papers/test_geometry_transport.py
+  highest_plane or finite_differences
+    equations[:, 2] < 0 => equations[:, 2] > 0
+    polygons[count == 0] = outline[0] => pass
+jaxlab/papers/geometry/transport.py: tests/papers/test_geometry_transport.py
+  finite_differences
+    facets.data / apart / of.whole => facets.data / apart**2 / of.whole
+  newton_keeps_cells
+    tried.masses.min() >= least and left => left
+  closed_form_of_a_line
+    np.cumsum(problem.weights)[:-1] => np.cumsum(problem.weights[::-1])[:-1]
+  certificate_has_no_bias
+    ((c**2 - c) / problem.weights) => ((c**2) / problem.weights)
+  potentials_of_squared_costs
+    2 * np.asarray(h) + (np.asarray(atoms) => np.asarray(h) + (np.asarray(atoms)
+jaxlab/papers/geometry/assignment.py: tests/papers/test_geometry_transport.py
+  tiles_give_the_first
+    jnp.where(value > top, index, best) => jnp.where(value >= top, index, best)
+    tile).min(0)\n => tile).max(0)\n
+  shards_of_samples
+    lax.pmin(jnp.where => lax.pmax(jnp.where
+    lax.axis_index(axis) * size if axis else 0 => 0
+  softened_shares
+    jnp.exp(top - new) => 1.0
+jaxlab/papers/geometry/extension.py: tests/papers/test_geometry_transport.py
+  extended_map_mixes
+    1 / np.maximum(distance, 1e-12), 0.0 => 1.0, 0.0
+    angle <= threshold => angle >= threshold
+  dihedral_angles
+    -np.ones((*atoms.shape[:2], 1)) => np.zeros((*atoms.shape[:2], 1))
+jaxlab/models/piecewise_linear.py: tests/models/test_piecewise_linear.py
+  all_known_bends
+    _Sign(of.index, name in ('lt', 'le')) => _Sign(of.index, False)
+    turned = [self._negative(x) => turned = [x
+jaxlab/papers/geometry/encoders.py: tests/papers/test_geometry_complexity.py
+  several_widths
+    range(number * seeds, (number + 1) * seeds) => range(seeds)
+jaxlab/papers/geometry/method.py: tests/papers/test_geometry_jobs.py
+  composition
+    (w @ v, b @ v + c) => (w @ v, c)
+  divergence
+    mean**2 + variance - 1 => mean**2 + variance
 """
 
 
