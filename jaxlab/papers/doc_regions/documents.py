@@ -32,6 +32,7 @@ from jaxlab.papers.doc_regions.method import folds_of
 Config = Mapping[str, Any]
 SPLITS = ('train', 'validation', 'test')
 _FOLDS = 5  # of a set without splits: one is test, one validation
+_OF_GROUP = 10  # pages at most
 
 
 class Part(NamedTuple):
@@ -202,7 +203,7 @@ def _synthetic(config) -> Documents:
 
 
 def _by_document(config) -> Documents:
-  """The classes with the most documents, split by document."""
+  """The classes with the most pages of enough documents, split by document."""
   d = config['data']
   name, size = d['name'].partition(':')[2], (d['height'], d['width'])
   images, documents, labels = [], [], []
@@ -223,12 +224,14 @@ def _by_document(config) -> Documents:
   pixels, label = np.concatenate(images), np.concatenate(labels)
   _, document = np.unique(np.array(documents), return_inverse=True)
   (group,) = _grouped(d, [document], hashes=[_hashes(pixels)])
-  # Documents that are joined by near pages count once.
+  # Documents that are joined by near pages count once, and are thinned out.
+  kept = _ranks(group) < _OF_GROUP
+  pixels, label, group = pixels[kept], label[kept], group[kept]
   counts = {
     one: len({*group[label == one]}) for one in range(len(found.classes))
   }
   enough = [x for x in counts if counts[x] >= d['least_documents']]
-  enough.sort(key=lambda x: (-counts[x], x))
+  enough.sort(key=lambda x: (-(label == x).sum(), x))
   chosen = sorted(enough[: d['num_classes']])
   if len(chosen) < d['num_classes']:
     raise InputError(
@@ -251,6 +254,18 @@ def _by_document(config) -> Documents:
   outside = {'other classes': pixels[others]} if len(others) else {}
   classes = tuple(found.classes[one] for one in chosen)
   return Documents(classes, parts, outside, ())
+
+
+def _ranks(group: np.ndarray) -> np.ndarray:
+  """The place of each page among those of its group, in a drawn order."""
+  draw = np.random.default_rng(1).permutation(len(group))
+  order = draw[np.argsort(group[draw], kind='stable')]
+  _, first = np.unique(group[order], return_index=True)
+  rank = np.arange(len(group))
+  rank = rank - np.repeat(first, np.diff([*first, len(group)]))
+  found = np.empty(len(group), np.int64)
+  found[order] = rank
+  return found
 
 
 def _all_classes(label, classes, chosen, split) -> None:

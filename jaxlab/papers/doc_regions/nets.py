@@ -1,0 +1,407 @@
+"""Networks of regions: what they are, how they begin, one training of several.
+
+A training has networks of one shape, one for each region, in
+params['nets'] and vars['nets'] with a leading axis of regions: all see their
+own region of the same pages. On accelerators that axis is mapped and may be
+sharded (mesh axis 'region'); on a CPU it is a loop.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxlab.engine import hosts, mesh, partition
+from jaxlab.engine.compiled import FRESH, Start
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.loop import Inputs, Options
+from jaxlab.engine.metrics import say
+from jaxlab.engine.require import above, at_least, between, one_of, require
+from jaxlab.engine.source import ArraySpec
+from jaxlab.engine.stage import Stage, Workspace, training
+from jaxlab.engine.state import Evaluator, Objective, State, Task, Tree, Update
+from jaxlab.engine.update import accumulate, minimise
+from jaxlab.evals import ood
+from jaxlab.models import classifiers
+from jaxlab.models.normalised import Network, normalised
+from jaxlab.ops.augment import to_float
+from jaxlab.ops.losses import masked_cross_entropy
+from jaxlab.papers.doc_regions import documents, method
+from jaxlab.papers.doc_regions.method import RegionSpec
+from jaxlab.recipes import optimizers
+from jaxlab.recipes.pretrained import KINDS, architecture, imagenet
+
+Config = Mapping[str, Any]
+SMALL = 'page_cnn'
+_KEPT = 'log_p.npz'
+
+
+class Nets(NamedTuple):
+  """The networks of some regions."""
+
+  specs: tuple[RegionSpec, ...]
+  init: Callable[[jax.Array], tuple[dict, dict]]  # key -> params, vars
+  # (params, vars, pages [b, h, w, 1] uint8) -> logits [b, r, k]
+  logits: Callable[..., jax.Array]
+  # (params, vars, pages, key) -> logits [b, r, k], new vars
+  train: Callable[..., tuple[jax.Array, dict]]
+
+
+def check(config: Config) -> None:
+  """Raises InputError where a value of `model` or an optimizer cannot be."""
+  m = config['model']
+  sides = {f'model.{side}': at_least(32) for side in ('height', 'width')}
+  require(
+    config,
+    {
+      'model.name': one_of(SMALL, *KINDS),
+      **sides,
+      'model.batch_norm': one_of('batch', 'running'),
+      'model.smoothing': between(0, 0.9),
+      'model.micro_batches': at_least(1),
+      'model.std': above(0),
+    },
+  )
+  if m['name'] != SMALL:
+    square = one_of(m['width'], cure='networks of ImageNet take squares')
+    require(config, {'model.height': square})
+  for level in ('holistic', 'regions'):
+    section = config[level]
+    require({level: section}, {f'{level}.steps': at_least(1)})
+    optimizers.make(section['optimizer'], section['steps'])
+
+
+def network_of(config: Config, size: tuple[int, int]) -> Network:
+  """One network for regions of a size, with the config's classes."""
+  m, classes = config['model'], config['data']['num_classes']
+  if m['name'] == SMALL:
+    model = classifiers.make(
+      SMALL, classes, m['dtype'], {'width': m['features']}
+    )
+    return normalised(model, (*size, 1), (m['mean'],), (m['std'],))
+  fields = {'num_classes': classes, 'dtype': jnp.dtype(m['dtype'])}
+  return architecture(m['name'], size=size[0], **fields)
+
+
+def nets_of(
+  config: Config,
+  specs: Sequence[RegionSpec],
+  size: tuple[int, int],
+  devices: Any = None,
+) -> Nets:
+  """The networks of some regions, each brought to `size`.
+
+  Args:
+    devices: the mesh, present or planned; None: whatever is here.
+  """
+  m, count = config['model'], len(specs)
+  _each = partial(_mapped, devices) if _mappable(devices) else _looped
+  network = network_of(config, size)
+  grey = m['name'] == SMALL
+
+  def read(pages):
+    crops = method.crop_regions(to_float(pages), specs, size)
+    shape = (*crops.shape[:-1], 1 if grey else 3)
+    return jnp.broadcast_to(crops, shape)
+
+  def init(key):
+    params, vars = jax.vmap(network.init)(jax.random.split(key, count))
+    return {'nets': params['net']}, {'nets': vars['net']}
+
+  def logits(params, vars, pages):
+    one = lambda x, p, v: network.logits(x, {'net': p}, {'net': v})
+    return _each(one, read(pages), params['nets'], vars['nets'])
+
+  def train(params, vars, pages, key):
+    if m['batch_norm'] == 'running':
+      return logits(params, vars, pages), {}
+
+    def one(x, p, v, k):
+      found, new = network.train({'net': p}, {'net': v}, x, k)
+      return found, new['net']
+
+    keys = jax.random.split(key, count)
+    found, new = _each(one, read(pages), params['nets'], vars['nets'], keys)
+    return found, {'nets': new}
+
+  return Nets(tuple(specs), init, logits, train)
+
+
+def _mappable(devices: Any) -> bool:
+  """Not on a CPU, which computes a convolution of mapped kernels slowly."""
+  here = mesh.platform(devices) if devices else jax.default_backend()
+  return here != 'cpu'
+
+
+def _mapped(devices: Any, one: Callable, crops: jax.Array, *trees: Tree) -> Any:
+  """one(crops of a region, its part of each tree) of all regions."""
+  crops = jnp.moveaxis(crops, 1, 0)
+  if len(crops) > 1 and devices and 'region' in devices.axis_names:
+    place = NamedSharding(devices, PartitionSpec('region', 'data'))
+    crops = jax.lax.with_sharding_constraint(crops, place)
+  return _regions_second(jax.vmap(one)(crops, *trees))
+
+
+def _looped(one: Callable, crops: jax.Array, *trees: Tree) -> Any:
+  """The same, one region after the other."""
+  parts = [
+    jax.tree.map(lambda x, i=i: x[i], trees) for i in range(crops.shape[1])
+  ]
+  each = [one(crops[:, i], *part) for i, part in enumerate(parts)]
+  return _regions_second(stacked(each))
+
+
+def _regions_second(found: Any) -> Any:
+  """Logits [r, b, k] as [b, r, k], alone or with the new vars."""
+  if isinstance(found, tuple):
+    return jnp.moveaxis(found[0], 0, 1), found[1]
+  return jnp.moveaxis(found, 0, 1)
+
+
+def stacked(trees: Sequence[Tree]) -> Tree:
+  """Trees of one shape as one tree with a leading axis."""
+  return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def each_alone(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+  """An optimizer for each entry of the leading axis, as if trained in turn."""
+
+  def update(grads, state, params):
+    return jax.vmap(tx.update)(grads, state, params)
+
+  return optax.GradientTransformation(jax.vmap(tx.init), update)
+
+
+def make_update(config: Config, level: str, nets: Nets) -> Update:
+  """One gradient step of all networks, each on its own region."""
+  m, section = config['model'], config[level]
+
+  def loss(params, vars, batch, key):
+    logits, new = nets.train(params, vars, batch['image'], key)
+    labels, mask = batch['label'], batch['mask']
+    # Summed over regions, so that each has the gradient of one alone.
+    pairs = [
+      masked_cross_entropy(x, labels, mask, m['smoothing'])
+      for x in jnp.moveaxis(logits, 1, 0)
+    ]
+    rows = pairs[0][1]
+    right = (logits.argmax(-1) == labels[:, None]) & mask[:, None]
+    accuracy = right.mean(1).sum(), rows
+    return Objective(
+      jnp.stack([nats for nats, _ in pairs]).sum(),
+      rows,
+      vars=new,
+      metrics={'accuracy': accuracy},
+    )
+
+  tx = each_alone(optimizers.make(section['optimizer'], section['steps']))
+  if m['micro_batches'] > 1:
+    unroll = jax.default_backend() == 'cpu'
+    return accumulate(m['micro_batches'], loss, 'nets', tx, unroll=unroll)
+  return minimise(loss, 'nets', tx)
+
+
+def judged(nets: Nets) -> Evaluator:
+  """Accuracy and nats of each region, and their means, over a finite feed."""
+  names, count = [spec.name for spec in nets.specs], len(nets.specs)
+
+  def init():
+    return {
+      'right': jnp.zeros(count),
+      'nats': jnp.zeros(count),
+      'rows': jnp.zeros(()),
+    }
+
+  def update(total, state, batch, key):
+    del key
+    logits = nets.logits(state.params, state.vars, batch['image'])
+    labels, mask = batch['label'], batch['mask']
+    log_p = jax.nn.log_softmax(logits)
+    own = jnp.take_along_axis(log_p, labels[:, None, None], -1)[..., 0]
+    right = (logits.argmax(-1) == labels[:, None]) & mask[:, None]
+    found = {
+      'right': right.sum(0),
+      'nats': -jnp.where(mask[:, None], own, 0.0).sum(0),
+      'rows': mask.sum(),
+    }
+    return {k: total[k] + found[k].astype(jnp.float32) for k in total}
+
+  def finish(total):
+    accuracy, nats = (
+      np.asarray(total[k], np.float64) / total['rows'] for k in ('right', 'nats')
+    )
+    figures = {'accuracy': accuracy.mean(), 'nats': nats.mean()}
+    if count > 1:
+      figures |= {f'{n}_accuracy': a for n, a in zip(names, accuracy)}
+    return {name: float(value) for name, value in figures.items()}
+
+  return Evaluator(init, update, finish)
+
+
+class Plan(NamedTuple):
+  """One training of networks."""
+
+  name: str  # of its stage
+  level: str  # 'holistic' or 'regions': the section of its optimizer
+  specs: tuple[RegionSpec, ...]
+  size: tuple[int, int]
+  seed: int
+  source: str = ''  # the stage whose network it begins from; '': level 1
+  fold: int = -1  # held out of training; -1: none
+
+
+def rows_of(config: Config, found: documents.Documents, fold: int):
+  """Rows of the training pages with and without a fold."""
+  train = found.parts['train']
+  every = np.arange(len(train.label))
+  if fold < 0:
+    return every, every[:0]
+  folds = method.folds_of(train.label, train.group, config['stack']['folds'])
+  return every[folds != fold], every[folds == fold]
+
+
+def training_stage(config: Config, plan: Plan) -> Stage:
+  """Trains the networks of a plan and leaves their log-probabilities.
+
+  The file `log_p.npz` in its folder has [n, r, k] of `validation`, `test` and
+  each OOD set, or, with a fold, of the pages held out: `held`.
+  """
+  d, section = config['data'], config[plan.level]
+  made = partial(nets_of, config, plan.specs, plan.size)
+  rows = d['batch_size']
+  spec = {
+    'image': ArraySpec((rows, d['height'], d['width'], 1), np.uint8),
+    'label': ArraySpec((rows,), np.int32),
+    'id': ArraySpec((rows,), np.int32),
+  }
+
+  def task(space, inputs):
+    nets = made(space.mesh)
+    return Task(nets.init, {'train': make_update(config, plan.level, nets)})
+
+  def feed(space, part, rows=None):
+    return held_out(
+      lambda size: part.source(size, rows), space.mesh, d['eval_batch_size']
+    )
+
+  def inputs(space):
+    found = documents.opened(config, space.offline)
+    kept, _ = rows_of(config, found, plan.fold)
+    source = found.parts['train'].source(rows, kept, plan.seed)
+    workers = d['workers'] if d['stream'] else 0
+    batches = Feed(source, space.mesh, workers=workers, ahead=d['ahead'])
+    held = feed(space, found.parts['validation'])
+    return Inputs(batches, {'validation': (judged(made(space.mesh)), held)}, data=found)
+
+  def finish(space, opened, result):
+    found, parts = opened.data, {}
+    if plan.fold >= 0:
+      _, held = rows_of(config, found, plan.fold)
+      parts['held'] = feed(space, found.parts['train'], held)
+    else:
+      parts |= {x: feed(space, found.parts[x]) for x in ('validation', 'test')}
+      for name, pages in found.outside.items():
+        zeros = np.zeros(len(pages), np.int32)
+        part = documents.Part(zeros, zeros, zeros, pages)
+        parts[name] = feed(space, part)
+    args, nets = _network(result.state), made(space.mesh)
+    run = jax.jit(
+      lambda batch, p, v: jax.nn.log_softmax(nets.logits(p, v, batch['image']))
+    )
+    each = lambda batch: run(batch, *args)
+    kept: dict[str, Any] = {
+      name: ood.collect({'': each}, part, f'{plan.name} {name}')['']
+      for name, part in parts.items()
+    }
+    if hosts.leads():
+      np.savez(space.folder(plan.name) / _KEPT, **kept)
+    return {}
+
+  options = Options(**{**config['train'], 'steps': section['steps']})
+  return training(
+    plan.name,
+    options,
+    spec=lambda space: {'train': spec},
+    task=task,
+    inputs=inputs,
+    finish=finish,
+    rules=lambda devices: rules(devices, len(plan.specs)),
+    seed=plan.seed,
+    start=lambda space: started(config, plan, space),
+  )
+
+
+def rules(devices: Any, count: int) -> Sequence[partition.Rule]:
+  """Each region's network on its own devices, where the mesh has the axis."""
+  if count == 1 or 'region' not in devices.axis_names:
+    return partition.REPLICATED
+  spec = PartitionSpec('region')
+  return ((r'^(params|vars)/nets/', spec), *partition.REPLICATED)
+
+
+def started(config: Config, plan: Plan, space: Workspace) -> Start:
+  """What the networks of a plan begin from: level 1, or another's (level 2).
+
+  Raises:
+    InputError: weights that cannot be had, or a leaf besides the head that
+      nothing fills.
+  """
+  nets = nets_of(config, plan.specs, plan.size)
+  if plan.source:
+    params, vars = _network(space.artefact(plan.source))
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
+    source = {'params': first(params['nets']), 'vars': first(vars['nets'])}
+    head = 'copy'
+  elif config['model']['name'] != SMALL and config['model']['pretrained']:
+    m = config['model']
+    found = imagenet(
+      m['name'], size=plan.size[0], path=m['path'], offline=space.offline
+    )
+    source = {'params': found.params['net'], 'vars': found.vars['net']}
+    head = 'reinit'
+  else:
+    return FRESH
+  params, vars = nets.init(jax.random.key(plan.seed))
+  begun = []
+  for region in range(len(plan.specs)):
+    own = jax.tree.map(lambda x, i=region: x[i], (params['nets'], vars['nets']))
+    init = {'params': own[0], 'vars': own[1]}
+    moved = method.transfer(source, init, head)
+    if moved.absent or moved.misshapen:
+      raise InputError(
+        f'{plan.name}: nothing fits {", ".join(moved.absent + moved.misshapen)}'
+        f'; the source has {", ".join(moved.unused) or "no other leaves"}'
+      )
+    begun.append(moved.tree)
+  say(
+    f'{plan.name}: {len(moved.copied)} leaves from '
+    f'{plan.source or config["model"]["name"]}, {len(moved.fresh)} new, '
+    f'{len(moved.unused)} of the source unused'
+  )
+  space.facts['transfer'] = {
+    name: list(getattr(moved, name)) for name in ('fresh', 'unused')
+  }
+  whole = stacked(begun)
+  return Start({'nets': whole['params']}, {'nets': whole['vars']})
+
+
+def _network(state: State) -> tuple[dict, dict]:
+  return {'nets': state.params['nets']}, {'nets': state.vars['nets']}
+
+
+def log_p(space: Workspace, stage: str) -> dict[str, np.ndarray]:
+  """What a training left: name of a part -> [n, r, k] log-probabilities."""
+  path = space.folder(stage) / _KEPT
+  try:
+    with np.load(path) as held:
+      return dict(held)
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f'{path} cannot be read ({error}); remove its folder to train it again'
+    ) from error
