@@ -74,6 +74,7 @@ def synthetic():
   config.model.batch_norm = 'batch'  # running: as given, and no dropout
   config.model.smoothing = 0.0
   config.model.micro_batches = 1
+  config.model.frozen = ''  # leaves that are not trained, from their beginning
 
   config.regions = ml_collections.ConfigDict()
   # top, bottom, left, right in shares of the page; holistic first
@@ -148,6 +149,7 @@ def pages():
   config.model.height = 96
   config.model.width = 96
   config.model.batch_norm = 'running'
+  config.model.frozen = 'stem|stage[1-5]_'
   for level in (config.holistic, config.regions):
     level.steps = 30
     level.optimizer.learning_rate = 0.001
@@ -214,11 +216,11 @@ def smoke():
   config.model.features = 4
   for level in (config.holistic, config.regions):
     level.steps = 8
-  config.stack.protocols = ('paper', 'oof')
-  config.stack.folds = 2
+  config.stack.protocols = ('paper',)
   config.stack.kinds = ('mean', 'convex', 'mlp')
   config.stack.hidden = 8
   config.stack.steps = 20
+  config.controls.direct = False
   config.controls.pixels = False
   config.train.log_every_steps = 2
   config.train.eval_every_steps = 4

@@ -10,19 +10,29 @@ The same parameters serve images of every size: 112,016 for w = 24, one channel
 and 16 classes.
 """
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlab.models.blocks import batch_norm, check_image, classify, conv, he_fan_in
+from jaxlab.models.blocks import (
+  batch_norm,
+  check_image,
+  classify,
+  conv,
+  he_fan_in,
+)
 
 GRID = 4
 
 
 class PageCnn(nn.Module):
-  """The network. Parameters are float32, whatever `dtype` computes."""
+  """The network. Parameters are float32, whatever `dtype` computes.
+
+  Kernels start as He normals (variance 2 / fan-in), biases at 0.
+  """
 
   num_classes: int = 16
   width: int = 24
@@ -62,6 +72,6 @@ def _fields(length: int) -> jax.Array:
   """[GRID, length]: the means over as many runs of positions."""
   ends = [length * i // GRID for i in range(GRID + 1)]
   place = jnp.arange(length)
-  runs = [(place >= a) & (place < b) for a, b in zip(ends, ends[1:])]
+  runs = [(place >= a) & (place < b) for a, b in itertools.pairwise(ends)]
   held = jnp.stack(runs).astype(jnp.float32)
   return held / held.sum(1, keepdims=True)

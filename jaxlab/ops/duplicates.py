@@ -1,13 +1,13 @@
 """Near-duplicate images by perceptual hashes, on the host.
 
-  small   = images on 32 x 32 pixels, grey
-  hashes  = perceptual_hash(small)
-  groups  = duplicate_groups(hashes, distance=4)
+small   = images on 32 x 32 pixels, grey
+hashes  = perceptual_hash(small)
+groups  = duplicate_groups(hashes, distance=4)
 
-  perceptual_hash   the 8 x 8 lowest frequencies of a cosine transform, each
-                    above or below their median (Zauner 2010, 'pHash')
-  duplicate_groups  all pairs within a Hamming distance, by the pigeonhole of
-                    Manku, Jain and Das Sarma 2007, and what they join
+perceptual_hash   the 8 x 8 lowest frequencies of a cosine transform, each
+                  above or below their median (Zauner 2010, 'pHash')
+duplicate_groups  all pairs within a Hamming distance, by the pigeonhole of
+                  Manku, Jain and Das Sarma 2007, and what they join
 """
 
 import numpy as np

@@ -45,7 +45,7 @@ class Part(NamedTuple):
   records: Any = None  # where `image` is None
   size: tuple[int, int] = (0, 0)
 
-  def pages(self, rows: Sequence[int]) -> np.ndarray:
+  def pages(self, rows: Any) -> np.ndarray:
     """Some pages, [m, h, w, 1] uint8."""
     if self.image is not None:
       return self.image[np.asarray(rows, np.int64)]
@@ -58,7 +58,10 @@ class Part(NamedTuple):
     return found.batch(0, slice(None))['image']
 
   def source(
-    self, batch_size: int, rows: np.ndarray | None = None, seed: int | None = None
+    self,
+    batch_size: int,
+    rows: np.ndarray | None = None,
+    seed: int | None = None,
   ):
     """Batches `image`, `label`, `id` of some pages.
 

@@ -214,7 +214,7 @@ def _coarse(found: Documents) -> np.ndarray:
   return log_p
 
 
-def _mean_pixels(image: np.ndarray) -> np.ndarray:
+def _mean_pixels(image: Any) -> np.ndarray:
   """[n, 192] in [0, 1]: means of fields of pages [n, h, w, 1] uint8."""
   rows, columns = (
     np.linspace(0, length, parts + 1).astype(int)[:-1]
@@ -406,7 +406,7 @@ def _diversity(config, space: Workspace, found: Documents, seeds) -> None:
     rows.append(row)
   pairs = [f'{word}, {n}' for n in names for word in ('Q', 'both wrong')]
   space.page.table(
-    'Regions beside each other on the test pages; the mean stacker without each',
+    'Regions beside each other, and the mean stacker without each: test pages',
     ['region', 'lost without it', *pairs],
     rows,
   )
@@ -462,7 +462,9 @@ def _pictures(config, space: Workspace, found: Documents, seed: Seed) -> None:
   np.add.at(table, (test.label, answer), 1)
 
   def confusion(axes):
-    axes.imshow(table / np.maximum(table.sum(1, keepdims=True), 1), cmap='Blues')
+    axes.imshow(
+      table / np.maximum(table.sum(1, keepdims=True), 1), cmap='Blues'
+    )
     axes.set_xticks(range(count), found.classes, rotation=90, fontsize=6)
     axes.set_yticks(range(count), found.classes, fontsize=6)
     axes.set_xlabel('answer')
@@ -487,6 +489,6 @@ def _pictures(config, space: Workspace, found: Documents, seed: Seed) -> None:
       )
       for i in most
     ],
-    'The pages whose regions disagree most: label -> the stack\'s answer',
+    "The pages whose regions disagree most: label -> the stack's answer",
     columns=4,
   )

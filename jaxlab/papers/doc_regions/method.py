@@ -158,34 +158,34 @@ def transfer(
   if head not in ('copy', 'reinit'):
     raise InputError(f'head = "{head}" must be copy or reinit')
   given = dict(paths(source))
-  fate: dict[str, list[str]] = {
+  fates: dict[str, list[str]] = {
     name: [] for name in ('copied', 'fresh', 'absent', 'misshapen')
   }
 
   def take(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     if head == 'reinit' and head_name in name.split('/'):
-      fate['fresh'].append(name)
+      fates['fresh'].append(name)
       return leaf
     if name not in given:
-      fate['absent'].append(name)
+      fates['absent'].append(name)
       return leaf
     if jnp.shape(given[name]) != jnp.shape(leaf):
-      fate['misshapen'].append(name)
+      fates['misshapen'].append(name)
       return leaf
-    fate['copied'].append(name)
+    fates['copied'].append(name)
     return jnp.asarray(given[name], leaf.dtype)
 
   tree = jax.tree_util.tree_map_with_path(take, init)
-  if not fate['copied']:
+  if not fates['copied']:
     raise InputError(
       'transfer: no leaf of the source fits; it has '
       f'{", ".join([*given][:5])}, and wanted are '
       f'{", ".join(name for name, _ in paths(init)[:5])}'
     )
-  unused = tuple(sorted({*given} - {*fate['copied']}))
+  unused = tuple(sorted({*given} - {*fates['copied']}))
   return Transferred(
-    tree, *(tuple(sorted(names)) for names in fate.values()), unused
+    tree, unused=unused, **{k: tuple(sorted(x)) for k, x in fates.items()}
   )
 
 

@@ -6,6 +6,7 @@ own region of the same pages. On accelerators that axis is mapped and may be
 sharded (mesh axis 'region'); on a CPU it is a loop.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import tree_map_with_path
 
-from jaxlab.engine import hosts, mesh, partition
+from jaxlab.engine import hosts, keys, mesh, partition
 from jaxlab.engine.compiled import FRESH, Start
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed, held_out
@@ -32,6 +34,7 @@ from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised
 from jaxlab.ops.augment import to_float
 from jaxlab.ops.losses import masked_cross_entropy
+from jaxlab.ops.row_random import expand
 from jaxlab.papers.doc_regions import documents, method
 from jaxlab.papers.doc_regions.method import RegionSpec
 from jaxlab.recipes import optimizers
@@ -111,8 +114,9 @@ def nets_of(
     return jnp.broadcast_to(crops, shape)
 
   def init(key):
-    params, vars = jax.vmap(network.init)(jax.random.split(key, count))
-    return {'nets': params['net']}, {'nets': vars['net']}
+    # All begin alike; what they see differs.
+    params, vars = tiled(drawn(network)(key), count)
+    return {'nets': params}, {'nets': vars}
 
   def logits(params, vars, pages):
     one = lambda x, p, v: network.logits(x, {'net': p}, {'net': v})
@@ -126,8 +130,8 @@ def nets_of(
       found, new = network.train({'net': p}, {'net': v}, x, k)
       return found, new['net']
 
-    keys = jax.random.split(key, count)
-    found, new = _each(one, read(pages), params['nets'], vars['nets'], keys)
+    split = jax.random.split(key, count)
+    found, new = _each(one, read(pages), params['nets'], vars['nets'], split)
     return found, {'nets': new}
 
   return Nets(tuple(specs), init, logits, train)
@@ -169,7 +173,9 @@ def stacked(trees: Sequence[Tree]) -> Tree:
   return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
 
-def each_alone(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+def each_alone(
+  tx: optax.GradientTransformation,
+) -> optax.GradientTransformation:
   """An optimizer for each entry of the leading axis, as if trained in turn."""
 
   def update(grads, state, params):
@@ -182,7 +188,13 @@ def make_update(config: Config, level: str, nets: Nets) -> Update:
   """One gradient step of all networks, each on its own region."""
   m, section = config['model'], config[level]
 
+  def held(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return jax.lax.stop_gradient(leaf) if re.match(m['frozen'], name) else leaf
+
   def loss(params, vars, batch, key):
+    if m['frozen']:
+      params = {'nets': tree_map_with_path(held, params['nets'])}
     logits, new = nets.train(params, vars, batch['image'], key)
     labels, mask = batch['label'], batch['mask']
     # Summed over regions, so that each has the gradient of one alone.
@@ -234,7 +246,8 @@ def judged(nets: Nets) -> Evaluator:
 
   def finish(total):
     accuracy, nats = (
-      np.asarray(total[k], np.float64) / total['rows'] for k in ('right', 'nats')
+      np.asarray(total[k], np.float64) / total['rows']
+      for k in ('right', 'nats')
     )
     figures = {'accuracy': accuracy.mean(), 'nats': nats.mean()}
     if count > 1:
@@ -297,7 +310,9 @@ def training_stage(config: Config, plan: Plan) -> Stage:
     workers = d['workers'] if d['stream'] else 0
     batches = Feed(source, space.mesh, workers=workers, ahead=d['ahead'])
     held = feed(space, found.parts['validation'])
-    return Inputs(batches, {'validation': (judged(made(space.mesh)), held)}, data=found)
+    return Inputs(
+      batches, {'validation': (judged(made(space.mesh)), held)}, data=found
+    )
 
   def finish(space, opened, result):
     found, parts = opened.data, {}
@@ -311,9 +326,12 @@ def training_stage(config: Config, plan: Plan) -> Stage:
         part = documents.Part(zeros, zeros, zeros, pages)
         parts[name] = feed(space, part)
     args, nets = _network(result.state), made(space.mesh)
-    run = jax.jit(
-      lambda batch, p, v: jax.nn.log_softmax(nets.logits(p, v, batch['image']))
-    )
+
+    @jax.jit
+    def run(batch, params, vars):
+      found = nets.logits({'nets': params}, {'nets': vars}, batch['image'])
+      return jax.nn.log_softmax(found)
+
     each = lambda batch: run(batch, *args)
     kept: dict[str, Any] = {
       name: ood.collect({'': each}, part, f'{plan.name} {name}')['']
@@ -352,33 +370,27 @@ def started(config: Config, plan: Plan, space: Workspace) -> Start:
     InputError: weights that cannot be had, or a leaf besides the head that
       nothing fills.
   """
-  nets = nets_of(config, plan.specs, plan.size)
+  init = jax.jit(drawn(network_of(config, plan.size)))
   if plan.source:
-    params, vars = _network(space.artefact(plan.source))
-    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
-    source = {'params': first(params['nets']), 'vars': first(vars['nets'])}
+    source = jax.tree.map(lambda x: x[0], _network(space.artefact(plan.source)))
     head = 'copy'
-  elif config['model']['name'] != SMALL and config['model']['pretrained']:
+  elif _pretrained(config):
     m = config['model']
     found = imagenet(
       m['name'], size=plan.size[0], path=m['path'], offline=space.offline
     )
-    source = {'params': found.params['net'], 'vars': found.vars['net']}
-    head = 'reinit'
+    source, head = (found.params['net'], found.vars['net']), 'reinit'
   else:
     return FRESH
-  params, vars = nets.init(jax.random.key(plan.seed))
-  begun = []
-  for region in range(len(plan.specs)):
-    own = jax.tree.map(lambda x, i=region: x[i], (params['nets'], vars['nets']))
-    init = {'params': own[0], 'vars': own[1]}
-    moved = method.transfer(source, init, head)
-    if moved.absent or moved.misshapen:
-      raise InputError(
-        f'{plan.name}: nothing fits {", ".join(moved.absent + moved.misshapen)}'
-        f'; the source has {", ".join(moved.unused) or "no other leaves"}'
-      )
-    begun.append(moved.tree)
+  key = keys.stream(plan.seed, 'head')
+  # Of level 2 nothing is drawn: every leaf is another's.
+  begun = jax.eval_shape(init, key) if plan.source else init(key)
+  moved = method.transfer(source, begun, head)
+  if moved.absent or moved.misshapen:
+    raise InputError(
+      f'{plan.name}: nothing fits {", ".join(moved.absent + moved.misshapen)}; '
+      f'the source has {", ".join(moved.unused) or "no other leaves"}'
+    )
   say(
     f'{plan.name}: {len(moved.copied)} leaves from '
     f'{plan.source or config["model"]["name"]}, {len(moved.fresh)} new, '
@@ -387,12 +399,56 @@ def started(config: Config, plan: Plan, space: Workspace) -> Start:
   space.facts['transfer'] = {
     name: list(getattr(moved, name)) for name in ('fresh', 'unused')
   }
-  whole = stacked(begun)
-  return Start({'nets': whole['params']}, {'nets': whole['vars']})
+  params, vars = tiled(moved.tree, len(plan.specs))
+  return Start({'nets': params}, {'nets': vars})
 
 
-def _network(state: State) -> tuple[dict, dict]:
-  return {'nets': state.params['nets']}, {'nets': state.vars['nets']}
+def _pretrained(config: Config) -> bool:
+  return config['model']['name'] != SMALL and config['model']['pretrained']
+
+
+def drawn(network: Network) -> Callable[[jax.Array], tuple[Tree, Tree]]:
+  """key -> (params, vars) of one new network.
+
+  Kernels are uniform of variance 2 / fan-in, scales and variances 1, all else
+  0. They are drawn together, by the hash of ops/row_random.py: a draw for each
+  takes longer to compile than the training step.
+  """
+
+  def init(key):
+    params, vars = jax.eval_shape(network.init, key)
+    tree = params['net'], vars['net']
+    name = lambda path: path[-1].key
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    total = sum(x.size for path, x in leaves if name(path) == 'kernel')
+    first, second = jax.random.key_data(key)[-2:]
+    whole = expand(first, second, (total,)) >> 8
+    uniform = whole.astype(jnp.float32) * 2.0**-23 - 1
+    at = 0
+
+    def leaf(path, shape):
+      nonlocal at
+      if name(path) != 'kernel':
+        make = jnp.ones if name(path) in ('scale', 'var') else jnp.zeros
+        return make(shape.shape, shape.dtype)
+      part, at = uniform[at : at + shape.size], at + shape.size
+      fan_in = shape.size / shape.shape[-1]
+      return (6 / fan_in) ** 0.5 * part.reshape(shape.shape)
+
+    return tree_map_with_path(leaf, tree)
+
+  return init
+
+
+def tiled(tree: Tree, count: int) -> Tree:
+  """So many times the same, along a new leading axis."""
+  return jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), tree
+  )
+
+
+def _network(state: State) -> tuple[Tree, Tree]:
+  return state.params['nets'], state.vars['nets']
 
 
 def log_p(space: Workspace, stage: str) -> dict[str, np.ndarray]:

@@ -83,11 +83,15 @@ class Stacker:
     """
     log_p, y = _checked(log_p), np.asarray(y)
     if y.shape != log_p.shape[:1]:
-      raise InputError(f'{len(log_p)} pages have labels {y.shape}; give each one')
+      raise InputError(
+        f'{len(log_p)} pages have labels {y.shape}; give each one'
+      )
     classes = log_p.shape[2]
     counts = np.bincount(y, minlength=classes)
     if len(counts) > classes:
-      raise InputError(f'labels reach {y.max()} and there are {classes} classes')
+      raise InputError(
+        f'labels reach {y.max()} and there are {classes} classes'
+      )
     if self.kind in ('convex', 'logistic', 'mlp') and not counts.all():
       raise InputError(
         f'stacker "{self.kind}" is to be fitted without a page of class '
@@ -157,7 +161,9 @@ class Stacker:
     def run(weights, inner, apart, key):
       def body(carry, key):
         weights, opt, best, chosen = carry
-        kept = jax.random.bernoulli(key, 1 - self.dropout, (len(x), self.hidden))
+        kept = jax.random.bernoulli(
+          key, 1 - self.dropout, (len(x), self.hidden)
+        )
         grads = jax.grad(nats)(weights, inner, kept / (1 - self.dropout))
         updates, opt = tx.update(grads, opt)
         weights = optax.apply_updates(weights, updates)
@@ -173,7 +179,9 @@ class Stacker:
       return jax.lax.scan(body, begin, keys)[0][3]
 
     key = jax.random.key(self.seed)
-    return run(start, inner.astype(np.float32), apart[of].astype(np.float32), key)
+    return run(
+      start, inner.astype(np.float32), apart[of].astype(np.float32), key
+    )
 
 
 def _checked(log_p) -> np.ndarray:
@@ -192,7 +200,9 @@ def _checked(log_p) -> np.ndarray:
 
 def _mlp(weights, x, keep: Any = 1.0) -> jax.Array:
   """Logits: the mean of log-probabilities, and a network's correction."""
-  hidden = jax.nn.relu(x.reshape(len(x), -1) / 5 @ weights['in'] + weights['in_bias'])
+  hidden = jax.nn.relu(
+    x.reshape(len(x), -1) / 5 @ weights['in'] + weights['in_bias']
+  )
   return x.mean(1) + (hidden * keep) @ weights['out'] + weights['out_bias']
 
 

@@ -82,7 +82,9 @@ class _Sheet:
     if align != 'left':
       width = font.getlength(text)
       left -= width / (2 if align == 'centre' else 1)
-    self.pen.text((left, top), text, fill=int(self.draw.integers(0, 60)), font=font)
+    self.pen.text(
+      (left, top), text, fill=int(self.draw.integers(0, 60)), font=font
+    )
 
   def text(
     self, x, y, width, height, font='', size=0, indent=0.0, ragged=0.1
@@ -221,7 +223,9 @@ def _advertisement(s: _Sheet) -> None:
   height = s.draw.uniform(0.35, 0.6)
   s.picture(0.06, 0.22 if top else 0.08, 0.88, height)
   size = int(s.draw.integers(18, 28))
-  s.line(0.5, 0.08 if top else 0.14 + height, s.some(2)[:14], 'bold', size, 'centre')
+  s.line(
+    0.5, 0.08 if top else 0.14 + height, s.some(2)[:14], 'bold', size, 'centre'
+  )
   s.text(0.15, 0.26 + height, 0.7, 0.1, 'sans', 8)
   s.line(0.5, 0.92, s.some(3).upper(), 'sans_bold', 10, 'centre')
 
@@ -446,17 +450,20 @@ def degraded(
     pen.rectangle([x, y, x + 70, y + 22], outline=70, width=2)
     pen.text((x + 6, y + 6), 'RECEIVED', fill=70, font=_font('sans_bold', 9))
   angle = draw.normal(0, 1.5 * strength)
-  shift = tuple(int(x) for x in draw.normal(0, 5 * strength, 2))
+  right, down = (int(x) for x in draw.normal(0, 5 * strength, 2))
   page = page.rotate(
-    angle, Image.Resampling.BILINEAR, translate=shift, fillcolor=255
+    angle,
+    Image.Resampling.BILINEAR,
+    translate=(right, down),
+    fillcolor=255,
   )
   page = page.filter(ImageFilter.GaussianBlur(draw.uniform(0, strength)))
-  grey = np.asarray(page, np.float32)
-  grey = grey * draw.uniform(0.75, 1.0)  # dark paper
+  grey = np.asarray(page, np.float64) * draw.uniform(0.75, 1.0)  # dark paper
   grey = grey + draw.normal(0, 14 * strength, grey.shape)
   for _ in range(int(draw.poisson(3 * strength))):  # stains
-    x, y = draw.integers(0, _WIDTH - 12), draw.integers(0, _HEIGHT - 12)
-    grey[y : y + draw.integers(2, 12), x : x + draw.integers(2, 12)] = 40
+    left, top = draw.integers(0, _WIDTH - 12), draw.integers(0, _HEIGHT - 12)
+    wide, high = draw.integers(2, 12, 2)
+    grey[top : top + high, left : left + wide] = 40
   if draw.random() < 0.4:
     grey = np.where(grey > draw.uniform(120, 190), 255, 0)
   return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
@@ -487,10 +494,14 @@ def make(options: Mapping[str, Any], split: str, count: int) -> dict[str, Any]:
     if draw.random() < options['duplicates'] and split != 'outside':
       # One of the training pages of its class again, scanned anew.
       pages = options['train'] // len(names)
-      other = number % len(names) + len(names) * int(draw.integers(max(pages, 1)))
+      other = number % len(names) + len(names) * int(
+        draw.integers(max(pages, 1))
+      )
       origin = zlib.crc32(b'train'), other
     if draw.random() < options['label_noise']:
-      label[number] = (label[number] + draw.integers(1, len(names))) % len(names)
+      label[number] = (label[number] + draw.integers(1, len(names))) % len(
+        names
+      )
     content = np.random.default_rng((options['seed'], *origin, 1))
     page = typeset(names[truth[number]], content)
     page = degraded(page, draw, options['strength'])
