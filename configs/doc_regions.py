@@ -87,11 +87,11 @@ def synthetic():
   )
   config.holistic = ml_collections.ConfigDict()
   for level in (config.holistic, config.regions):
-    level.steps = 240
+    level.steps = 200
     level.optimizer = ml_collections.ConfigDict()
     level.optimizer.name = 'adam'
     level.optimizer.schedule = 'cosine'
-    level.optimizer.learning_rate = 0.003
+    level.optimizer.learning_rate = 0.001
     level.optimizer.final_fraction = 0.02
     level.optimizer.weight_decay = 0.0
     level.optimizer.clip_norm = 0.0
@@ -151,8 +151,7 @@ def pages():
   config.model.batch_norm = 'running'
   config.model.frozen = 'stem|stage[1-5]_'
   for level in (config.holistic, config.regions):
-    level.steps = 30
-    level.optimizer.learning_rate = 0.001
+    level.steps = 40
   config.train.log_every_steps = 5
   config.train.eval_every_steps = 10
   return config

@@ -93,7 +93,7 @@ def test_shards_are_cut_and_read_across(rvl, monkeypatch):
 
 
 def test_a_split_without_pages_is_an_error(rvl):
-  with pytest.raises(InputError, match='none of the 2 images .* is a page'):
+  with pytest.raises(InputError, match=r'none of the 2 images .* is a page'):
     converted(f'rvl_cdip:{rvl}', 'test', size=(30, 20), least=100)
 
 

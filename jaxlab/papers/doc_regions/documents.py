@@ -112,7 +112,7 @@ class Documents(NamedTuple):
   outside: Mapping[str, np.ndarray]  # OOD set -> [m, h, w, 1] uint8
   skipped: tuple[tuple[str, str], ...]  # files that are no page, and why
 
-  def seen(self, rows: np.ndarray | None = None) -> np.ndarray:
+  def seen(self) -> np.ndarray:
     """[n] bool: test pages whose group has a page in train."""
     train = self.parts['train'].group
     return np.isin(self.parts['test'].group, train)

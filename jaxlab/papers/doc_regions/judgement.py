@@ -24,6 +24,7 @@ from jaxlab.papers.doc_regions.documents import Documents
 from jaxlab.papers.doc_regions.nets import Plan
 
 Config = Mapping[str, Any]
+_PAPER = 'paper, RVL-CDIP'
 PROTOCOLS = ('paper', 'oof')
 _COARSE = (16, 12)  # mean pixels of the control
 _RECTANGLE = Rule(lambda x: len(x) == 5, 'name, top, bottom, left, right')
@@ -234,6 +235,7 @@ def stack_stage(config: Config, every: Sequence[Plans]) -> Stage:
     figures = _table(config, space, found, seeds)
     figures |= _verdicts(config, space, found, seeds)
     if every[0].direct:
+      figures |= _transfer(config, space, found, seeds)
       figures |= _convergence(space, every)
     _diversity(config, space, found, seeds)
     figures |= _outside(space, seeds)
@@ -289,11 +291,11 @@ def _table(config, space: Workspace, found: Documents, seeds) -> Figures:
     if seen.any() and not seen.all():
       row['accuracy, new pages'] = float(right[~seen].mean())
     if protocol in ('–', 'paper') and paper.get(model, model) in known:
-      row['paper'] = known[paper.get(model, model)]
+      row[_PAPER] = known[paper.get(model, model)]
     rows.append(row)
     figures[f'test/{model}, {protocol}'.removesuffix(', –')] = mean
   columns = list(dict.fromkeys(key for row in rows for key in row))
-  columns.sort(key=lambda x: x == 'paper')
+  columns.sort(key=lambda x: x == _PAPER)
   space.page.table(
     f'Accuracy on {len(test.label)} test pages of '
     f'{len(np.unique(test.group))} groups, seeds '
@@ -326,6 +328,21 @@ def _verdicts(config, space: Workspace, found: Documents, seeds) -> Figures:
     )
     figures[f'test/gain over {words}'] = gain[0]
   return figures
+
+
+def _transfer(config, space: Workspace, found: Documents, seeds) -> Figures:
+  """Regions begun from the holistic network beside those begun as it was."""
+  test, names = found.parts['test'], [x.name for x in specs_of(config)[1:]]
+  mean = lambda word: np.mean(
+    [_right(seeds, (f'{name}{word}', '–'), test.label) for name in names], 0
+  )
+  gain = method.paired_difference(mean(''), mean(', direct'), test.group)
+  space.page.headline(
+    'test accuracy, mean of regions: begun from the holistic network - begun '
+    f'as it was = {_interval(gain)}',
+    _verdict(gain),
+  )
+  return {'test/gain of transfer': gain[0]}
 
 
 def _verdict(gain) -> str:
