@@ -6,7 +6,7 @@
   grid    means over 4 x 4 fields, which keep the layout [b, 64w]
   head    num_classes
 
-The same parameters serve images of every size: 112,016 for w = 24, one channel
+The same parameters serve images of every size: 76,984 for w = 24, one channel
 and 16 classes.
 """
 

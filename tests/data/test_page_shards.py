@@ -11,42 +11,15 @@ from jaxlab.data.array_records import encode_example, parse_example
 from jaxlab.data.page_shards import converted
 from jaxlab.data.pixels import Canvas
 from jaxlab.engine.errors import InputError
-
-MODES = ('1', 'L', 'RGB', 'P', 'RGBA', 'I;16')  # of RVL-CDIP and its copies
-
-
-def write(path, mode='L', size=(40, 60), compression=None):
-  """A white page with a black upper half; returns where it is."""
-  page = np.full((size[1], size[0]), 255, np.uint8)
-  page[: size[1] // 2] = 0
-  if mode == 'I;16':
-    picture = Image.fromarray(page.astype(np.uint16) * 257)
-  else:
-    picture = Image.fromarray(page).convert(mode)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  picture.save(path, compression=compression)
+from tests.data.rvl_pages import write_rvl
 
 
 @pytest.fixture
 def rvl(tmp_path, monkeypatch):
-  """Twelve files in RVL-CDIP's layout: six modes, two damaged, one pixel."""
+  """Twelve files, see `write_rvl`, and a data folder of their own."""
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'data'))
-  root = tmp_path / 'rvl'
-  lists = {'train': [], 'val': [], 'test': []}
-  for number in range(12):
-    name = f'imagesq/q/o/c/{number}.tif'
-    path = root / 'images' / name
-    mode = MODES[number % 6]
-    fax = 'group4' if mode == '1' else None
-    write(path, mode, compression=fax)
-    split = 'train' if number < 8 else 'val' if number < 10 else 'test'
-    lists[split].append(f'{name} {number}')
-  (root / 'images/imagesq/q/o/c/6.tif').write_bytes(b'II*\0damaged')
-  write(root / 'images/imagesq/q/o/c/7.tif', size=(1, 1))
-  for split, lines in lists.items():
-    (root / 'labels').mkdir(exist_ok=True)
-    (root / 'labels' / f'{split}.txt').write_text('\n'.join(lines) + '\n')
-  return root
+  write_rvl(tmp_path / 'rvl')
+  return tmp_path / 'rvl'
 
 
 def test_every_mode_becomes_one_grey_page_and_the_rest_is_listed(rvl, capfd):

@@ -372,20 +372,22 @@ def started(config: Config, plan: Plan, space: Workspace) -> Start:
   """
   init = jax.jit(drawn(network_of(config, plan.size)))
   if plan.source:
-    source = jax.tree.map(lambda x: x[0], _network(space.artefact(plan.source)))
+    trained = _network(space.artefact(plan.source))
+    source = _named(jax.tree.map(lambda x: x[0], trained))
     head = 'copy'
   elif _pretrained(config):
     m = config['model']
     found = imagenet(
       m['name'], size=plan.size[0], path=m['path'], offline=space.offline
     )
-    source, head = (found.params['net'], found.vars['net']), 'reinit'
+    source = _named((found.params['net'], found.vars['net']))
+    head = 'reinit'
   else:
     return FRESH
   key = keys.stream(plan.seed, 'head')
   # Of level 2 nothing is drawn: every leaf is another's.
   begun = jax.eval_shape(init, key) if plan.source else init(key)
-  moved = method.transfer(source, begun, head)
+  moved = method.transfer(source, _named(begun), head)
   if moved.absent or moved.misshapen:
     raise InputError(
       f'{plan.name}: nothing fits {", ".join(moved.absent + moved.misshapen)}; '
@@ -399,8 +401,12 @@ def started(config: Config, plan: Plan, space: Workspace) -> Start:
   space.facts['transfer'] = {
     name: list(getattr(moved, name)) for name in ('fresh', 'unused')
   }
-  params, vars = tiled(moved.tree, len(plan.specs))
-  return Start({'nets': params}, {'nets': vars})
+  whole = tiled(moved.tree, len(plan.specs))
+  return Start({'nets': whole['params']}, {'nets': whole['vars']})
+
+
+def _named(network: tuple[Tree, Tree]) -> dict[str, Tree]:
+  return dict(zip(('params', 'vars'), network))
 
 
 def _pretrained(config: Config) -> bool:
