@@ -199,13 +199,13 @@ def rvl_cdip():
 
 
 def smoke():
-  """Two regions of few pages."""
+  """Whole pages and headers of few pages."""
   config = synthetic()
   config.title = 'Documents by regions: smoke'
   config.synthetic.train = 96
   config.synthetic.validation = 48
   config.synthetic.test = 48
-  config.ood.count = 8
+  config.ood.count = 4
   config.data.height = 96
   config.data.width = 72
   config.data.batch_size = 16
@@ -216,9 +216,8 @@ def smoke():
   for level in (config.holistic, config.regions):
     level.steps = 8
   config.stack.protocols = ('paper',)
-  config.stack.kinds = ('mean', 'convex', 'mlp')
-  config.stack.hidden = 8
-  config.stack.steps = 20
+  config.stack.kinds = ('mean', 'convex')
+  config.stack.headline = 'convex'
   config.controls.direct = False
   config.controls.pixels = False
   config.train.log_every_steps = 2
@@ -226,7 +225,6 @@ def smoke():
   config.regions.specs = (
     ('holistic', 0.0, 1.0, 0.0, 1.0),
     ('header', 0.0, 256 / 780, 0.0, 1.0),
-    ('right', 190 / 780, 590 / 780, 0.5, 1.0),
   )
   return config
 

@@ -38,8 +38,9 @@ OPTIONS = {
 
 
 def smoke(**changes):
-  """The smoke config with dotted keys changed."""
+  """The smoke config with two regions and dotted keys changed."""
   config = runs.config_of('doc_regions', 'smoke').to_dict()
+  config['regions']['specs'] = [REGIONS[0], REGIONS[1], REGIONS[4]]
   for key, value in changes.items():
     *path, last = key.split('__')
     section = config
@@ -522,7 +523,7 @@ def test_permuted_class_numbers_are_an_error(tmp_path, monkeypatch):
     ({'regions__steps': 0}, r'regions\.steps = 0 must be at least 1'),
     ({'stack__kinds': ('vote',)}, 'stack.kinds'),
     ({'stack__protocols': ()}, 'stack.protocols'),
-    ({'stack__headline': 'logistic'}, 'stack.headline'),
+    ({'stack__headline': 'mlp'}, 'stack.headline'),
     (
       {'regions__specs': (('header', 0, 1, 0, 1), ('a', 0, 1, 0, 1))},
       'first = "header" must be one of holistic',
