@@ -15,8 +15,6 @@ import scipy.fft
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from jaxlab.engine.errors import InputError
-
 SIDE = 32  # pixels of an image that is hashed
 _KEPT = 8  # frequencies along a side
 BITS = _KEPT * _KEPT
@@ -29,11 +27,11 @@ def perceptual_hash(small: np.ndarray) -> np.ndarray:
     small: [n, 32, 32] uint8 or floating.
 
   Raises:
-    InputError: another shape.
+    ValueError: another shape.
   """
   small = np.asarray(small)
   if small.ndim != 3 or small.shape[1:] != (SIDE, SIDE):
-    raise InputError(
+    raise ValueError(
       f'images to be hashed are {small.shape}; bring them to [n, 32, 32]'
     )
   waves = scipy.fft.dctn(small.astype(np.float64), axes=(1, 2))
@@ -53,10 +51,10 @@ def duplicate_groups(hashes: np.ndarray, distance: int) -> np.ndarray:
     distance: in [0, 63]; -1: every image is a group of its own.
 
   Raises:
-    InputError: a distance that cannot be.
+    ValueError: a distance that cannot be.
   """
   if not -1 <= distance < BITS:
-    raise InputError(f'distance = {distance} must be in [-1, {BITS - 1}] bits')
+    raise ValueError(f'distance = {distance} must be in [-1, {BITS - 1}] bits')
   if distance < 0:
     return np.arange(len(hashes))
   # Equal hashes stand for one: white pages are many.

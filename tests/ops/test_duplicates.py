@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
 from jaxlab.ops.duplicates import (
   components,
   duplicate_groups,
@@ -30,7 +29,7 @@ def test_the_hash_is_that_of_the_lowest_frequencies():
   images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), np.uint8)
   want = [hash_by_definition(x.astype(float)) for x in images]
   assert perceptual_hash(images).tolist() == want
-  with pytest.raises(InputError, match=r'\(32, 32\); bring them to'):
+  with pytest.raises(ValueError, match=r'\(32, 32\); bring them to'):
     perceptual_hash(images[0])
 
 
@@ -50,7 +49,7 @@ def test_groups_are_those_of_all_pairs(distance):
 
 def test_groups_without_a_search_and_bad_distances():
   assert duplicate_groups(np.zeros(3, np.uint64), -1).tolist() == [0, 1, 2]
-  with pytest.raises(InputError, match=r'distance = 64 must be in \[-1, 63\]'):
+  with pytest.raises(ValueError, match=r'distance = 64 must be in \[-1, 63\]'):
     duplicate_groups(np.zeros(3, np.uint64), 64)
 
 
