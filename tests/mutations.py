@@ -558,10 +558,10 @@ jaxlab/papers/doc_regions/method.py: tests/papers/test_doc_regions.py
   a_marker_pixel_is_in_its_regions_alone
     spec.top * height, spec.left * width => spec.left * height, spec.top * width
   transfer_copies_what_fits
+    if head == 'reinit' and head_name => if head_name
     if jnp.shape(given[name]) != jnp.shape(leaf): => if False:
     {*given} - {*fates['copied']} => set()
   transfer_leaves_the_head
-    if head == 'reinit' and head_name => if head_name
     if head == 'reinit' and head_name => if False and head_name
   folds_keep_groups_whole
     return fold[of]\n => return np.arange(len(labels)) % folds\n

@@ -60,6 +60,8 @@ def test_shards_are_cut_and_read_across(rvl, monkeypatch):
   monkeypatch.setattr(page_shards, '_SHARD', 4)
   found = converted(f'rvl_cdip:{rvl}', 'train', size=(30, 20))
   assert len(found.records) == 6
+  files = (rvl.parent / 'data').rglob('*.array_record')
+  assert sorted(x.name[:8] for x in files) == ['00000000', '00000004']
   images, labels = found.records.read([5, 0, 4, 3])
   assert labels.tolist() == [5, 0, 4, 3]
   assert all(Image.open(io.BytesIO(x)).size == (20, 30) for x in images)

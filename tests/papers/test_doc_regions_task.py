@@ -247,11 +247,13 @@ def stepped():
   }
   update = nets.make_update(config, 'regions', made)
   draw = np.random.default_rng(0)
+  # Three pages, and as padding one with each label: some would be right.
+  page = draw.integers(0, 256, (4, 48, 40, 1), np.uint8)
   batch = {
-    'image': draw.integers(0, 256, (4, 48, 40, 1), np.uint8),
-    'label': np.array([3, 5, 3, 0]),
-    'id': np.arange(4),
-    'mask': np.array([True, True, True, False]),
+    'image': page[[0, 1, 2] + 16 * [3]],
+    'label': np.array([3, 5, 3, *range(16)]),
+    'id': np.arange(19),
+    'mask': np.arange(19) < 3,
   }
   state = jax.jit(lambda p, v: create_state(p, update, vars=v))(params, vars)
   new, metrics = jax.jit(update)(state, batch, jax.random.key(0))
