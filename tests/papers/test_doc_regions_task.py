@@ -285,6 +285,11 @@ def test_frozen_leaves_stay_and_each_region_learns_from_its_crop(stepped):
   np.testing.assert_allclose(metrics['accuracy'][0], right.mean(1).sum())
 
 
+def test_leaves_to_freeze_that_are_not_there_are_named():
+  with pytest.raises(InputError, match='beginning of no leaf; known: conv1/k'):
+    nets.frozen({'conv1': {'kernel': jnp.ones(2)}}, 'conv2')
+
+
 def test_evaluation_counts_each_region_and_leaves_padding_out(stepped):
   made, batch, state, _, _ = stepped
   evaluator = nets.judged(made)
@@ -523,6 +528,10 @@ def test_permuted_class_numbers_are_an_error(tmp_path, monkeypatch):
       'networks of ImageNet take squares',
     ),
     ({'regions__steps': 0}, r'regions\.steps = 0 must be at least 1'),
+    (
+      {'model__frozen': 'a', 'regions__optimizer__weight_decay': 0.1},
+      r'weight_decay = 0\.1 must be one of 0; config\.model\.frozen',
+    ),
     ({'stack__kinds': ('vote',)}, 'stack.kinds'),
     ({'stack__protocols': ()}, 'stack.protocols'),
     ({'stack__headline': 'mlp'}, 'stack.headline'),

@@ -27,7 +27,15 @@ from jaxlab.engine.metrics import say
 from jaxlab.engine.require import above, at_least, between, one_of, require
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.stage import Stage, Workspace, training
-from jaxlab.engine.state import Evaluator, Objective, State, Task, Tree, Update
+from jaxlab.engine.state import (
+  Evaluator,
+  Objective,
+  State,
+  Task,
+  Tree,
+  Update,
+  paths,
+)
 from jaxlab.engine.update import accumulate, minimise
 from jaxlab.evals import ood
 from jaxlab.models import classifiers
@@ -78,6 +86,10 @@ def check(config: Config) -> None:
     section = config[level]
     require({level: section}, {f'{level}.steps': at_least(1)})
     optimizers.make(section['optimizer'], section['steps'])
+    if m['frozen']:  # decay would move what no gradient does
+      key = f'{level}.optimizer.weight_decay'
+      cure = 'config.model.frozen leaves are not to move'
+      require(config, {key: one_of(0, cure=cure)})
 
 
 def network_of(config: Config, size: tuple[int, int]) -> Network:
@@ -184,17 +196,33 @@ def each_alone(
   return optax.GradientTransformation(jax.vmap(tx.init), update)
 
 
+def frozen(params: Tree, pattern: str) -> Tree:
+  """The same, no gradient flowing to leaves whose path begins so.
+
+  Raises:
+    InputError: there is no such leaf.
+  """
+  names = [name for name, _ in paths(params)]
+  if not any(re.match(pattern, name) for name in names):
+    raise InputError(
+      f'config.model.frozen = "{pattern}" is the beginning of no leaf; known: '
+      f'{", ".join(names[:20])}'
+    )
+
+  def held(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    return jax.lax.stop_gradient(leaf) if re.match(pattern, name) else leaf
+
+  return tree_map_with_path(held, params)
+
+
 def make_update(config: Config, level: str, nets: Nets) -> Update:
   """One gradient step of all networks, each on its own region."""
   m, section = config['model'], config[level]
 
-  def held(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    return jax.lax.stop_gradient(leaf) if re.match(m['frozen'], name) else leaf
-
   def loss(params, vars, batch, key):
     if m['frozen']:
-      params = {'nets': tree_map_with_path(held, params['nets'])}
+      params = {'nets': frozen(params['nets'], m['frozen'])}
     logits, new = nets.train(params, vars, batch['image'], key)
     labels, mask = batch['label'], batch['mask']
     # Summed over regions, so that each has the gradient of one alone.
@@ -298,16 +326,20 @@ def training_stage(config: Config, plan: Plan) -> Stage:
     nets = made(space.mesh)
     return Task(nets.init, {'train': make_update(config, plan.level, nets)})
 
+  workers = d['workers'] if d['stream'] else 0
+
   def feed(space, part, rows=None):
     return held_out(
-      lambda size: part.source(size, rows), space.mesh, d['eval_batch_size']
+      lambda size: part.source(size, rows),
+      space.mesh,
+      d['eval_batch_size'],
+      workers=workers if part.image is None else 0,
     )
 
   def inputs(space):
     found = documents.opened(config, space.offline)
     kept, _ = rows_of(config, found, plan.fold)
     source = found.parts['train'].source(rows, kept, plan.seed)
-    workers = d['workers'] if d['stream'] else 0
     batches = Feed(source, space.mesh, workers=workers, ahead=d['ahead'])
     held = feed(space, found.parts['validation'])
     return Inputs(
