@@ -207,7 +207,7 @@ def _coarse(found: Documents) -> np.ndarray:
 
   train, test = found.parts['train'], found.parts['test']
   with threadpool_limits(1):
-    model = LogisticRegression(C=1.0, max_iter=300)
+    model = LogisticRegression(C=1.0, max_iter=3000)
     model.fit(_mean_pixels(train.image), train.label)
     known = model.predict_log_proba(_mean_pixels(test.image))
   log_p = np.full((len(known), len(found.classes)), -30.0)
@@ -491,21 +491,23 @@ def _pictures(config, space: Workspace, found: Documents, seed: Seed) -> None:
   space.page.figure('confusion', confusion, f'Confusion: {words}', (6, 6))
   answers, spread = method.disagreement(seed.test)
   most = np.lexsort((-spread, -answers))[:8]
+  name = lambda number: found.classes[number]
   space.page.images(
     'disagreement',
     test.pages(most),
-    [
-      '\n'.join(
-        [
-          f'{found.classes[test.label[i]]} -> {found.classes[answer[i]]}',
-          *(
-            f'{spec.name}: {found.classes[seed.test[i, r].argmax()]}'
-            for r, spec in enumerate(specs)
-          ),
-        ]
-      )
-      for i in most
-    ],
+    [f'{name(test.label[i])}\n-> {name(answer[i])}' for i in most],
     "The pages whose regions disagree most: label -> the stack's answer",
     columns=4,
+  )
+  space.page.table(
+    'Answers about these pages, in their order',
+    ['label', *(spec.name for spec in specs), words],
+    [
+      [
+        name(test.label[i]),
+        *(name(p.argmax()) for p in seed.test[i]),
+        name(answer[i]),
+      ]
+      for i in most
+    ],
   )
