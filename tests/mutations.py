@@ -735,6 +735,82 @@ jaxlab/papers/geometry/method.py: tests/papers/test_geometry_jobs.py
     (w @ v, b @ v + c) => (w @ v, c)
   divergence
     mean**2 + variance - 1 => mean**2 + variance
+jaxlab/papers/doc_regions/method.py: tests/papers/test_doc_regions.py
+  regions_are_those_of_a_page_of_780_by_600
+    256 / 780, 0.0, 1.0) => 250 / 780, 0.0, 1.0)
+  crops_are_pillows
+    -start * scale, => -start,
+    antialias=True => antialias=False
+  a_marker_pixel_is_in_its_regions_alone
+    spec.top * height, spec.left * width => spec.left * height, spec.top * width
+  transfer_copies_what_fits
+    if head == 'reinit' and head_name => if head_name
+    if jnp.shape(given[name]) != jnp.shape(leaf): => if False:
+    {*given} - {*fates['copied']} => set()
+  transfer_leaves_the_head
+    if head == 'reinit' and head_name => if False and head_name
+  folds_keep_groups_whole
+    return fold[of]\n => return np.arange(len(labels)) % folds\n
+    cost.sum(1) + 1e-3 * crowd => -cost.sum(1)
+  folds_that_cannot_be
+    (filled[:, label] > 0).sum() < 2 => False
+  no_prediction_is_by_a_model_that_saw
+    predict(fit(x[~held], y[~held]), x[held]) => predict(fit(x, y), x[held])
+  disagreement_counts
+    entropy(p.mean(1)) - entropy(p).mean(1) => entropy(p.mean(1))
+  q_and_double_fault
+    b.T @ b, a.T @ b => b.T @ a, a.T @ b
+    wrong.T @ wrong / len(wrong) => wrong.T @ wrong
+  a_paired_difference_is_drawn_by_groups
+    sums[taken].sum(1) / sizes[taken].sum(1) => sums[taken].mean(1)
+jaxlab/papers/doc_regions/stackers.py: tests/papers/test_doc_regions.py
+  the_mean_stacker_is_a_hand_average
+    logsumexp(log_p, 1) - np.log(log_p.shape[1]) => log_p.mean(1)
+    log_softmax(log_p.mean(1), -1) => log_p.mean(1)
+  gradients_of_the_fits
+    - np.exp(weights)\n => \n
+  the_mlp_leaves_the_step_that_is_best
+    better = value < best => better = value > -1
+  what_cannot_be_stacked
+    and not counts.all() => and False
+jaxlab/papers/doc_regions/nets.py: tests/papers/test_doc_regions_task.py
+  each_region_is_optimised_as_if_alone
+    optax.GradientTransformation(jax.vmap(tx.init), update) => tx
+  frozen_leaves_stay
+    jax.lax.stop_gradient(leaf) if re.match => leaf if re.match
+    & mask[:, None]\n    accuracy => \n    accuracy
+  evaluation_counts_each_region
+    -jnp.where(mask[:, None], own, 0.0) => -own
+  new_networks_have_he_kernels
+    (6 / fan_in) ** 0.5 => (2 / fan_in) ** 0.5
+  regions_begin_as_the_holistic
+    head = 'copy' => head = 'reinit'
+  a_pretrained_network_begins
+    head = 'reinit' => head = 'copy'
+jaxlab/papers/doc_regions/documents.py: tests/papers/test_doc_regions_task.py
+  pages_of_one_source_are_of_one_group
+    duplicates.merged(near, *joined) => near
+  permuted_class_numbers
+    tuple(d['classes']) != classes => len(d['classes']) != len(classes)
+jaxlab/papers/doc_regions/judgement.py: tests/papers/test_doc_regions_task.py
+  the_table_has_what_stackers
+    _, rows = nets.rows_of(config => rows, _ = nets.rows_of(config
+jaxlab/ops/duplicates.py: tests/ops/test_duplicates.py
+  the_hash_is_that_of_the_lowest
+    waves[:, :_KEPT, :_KEPT] => waves[:, 1:_KEPT + 1, :_KEPT]
+  groups_are_those_of_all_pairs
+    near = others[far <= distance] => near = others[far < distance]
+    dtype=np.uint64), distance + 1) => dtype=np.uint64), distance or 1)
+  merged_groups_join
+    for label in labels:\n    _, first => for label in labels[:1]:\n    _, first
+jaxlab/data/page_shards.py: tests/data/test_page_shards.py
+  every_mode_becomes_one_grey_page
+    if min(page.shape[:2]) < least: => if min(page.shape[:2]) < 1:
+  shards_are_cut_and_read_across
+    shards[-1][1] == _SHARD => shards[-1][1] > _SHARD + 9
+jaxlab/data/array_records.py: tests/data/test_page_shards.py
+  an_example_is_read_as_it_was_written
+    found.append(value & 127 | 128) => found.append(value & 127)
 """
 
 

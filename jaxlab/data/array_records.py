@@ -220,6 +220,24 @@ def parse_example(
   return data, number
 
 
+def encode_example(data: bytes, label: int) -> bytes:
+  """The tf.train.Example of an `image` and its `label`: see `parse_example`."""
+  held = lambda field, part: _number(field << 3 | 2) + _number(len(part)) + part
+  entry = lambda name, feature: held(1, held(1, name) + held(2, feature))
+  image = entry(b'image', held(_BYTES, held(1, data)))
+  number = entry(b'label', held(_INTEGERS, held(1, _number(label))))
+  return held(1, image + number)
+
+
+def _number(value: int) -> bytes:
+  """A number >= 0 by seven bits a byte, the low ones first."""
+  found = bytearray()
+  while value > 127:
+    found.append(value & 127 | 128)
+    value >>= 7
+  return bytes([*found, value])
+
+
 def _single(record: bytes, at: int, stop: int) -> bytes | int:
   """The one value of the Feature whose length stands at `at`."""
   _, at = _integer(record, at)

@@ -13,6 +13,7 @@ from jaxlab.models.densenet_bc import DenseNetBC
 from jaxlab.models.lenet import LeNet5
 from jaxlab.models.mnist_cnn import MnistCnn
 from jaxlab.models.mnist_targets import MnistTarget
+from jaxlab.models.page_cnn import PageCnn
 from jaxlab.models.resnet import ResNet
 from jaxlab.models.resnet50 import ResNet50
 from jaxlab.models.wide_resnet import WideResNet
@@ -27,6 +28,7 @@ CLASSIFIERS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
   'densenet_bc': (DenseNetBC, ('depth', 'growth')),
   'resnet50': (ResNet50, ()),
   'bayes_net': (BayesNet, ('net', 'padding')),
+  'page_cnn': (PageCnn, ('width',)),
 }
 
 

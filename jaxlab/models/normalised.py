@@ -21,7 +21,8 @@ class Network(NamedTuple):
   init: Callable[[jax.Array], tuple[dict, dict]]  # key -> params, vars
   logits: Callable[..., jax.Array]  # with running statistics
   batch_logits: Callable[..., jax.Array]  # with the batch's, which are dropped
-  train: Callable[..., tuple[jax.Array, dict]]  # logits and new vars
+  # (params, vars, images, key for dropout) -> logits and new vars
+  train: Callable[..., tuple[jax.Array, dict]]
   # (images, params, vars, names) -> [b, d] of each name
   features: Callable[..., list[jax.Array]]
 
@@ -66,12 +67,13 @@ def network(
     prepare: images in [0, 1] -> those that the model reads.
   """
 
-  def run(images, params, vars, train):
+  def run(images, params, vars, train, key=None):
     return model.apply(
       {'params': params['net'], **vars['net']},
       prepare(images),
       train=train,
       mutable=['batch_stats'] if train else False,
+      rngs=None if key is None else {'dropout': key},
     )
 
   def init(key):
@@ -80,8 +82,8 @@ def network(
     made.pop('intermediates', None)
     return {'net': made.pop('params')}, {'net': made}
 
-  def train(params, vars, images):
-    logits, new = run(images, params, vars, True)
+  def train(params, vars, images, key=None):
+    logits, new = run(images, params, vars, True, key)
     return logits, {'net': dict(new)}
 
   def features(images, params, vars, names):

@@ -12,6 +12,8 @@ inception_v3        no        Keras HDF5; images of at least 75 x 75
 inception_v3_torch  no        torch or safetensors, torchvision's
 resnet50_v2, resnet101_v2, resnet152_v2
                     no        Keras HDF5
+vgg16               no        Keras HDF5; images of 224 x 224 with its own head
+vgg16_torch         no        torch or safetensors, torchvision's; the same
 """
 
 from collections.abc import Callable, Mapping
@@ -32,6 +34,7 @@ from jaxlab.models.normalised import Network, network
 from jaxlab.models.resnet50 import ResNet50, keras_image
 from jaxlab.models.resnet_v2 import ResNetV2
 from jaxlab.models.squeezenet import SqueezeNet
+from jaxlab.models.vgg16 import VGG16
 
 
 class Pretrained(NamedTuple):
@@ -93,6 +96,8 @@ KINDS: Mapping[str, _Kind] = {
     )
     for depth in (50, 101, 152)
   },
+  'vgg16': _Kind(VGG16(), keras_names.vgg16, keras_image, ''),
+  'vgg16_torch': _Kind(VGG16(), torch_names.vgg16, _torchvision, ''),
 }
 
 

@@ -12,6 +12,7 @@ from jaxlab.models.efficientnet_lite import EfficientNetLite
 from jaxlab.models.inception_v3 import InceptionV3
 from jaxlab.models.lenet import LeNet5
 from jaxlab.models.mnist_cnn import MnistCnn
+from jaxlab.models.page_cnn import PageCnn
 from jaxlab.models.resnet import ResNet
 from jaxlab.models.resnet50 import ResNet50
 from jaxlab.models.resnet_v2 import ResNetV2
@@ -26,6 +27,7 @@ jit = partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 SMALL = {
   'lenet': (LeNet5(4, padding=2), (28, 28, 1)),
   'mnist_cnn': (MnistCnn(4, width=4), (28, 28, 1)),
+  'page_cnn': (PageCnn(4, width=4), (33, 40, 1)),
   'resnet': (ResNet(8, 4, width=4), (8, 8, 3)),
   'resnet_b': (ResNet(8, 4, width=4, shortcut='B'), (8, 8, 3)),
   'wide_resnet': (WideResNet(10, 1, 4, dropout_rate=0.3), (8, 8, 3)),

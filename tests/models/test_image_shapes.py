@@ -13,6 +13,7 @@ from jaxlab.models.densenet_bc import DenseNetBC
 from jaxlab.models.efficientnet_lite import EfficientNetLite
 from jaxlab.models.inception_v3 import InceptionV3
 from jaxlab.models.lenet import LeNet5
+from jaxlab.models.page_cnn import PageCnn, _fields
 from jaxlab.models.resnet import ResNet
 from jaxlab.models.resnet50 import ResNet50
 from jaxlab.models.resnet_v2 import ResNetV2
@@ -25,6 +26,7 @@ from tests.models.classifiers import jit, zeros
 COUNTS = [
   (LeNet5(), (32, 32, 3), 62_006, 0),
   (LeNet5(padding=2), (28, 28, 1), 61_706, 0),
+  (PageCnn(), (64, 96, 1), 76_984, 336),
   (ResNet(20), (32, 32, 3), 269_722, 1_376),
   (ResNet(56), (32, 32, 3), 853_018, 4_064),
   (ResNet(20, shortcut='B'), (32, 32, 3), 272_474, 1_568),
@@ -199,3 +201,12 @@ def test_initial_values_are_the_documented_ones(
       # The deviation of a sample of n is uncertain by 1 / sqrt(2 n).
       ratio = float(leaf.std()) / math.sqrt(variance / fan(leaf.shape))
       assert abs(ratio - 1) < 5 / math.sqrt(2 * leaf.size), name
+
+
+@pytest.mark.parametrize('length', [4, 5, 7, 12])
+def test_fields_are_means_of_runs_that_cover_every_position_once(length):
+  fields = np.asarray(_fields(length))
+  np.testing.assert_allclose(fields.sum(1), 1, rtol=1e-6)
+  assert ((fields > 0).sum(0) == 1).all()
+  owner = fields.argmax(0)
+  assert (np.diff(owner) >= 0).all() and {*owner.tolist()} == {0, 1, 2, 3}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 
 from jaxlab.data import packaged_weights, weights
 from jaxlab.engine.errors import InputError
@@ -80,7 +81,7 @@ def test_weights_that_cannot_be_had_are_named(name, more, message):
     imagenet(name, **more)
 
 
-@pytest.mark.parametrize('name', ['inception_v3', 'resnet50_v2'])
+@pytest.mark.parametrize('name', ['inception_v3', 'resnet50_v2', 'vgg16'])
 def test_a_network_without_packaged_weights_has_a_thousand_logits(name):
   network = architecture(name, size=96, dtype=jnp.bfloat16)
   params, vars = jax.eval_shape(network.init, jax.random.key(0))
@@ -89,3 +90,14 @@ def test_a_network_without_packaged_weights_has_a_thousand_logits(name):
   assert (found.shape, found.dtype) == ((2, 1000), jnp.float32)
   with pytest.raises(InputError, match=f'ships the weights of "{name}"'):
     imagenet(name, size=96)
+
+
+def test_a_network_with_dropout_trains_under_a_key():
+  network = architecture('vgg16_torch', size=32, num_classes=4)
+  image = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+  key = jax.random.key(0)
+  params, vars = jax.eval_shape(network.init, key)
+  logits, new = jax.eval_shape(network.train, params, vars, image, key)
+  assert (logits.shape, new) == ((2, 4), {'net': {}})
+  with pytest.raises(InvalidRngError, match='dropout'):
+    jax.eval_shape(network.train, params, vars, image)

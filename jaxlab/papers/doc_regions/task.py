@@ -1,0 +1,79 @@
+"""Documents by regions: holistic -> regions -> log-probabilities -> stack."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlab.engine.require import one_of, require
+from jaxlab.engine.stage import Stage
+from jaxlab.engine.state import Vars
+from jaxlab.papers.doc_regions import documents, judgement, nets
+
+Config = Mapping[str, Any]
+
+
+def program(config: Config) -> list[Stage]:
+  """The trainings of all seeds, and the stage `stack`.
+
+  Raises:
+    InputError: a value that cannot be; nothing has been computed yet.
+  """
+  documents.check(config)
+  nets.check(config)
+  judgement.check(config)
+  every = [
+    judgement.plans_of(config, seed) for seed in config['study']['seeds']
+  ]
+  trained = [
+    nets.training_stage(config, plan) for plans in every for plan in plans.each
+  ]
+  return [*trained, judgement.stack_stage(config, every)]
+
+
+def predict(
+  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
+) -> list[dict[str, Any]]:
+  """Classes of pages by the networks of a training, their mean at the end.
+
+  Args:
+    params, vars: of the State that a stage `holistic-…` or `regions-…` left.
+    inputs: [n, h, w, 1] uint8, or float32 in [0, 1], of the config's size.
+
+  Returns:
+    One answer a page: `label`, its `probability`, and of each region `regions`
+    name -> label.
+
+  Raises:
+    InputError: pages of another shape.
+  """
+  d, m = config['data'], config['model']
+  shape = d['height'], d['width'], 1
+  cure = 'bring pages to the size that the config says'
+  require(
+    {'pages': {'shape': np.shape(inputs)[1:]}},
+    {'pages.shape': one_of(shape, cure=cure)},
+    name='',
+  )
+  whole, *others = judgement.specs_of(config)
+  count = len(jax.tree.leaves(params['nets'])[0])
+  specs = [whole] if count == 1 else others
+  made = nets.nets_of(config, specs, (m['height'], m['width']))
+  run = jax.jit(lambda p, v, x: jax.nn.softmax(made.logits(p, v, x)))
+  found = []
+  for start in range(0, len(inputs), d['eval_batch_size']):
+    part = inputs[start : start + d['eval_batch_size']]
+    each = np.asarray(run(params, vars, part))
+    for row in each:
+      mean = row.mean(0)
+      found.append(
+        {
+          'label': int(mean.argmax()),
+          'probability': float(mean.max()),
+          'regions': {
+            spec.name: int(p.argmax()) for spec, p in zip(specs, row)
+          },
+        }
+      )
+  return found
