@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import InputError, WorkerLostError
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.source import ArraySpec, Source
 from tests import runs
@@ -237,7 +237,7 @@ def test_workers_outlive_ctrl_c_but_not_their_parent():
 def test_a_killed_worker_is_an_error_that_names_itself(slow):
   feed = Feed(Murdered(), _devices(), workers=2, ahead=4)
   seen = []
-  with pytest.raises(RuntimeError, match='a data worker died while batches'):
+  with pytest.raises(WorkerLostError, match='a data worker died while batches'):
     for step, _, _ in feed.batches(0, 20):
       seen.append(step)
       if slow and step == 0:
