@@ -21,7 +21,7 @@ from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.metrics import read
 from jaxlab.engine.state import paths
 from jaxlab.ops.squad_metrics import mean_score
-from jaxlab.papers.lamb import bert, pretraining, span
+from jaxlab.papers.lamb import bert, method, pretraining, span
 from jaxlab.papers.lamb import finetuning as task
 from jaxlab.planning import flops, plan
 from tests import runs
@@ -189,11 +189,10 @@ def test_lamb_has_a_trust_ratio_for_each_layer_and_for_the_head(tiny):
   space = space_of(tiny, devices=8)
   planned = only.plan(space)
   state, batch = plan.shapes(planned, 'train', space.mesh)
-  ratios = {
-    path.split('ratios/')[1]: leaf.shape
-    for path, leaf in paths(state.opt)
-    if 'ratios/' in path
-  }
+  tree = jax.eval_shape(
+    lambda opt: method.trust_ratios(opt, method.layer_axes_from), state.opt
+  )
+  ratios = {path: leaf.shape for path, leaf in paths(tree)}
   assert ratios['net/layers/intermediate/kernel'] == (3,)
   assert ratios['net/word_embedding'] == ()
   assert ratios['head/Dense_0/kernel'] == ()
