@@ -1,6 +1,6 @@
 """Adversarial images a second: a generator beside PGD-40 and C&W of `ops`.
 
-  python benchmarks/advgan.py [--batch 100] [--repeats 5]
+  python -m benchmarks.advgan [--batch 100] [--repeats 5]
 
 The network is MNIST's A at random weights (speed does not depend on them), the
 budget .3. The contenders take turns in one process; the figure is the median.

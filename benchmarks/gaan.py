@@ -1,6 +1,6 @@
 """Steps a second of GAAN on MNIST beside PyTorch, with the same networks.
 
-  python benchmarks/gaan.py [--width 16] [--rows 64] [--repeats 15] [--xla]
+  python -m benchmarks.gaan [--width 16] [--rows 64] [--repeats 15] [--xla]
                            [--parts]
 
 A step is the autoencoder's, one of D with its gradient penalty, and G's. The
