@@ -224,7 +224,7 @@ jaxlab/papers/lamb/method.py: tests/papers/test_lamb.py
   float32[lamb: and masks]
     if rule.decay and not decoupled_decay => if not decoupled_decay
   rate_of_step_zero[lamb]
-    state.step)\n    now1 => step)\n    now1
+    factor(state.step) => factor(step)
   bias_correction_at_step_one
     -jnp.expm1( => 1 - jnp.exp(
   float32[lars and other and numbers]
@@ -239,7 +239,7 @@ jaxlab/papers/lamb/method.py: tests/papers/test_lamb.py
   float32[lars and nesterov]
     b * m + step if nesterov else m => m
   rate_of_step_zero[lars]
-    state.step)\n\n => state.step + 1)\n\n
+    _at(learning_rate, state.step)\n => _at(learning_rate, 1)\n
   bfloat16_parameters
     return change.astype(x.dtype), m.astype => return change, m.astype
     return change.astype(x.dtype), m, ratio => return change, m, ratio
@@ -593,6 +593,10 @@ jaxlab/papers/encouraging/method.py: tests/papers/test_encouraging.py
   official_betas
     1: high & yes, 2: high & ~yes => 1: high & ~yes, 2: high & yes
     .get(beta, high) => .get(beta, odds > 0)
+jaxlab/papers/lamb/method.py: tests/papers/test_lamb.py
+  decay_may_follow
+    state.step)\n    now1 => step)\n    now1
+    state.step)\n\n => state.step + 1)\n\n
 jaxlab/papers/lamb/layers.py: tests/papers/test_lamb_sharding.py
   layers_may_be_sharded
     jax.sharding.reshard(ratio, jax.P()) if any(spec) else ratio => ratio
