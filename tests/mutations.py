@@ -830,7 +830,7 @@ jaxlab/data/page_shards.py: tests/data/test_page_shards.py
     shards[-1][1] == _SHARD => shards[-1][1] > _SHARD + 9
 jaxlab/data/array_records.py: tests/data/test_page_shards.py
   an_example_is_read_as_it_was_written
-    found.append(value & 127 | 128) => found.append(value & 127)
+    int64_list.value.append(label) => int64_list.value.append(0)
 """
 
 

@@ -222,20 +222,13 @@ def parse_example(
 
 def encode_example(data: bytes, label: int) -> bytes:
   """The tf.train.Example of an `image` and its `label`: see `parse_example`."""
-  held = lambda field, part: _number(field << 3 | 2) + _number(len(part)) + part
-  entry = lambda name, feature: held(1, held(1, name) + held(2, feature))
-  image = entry(b'image', held(_BYTES, held(1, data)))
-  number = entry(b'label', held(_INTEGERS, held(1, _number(label))))
-  return held(1, image + number)
+  from tensorflow_datasets.proto import tf_example_pb2
 
-
-def _number(value: int) -> bytes:
-  """A number >= 0 by seven bits a byte, the low ones first."""
-  found = bytearray()
-  while value > 127:
-    found.append(value & 127 | 128)
-    value >>= 7
-  return bytes([*found, value])
+  found = tf_example_pb2.Example()
+  feature = found.features.feature
+  feature['image'].bytes_list.value.append(data)
+  feature['label'].int64_list.value.append(label)
+  return found.SerializeToString(deterministic=True)
 
 
 def _single(record: bytes, at: int, stop: int) -> bytes | int:

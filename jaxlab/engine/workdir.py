@@ -145,8 +145,11 @@ def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     old = flatten(json.loads(path.read_text()))
   except (ValueError, AttributeError) as error:
     if _begun_with(folder) == {digest(config)}:
-      note = f'{path} was damaged ({error}); it is written again, from what'
-      print(f'{note} the checkpoints and reports say', file=sys.stderr)
+      print(
+        f'{path} was damaged ({error}); it is written again, as checkpoints '
+        'and reports say that it was',
+        file=sys.stderr,
+      )
       return
     raise InputError(
       f'{path} is not the JSON of a config ({error}), and no checkpoint or '
