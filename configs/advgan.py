@@ -153,7 +153,7 @@ def mnist_defended():
   config = mnist()
   config.job = 'defended'
   config.title = 'AdvGAN against adversarially trained networks'
-  config.study.arms = ('none', 'pgd')  # 'fgsm', 'ensemble'
+  config.study.arms = ('none', 'pgd')  # 'fgsm', 'ensemble', 'advgan'
   config.study.baseline = 'none'
   config.study.metric = 'transfer/success'
   config.study.better = 'lower'  # for the one who defends

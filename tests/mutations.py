@@ -553,6 +553,10 @@ jaxlab/papers/advgan/distilled.py: tests/papers/test_advgan_task.py
   batches_ask_about
     self._ask(changed) => self._ask(found['image'])
     side='right' => side='left'
+jaxlab/papers/advgan/stages.py: tests/papers/test_advgan_task.py
+  training_on_what_a_generator
+    return of.attack(vars['other'], images, aims)[0] => return images
+    aims = of.aims(key, ids, batch['label']) => aims = batch['label']
 jaxlab/papers/lamb/layers.py: tests/papers/test_lamb.py
   options_of_other_libraries
     norm_u + share * norm_x + eps => norm_u + eps

@@ -1,11 +1,16 @@
 """AdvGAN's players, phases and judgement, on small networks."""
 
+from pathlib import Path
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.stage import Workspace
 from jaxlab.engine.update import create_state
 from jaxlab.main import program_of
 from jaxlab.papers.advgan import (
@@ -155,6 +160,31 @@ def test_batches_ask_about_what_the_published_generator_makes():
       np.testing.assert_allclose(batch['changed'], wanted, rtol=1e-6)
       np.testing.assert_array_equal(asked[-1], batch['changed'])
   assert len(asked) == 1  # of the refine batch alone
+
+
+def test_training_on_what_a_generator_made_against_another_network(of):
+  config = runs.config_of('advgan', 'smoke_defended').to_dict()
+  made = stages.target_stage(config, 'x', 0, 'a', 'advgan', other='g')
+  one = mesh.make(devices=jax.devices()[:1])
+  planned = made.plan(Workspace(Path(), config, one, 0, offline=True)).task
+  params, vars = planned.init(jax.random.key(0))
+  other = of.init(jax.random.key(5))['gen']
+  update = planned.steps['train']
+  state = create_state(params, update, vars={**vars, 'other': other})
+  batch = {**BATCH, 'mask': np.arange(6) == 0}  # of class 0
+  new, metrics = jax.jit(update)(state, batch, jax.random.key(1))
+  chex.assert_trees_all_equal(new.vars['other'], other)
+  clean = jnp.asarray(IMAGES[:1], jnp.float32) / 255
+
+  def nats(x):
+    logits = of.network.logits(x, params, vars)
+    return -float(jax.nn.log_softmax(logits)[0, 0])
+
+  aims = [of.attack(other, clean, jnp.array([k]))[0] for k in range(10)]
+  total, rows = metrics['loss']
+  apart = np.abs([nats(x) - total / rows for x in [clean, *aims]])
+  assert apart.argmin() > 1 and apart.min() < 1e-5  # no class but its own
+  assert apart[:2].min() > 1e-3
 
 
 def test_every_image_is_aimed_at_all_other_classes(of):

@@ -115,10 +115,9 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
       'test/clean_accuracy': float(accuracy),
     }
 
+  other = f'{plain}-game' if cell.arm == 'advgan' else plain
   return [
-    stages.target_stage(
-      config, target, cell.seed, c['model'], cell.arm, other=plain
-    ),
+    stages.target_stage(config, target, cell.seed, c['model'], cell.arm, other),
     stages.game_stage(config, cell.name, cell.seed, c['model'], target),
     Stage(f'{cell.name}-judge', judge),
   ]

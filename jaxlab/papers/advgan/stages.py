@@ -28,7 +28,7 @@ from jaxlab.recipes.judge import args_of
 
 Config = Mapping[str, Any]
 
-DEFENCES = ('none', 'fgsm', 'pgd', 'ensemble')
+DEFENCES = ('none', 'fgsm', 'pgd', 'ensemble', 'advgan')
 _PARTS = ('params', 'vars')
 
 
@@ -72,9 +72,11 @@ def target_stage(
   Args:
     name: of the stage.
     model: of `config.models`.
-    defence: 'none', or adversarial training: 'fgsm', 'pgd', and 'ensemble',
-      FGSM on itself or on a trained network of the same model.
-    other: the stage of that network.
+    defence: 'none', or adversarial training: 'fgsm', 'pgd'; 'ensemble', FGSM
+      on itself or on a trained network of the same model; 'advgan', the
+      changes of a generator that was trained against such a network, aimed at
+      drawn classes.
+    other: the stage of that network; of 'advgan', that of the game against it.
 
   Raises:
     InputError: an unknown defence.
@@ -86,7 +88,7 @@ def target_stage(
   )
 
   def update(task: ImageTask, space: Workspace) -> Update:
-    attack = _attack(t, task, defence, mesh.platform(space.mesh))
+    attack = _attack(config, task, defence, mesh.platform(space.mesh))
     tx = optimizers.make(t['optimizer'], t['steps'])
     return images.supervised(task, tx, attack=attack)
 
@@ -97,14 +99,21 @@ def target_stage(
     more['start'] = lambda space: Start(
       vars={'other': dict(zip(_PARTS, args_of(space.artefact(other))))}
     )
+  if defence == 'advgan':
+    of = game.make(own, images.image_task(own).network)
+    more['vars'] = {'other': of.init(jax.random.key(0))['gen']}
+    more['start'] = lambda space: Start(
+      vars={'other': space.artefact(other).params['gen']}
+    )
   options = Options(**{**config['train'], 'steps': t['steps']})
   return images.classifier_stage(
     name, own, update, options=options, seed=seed, **more
   )
 
 
-def _attack(t: Config, task: ImageTask, defence: str, platform: str):
+def _attack(config: Config, task: ImageTask, defence: str, platform: str):
   """What a target is trained on; None for its own images."""
+  t = config['target']
   epsilon, objective = t['defence_epsilon'], of_batch(task.logits)
   if defence == 'none':
     return None
@@ -116,6 +125,14 @@ def _attack(t: Config, task: ImageTask, defence: str, platform: str):
       keep='last',
       unroll=platform == 'cpu',
     )
+  if defence == 'advgan':
+    of = game.make(config, task.network)
+
+    def generated(key, images, ids, params, vars, batch):
+      aims = of.aims(key, ids, batch['label'])
+      return of.attack(vars['other'], images, aims)[0]
+
+    return generated
   itself = fgsm(objective, epsilon=epsilon)
   if defence == 'fgsm':
     return itself
