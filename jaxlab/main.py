@@ -40,6 +40,7 @@ from jaxlab.engine.errors import (
   NonFiniteError,
   OtherStopped,
   Preempted,
+  printable,
 )
 
 _STOPS = (InputError, NonFiniteError, Preempted, HostLostError, OtherStopped)
@@ -57,13 +58,14 @@ def main(argv: Sequence[str]) -> int:
     with preemption.handled():
       _run(argv)
   except _STOPS as error:
-    print(f'{hosts.label()}: {error}', file=sys.stderr)
+    print(f'{hosts.label()}: {printable(error)}', file=sys.stderr)
     return error.exit_code
   except OSError as error:
     if error.errno not in _DISK:
       raise
     print(
-      f'{hosts.label()}: {error.filename or "a file"}: {error.strerror}; '
+      f'{hosts.label()}: {printable(error.filename or "a file")}: '
+      f'{error.strerror}; '
       f'{_DISK[error.errno]} and run the same command again',
       file=sys.stderr,
     )
@@ -72,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     if not (cure := _exhausted(error)):
       raise
     text = ' '.join(str(error).split())[:400]
-    print(f'{hosts.label()}: {text}; {cure}', file=sys.stderr)
+    print(f'{hosts.label()}: {printable(text)}; {cure}', file=sys.stderr)
     return InputError.exit_code
   return 0
 

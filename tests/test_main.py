@@ -223,6 +223,15 @@ def test_text_that_is_not_utf8_is_named_with_its_place(refused, tmp_path):
   refused(f'--config.data.text_files={path}', says=['latin.txt', '12'])
 
 
+def test_names_cannot_command_the_terminal(refused, tmp_path):
+  name = 'a\x1b]0;title\x07\u202eb.txt'
+  (tmp_path / name).write_bytes(b'\xe9')
+  refused(
+    f'--config.data.text_files={tmp_path}/a*.txt',
+    says=[r'a\x1b]0;title\x07\u202eb.txt'],
+  )
+
+
 def test_offline_with_missing_data_opens_no_socket(tmp_path):
   """In a process of its own, where an audit hook forbids sockets."""
   code = (

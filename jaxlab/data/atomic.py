@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 
 from jaxlab.engine import durable
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import InputError, printable
 
 _SEAL = 'sha256.json'  # file of a kept folder -> its SHA-256
 
 
 def note(text: str) -> None:
   """One line of progress for the user, on stderr."""
-  print(f'jaxlab: {text}', file=sys.stderr, flush=True)
+  print(f'jaxlab: {printable(text)}', file=sys.stderr, flush=True)
 
 
 def data_dir() -> pathlib.Path:

@@ -20,10 +20,9 @@ import numpy as np
 import scipy.sparse
 
 from jaxlab.data import graph_types as graph
+from jaxlab.data import growth
 from jaxlab.engine.errors import InputError
 
-_GROWTH = 64  # of a file's size, to which its arrays may unpack
-_ANY = 2**28  # bytes that any file may unpack to
 _SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}
 _KEYS = (
   *('feature_indptr', 'feature_indices', 'feature_values', 'num_features'),
@@ -110,7 +109,8 @@ def write_npz(path: str | os.PathLike, found: graph.NodeGraph) -> None:
 def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     with np.load(path, allow_pickle=False) as file:
-      _check_growth(path, file.zip.infolist())
+      whole = sum(member.file_size for member in file.zip.infolist())
+      growth.check(path, path.stat().st_size, whole)
       absent = [key for key in _KEYS if key not in file]
       if absent:
         raise InputError(
@@ -131,18 +131,6 @@ def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise InputError(
       f'{path} is not an npz file of plain arrays, or is damaged ({error})'
     ) from error
-
-
-def _check_growth(path: pathlib.Path, members: list[zipfile.ZipInfo]) -> None:
-  """Refuses a small file that would fill the memory."""
-  packed = path.stat().st_size
-  whole = sum(member.file_size for member in members)
-  if whole > max(_ANY, _GROWTH * packed):
-    raise InputError(
-      f'{path} has {packed / 2**20:.0f} MiB and its arrays would have '
-      f'{whole / 2**20:.0f} MiB, more than {_GROWTH} times as much: it is '
-      'damaged or meant to fill the memory; write it anew'
-    )
 
 
 def _read_features(arrays, what: str) -> scipy.sparse.csr_array:

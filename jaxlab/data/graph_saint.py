@@ -18,6 +18,7 @@ import zlib
 import numpy as np
 
 from jaxlab.data import graph_types as graph
+from jaxlab.data import growth
 from jaxlab.engine.errors import InputError
 
 _ROLES = {'tr': 'train', 'va': 'validation', 'te': 'test'}
@@ -87,8 +88,12 @@ def _read_edges(path: pathlib.Path) -> tuple[np.ndarray, int]:
   names = ('indices', 'indptr', 'shape')
   try:
     with np.load(path, allow_pickle=False) as held:
+      whole = sum(member.file_size for member in held.zip.infolist())
+      growth.check(path, path.stat().st_size, whole)
       arrays = [held[name] for name in names]
       layout = held['format'].item() if 'format' in held else b'csr'
+  except InputError:
+    raise
   except _DAMAGED as error:
     raise _unreadable(path, error) from error
   if layout not in (b'csr', 'csr'):

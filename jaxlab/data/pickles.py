@@ -23,10 +23,26 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.data import growth
 from jaxlab.engine.errors import InputError
 
 _PLAIN = (type(None), bool, int, float, str, bytes, bytearray)
 _OBJECT = np.dtype(object)
+_DEEPEST = 200  # levels of values in values; C recurses through them
+# Instructions that change what they find, and which of the things that others
+# take they hash or copy.
+_CHANGES = {'APPEND', 'APPENDS', 'SETITEM', 'SETITEMS', 'ADDITEMS', 'BUILD'}
+_WORKS = {
+  'DICT': slice(0, None, 2),
+  'FROZENSET': slice(None),
+  'SETITEM': slice(1, 2),
+  'SETITEMS': slice(1, None, 2),
+  'ADDITEMS': slice(1, None),
+  'BUILD': slice(1, None),
+  **dict.fromkeys(
+    ('REDUCE', 'NEWOBJ', 'NEWOBJ_EX', 'INST', 'OBJ'), slice(None)
+  ),
+}
 
 
 class Record:
@@ -123,12 +139,16 @@ def _npy_header(data):
 def scan(data: bytes, start: int = 0) -> int:
   """Disassembles a pickle without running it; returns where it ends.
 
+  What it would put on its stack is followed as depths and sizes. What is used
+  twice counts twice where it is hashed or copied.
+
   Raises:
-    ValueError: it is damaged, cut off or asks for more memory than its length
-      can need.
+    ValueError: it is damaged, cut off, nested too deep or asks for more memory
+      or work than its length can need.
   """
   file = io.BytesIO(data)
   file.seek(start)
+  stack = _Stack(growth.limit(len(data) - start))
   for code, argument, position in pickletools.genops(file):
     if code.name.startswith('EXT'):
       # These may come from a cache, past `find_class`.
@@ -136,7 +156,80 @@ def scan(data: bytes, start: int = 0) -> int:
     if code.name.endswith('PUT') and (argument or 0) > (position or 0) - start:
       # The C unpickler makes room for whatever number it is told.
       raise ValueError(f'entry {argument} at byte {position}')
+    stack.take(code, argument)
   return file.tell()
+
+
+class _Extent:
+  """Of something on the stack: levels, and bytes with all that is in it."""
+
+  __slots__ = ('depth', 'size')
+
+  def __init__(self, depth: int, size: int):
+    self.depth, self.size = depth, size
+
+
+class _Stack:
+  """The stack of a pickle machine that makes nothing."""
+
+  def __init__(self, limit: int):
+    self._limit, self._work = limit, 0
+    self._items: list[_Extent | None] = []  # None: a mark
+    self._memo: dict[int, _Extent | None] = {}
+
+  def take(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
+    """Follows one instruction."""
+    items = self._items
+    if code.name == 'MARK':
+      items.append(None)
+    elif code.name == 'DUP':
+      items.append(items[-1])
+    elif code.name.endswith('GET'):
+      items.append(self._memo[argument])
+    elif code.name == 'MEMOIZE' or code.name.endswith('PUT'):
+      where = len(self._memo) if argument is None else argument
+      self._memo[where] = items[-1]
+    elif code.name == 'POP':
+      items.pop()
+    else:
+      self._build(code, argument)
+
+  def _build(self, code, argument):
+    parts = self._pop(code.stack_before)
+    if not code.stack_after:
+      return
+    depth = max((part.depth for part in parts), default=0)
+    size = min(sum(part.size for part in parts), self._limit + 1)
+    if code.name in _CHANGES:
+      made = parts[0]
+      made.depth = max(depth, max((x.depth for x in parts[1:]), default=0) + 1)
+      made.size = size
+    else:
+      payload = len(argument) if isinstance(argument, (bytes, str)) else 0
+      made = _Extent(depth + 1, size + 8 + payload)
+    if code.name in _WORKS:
+      worked = parts[_WORKS[code.name]]
+      self._work += sum(part.size for part in worked)
+    if made.depth > _DEEPEST:
+      raise ValueError(f'it nests values more than {_DEEPEST} deep')
+    if self._work > self._limit:
+      raise ValueError(f'it would take more than {self._limit} bytes')
+    self._items.append(made)
+
+  def _pop(self, before):
+    """What an instruction takes from the stack, the lowest first."""
+    found: list[_Extent | None] = []
+    single = len(before)
+    if pickletools.markobject in before:
+      single = before.index(pickletools.markobject)
+      while (part := self._items.pop()) is not None:
+        found.append(part)
+    for _ in range(single):
+      found.append(self._items.pop())
+    sizes = [part for part in found[::-1] if part is not None]
+    if len(sizes) < len(found):
+      raise ValueError('a mark where a value should be')
+    return sizes
 
 
 def load(

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import absl.logging
 
 from jaxlab.data import atomic, builders, tfds
-from jaxlab.engine.errors import BAD_INPUT, InputError
+from jaxlab.engine.errors import BAD_INPUT, InputError, printable
 
 STOPPED = 130  # the exit code of shells for Ctrl-C
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -51,11 +51,11 @@ def main(argv: Sequence[str]) -> int:
         else:
           print(look_at(name), flush=True)
       except InputError as error:
-        print(f'error: {error}', file=sys.stderr, flush=True)
+        print(f'error: {printable(error)}', file=sys.stderr, flush=True)
         failed = True
     return BAD_INPUT if failed else 0
   except InputError as error:
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {printable(error)}', file=sys.stderr)
     return error.exit_code
   except OSError as error:
     if error.errno not in _DISK:

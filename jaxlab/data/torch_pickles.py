@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxlab.data import pickles
+from jaxlab.data import growth, pickles
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _UNTYPED = 'torch.storage.UntypedStorage'
@@ -156,6 +156,8 @@ def _read_zip(data, what):
   storages: dict[str, bytes] = {}
   with zipfile.ZipFile(io.BytesIO(data)) as files:
     names = files.namelist()
+    whole = sum(member.file_size for member in files.infolist())
+    growth.check(what, len(data), whole)
     trees = [n for n in names if re.fullmatch(r'([^/]*/)?data\.pkl', n)]
     if len(trees) != 1:
       raise ValueError('this zip holds no data.pkl of torch')

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxlab.data import pickles
+from jaxlab.data import growth, pickles
 from jaxlab.data.torch_pickles import read_torch_pickle
 from jaxlab.engine.errors import InputError
 
@@ -119,10 +119,13 @@ def read_keras_h5(path: Path) -> Flat:
     if isinstance(layer, str) and group.endswith('/vars'):
       named = f'{group.rsplit("/", 2)[0]}/{layer}/vars/{index}'
       name = name if named in flat else named
+    size = item.size * item.dtype.itemsize
+    growth.check(path, stored, size + sum(x.nbytes for x in flat.values()))
     flat[name] = np.asarray(item[()])
 
   if not pathlib.Path(path).is_file():
     raise InputError(f'cannot read {path}: give the path of a file')
+  stored = pathlib.Path(path).stat().st_size
   with pickles.damage(str(path)), h5py.File(path, 'r') as file:
     file.visititems(visit)
   return flat
@@ -216,7 +219,11 @@ def decode_tfjs(model: bytes, read: Callable[[str], bytes], what: str) -> Flat:
   """The arrays of a `model.json`, whose shards `read` gets by name."""
   flat: Flat = {}
   with pickles.damage(what):
-    for group in json.loads(model)['weightsManifest']:
+    groups = json.loads(model)['weightsManifest']
+    shards = [shard for group in groups for shard in group['paths']]
+    if len({*shards}) != len(shards):
+      raise ValueError('a shard is named twice')
+    for group in groups:
       data = b''.join(read(shard) for shard in group['paths'])
       start = 0
       for entry in group['weights']:

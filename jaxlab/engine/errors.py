@@ -9,6 +9,16 @@ PREEMPTED = 75
 HOST_LOST = 76
 
 
+def printable(text: object) -> str:
+  """Text whose control characters are escaped, but for ends of lines.
+
+  Names out of files of others would otherwise command the terminal.
+  """
+  return ''.join(
+    c if c.isprintable() or c == '\n' else repr(c)[1:-1] for c in str(text)
+  )
+
+
 class InputError(ValueError):
   """Something the user gave is wrong: names the thing, the value, the cure."""
 

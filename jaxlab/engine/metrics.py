@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab.engine import durable, hosts
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import InputError, printable
 
 TIME_FIELDS = ('seconds', 'examples_per_second')
 
@@ -266,7 +266,7 @@ class Meter:
 def say(text: str) -> None:
   """One line to standard error, from the leader."""
   if hosts.leads():
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

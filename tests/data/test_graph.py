@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from jaxlab.data import adjacency, graph, graph_npz, graph_tu
+from jaxlab.data import adjacency, graph, graph_npz, graph_tu, growth
 from jaxlab.engine.errors import InputError
 
 SHARED = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
@@ -452,7 +452,7 @@ def test_wrapped_unsigned_pointers_are_refused(read, kind, indptr):
 def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path):
   path = tmp_path / 'bomb.npz'
   rows = np.zeros(2**22, np.int8)
-  with mock.patch.object(graph_npz, '_ANY', 2**20):
+  with mock.patch.object(growth, '_ANY', 2**20):
     np.savez_compressed(path, **make_npz(labels=rows))
     with pytest.raises(InputError, match='4 MiB, more than 64 times'):
       graph_npz.read_npz(path)

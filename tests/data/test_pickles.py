@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxlab.data import pickles, torch_pickles
+from jaxlab.data import growth, pickles, torch_pickles
 from jaxlab.data.pickles import Record, read_pickle
 from jaxlab.data.torch_pickles import read_torch_pickle
 from jaxlab.engine.errors import InputError
@@ -262,6 +262,38 @@ def test_damage_is_an_input_error_at_once(data):
   with pytest.raises(InputError, match=r'some\.pkl is damaged.*fetch'):
     read_pickle(data, what='some.pkl')
   assert time.monotonic() - start < 2
+
+
+DEEP = b'\x80\x02}' + b'(' * 5_000 + b't' * 5_000 + b'K\x01s.'
+# A tuple of the tuple before, twice, over and over: 2**22 to be hashed.
+WIDE = b'\x80\x02})' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(22))
+
+
+@pytest.mark.parametrize(
+  ('data', 'words'),
+  [
+    (DEEP, 'more than 200 deep'),
+    (WIDE + b'K\x01s.', 'would take more than'),
+    # The same bytes as the state of a thousand arrays.
+    (
+      b'\x80\x02(cnumpy.core.multiarray\n_reconstruct\nq\x00'
+      b'T'
+      + (10_000).to_bytes(4, 'little')
+      + b'a' * 10_000
+      + b'q\x010'
+      + b'h\x00)R(K\x01)Nh\x01tb' * 1000
+      + b'l.',
+      'would take more than',
+    ),
+  ],
+  ids=['deep', 'wide', 'copies'],
+)
+def test_a_small_pickle_cannot_crash_hang_or_fill_the_memory(
+  data, words, monkeypatch
+):
+  monkeypatch.setattr(growth, '_ANY', 2**20)
+  with pytest.raises(InputError, match=words):
+    read_pickle(data)
 
 
 @pytest.mark.parametrize('protocol', [0, 2, 5])

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxlab.data import archives, packaged_weights, packages, weights
+from jaxlab.data import archives, growth, packaged_weights, packages, weights
 from jaxlab.data.weights import (
   read_keras_h5,
   read_safetensors,
@@ -209,6 +209,21 @@ def test_h5_cannot_reach_into_other_files(tmp_path):
     read_keras_h5(path)
 
 
+def test_small_files_cannot_fill_the_memory(tmp_path, monkeypatch):
+  monkeypatch.setattr(growth, '_ANY', 2**20)
+  with h5py.File(tmp_path / 'w.h5', 'w') as file:
+    file.create_dataset('x', (2**23,), 'f4', chunks=(2**20,))
+  with pytest.raises(InputError, match=r'w\.h5 has .* would have 32 MiB'):
+    read_keras_h5(tmp_path / 'w.h5')
+  with zipfile.ZipFile(
+    tmp_path / 'w.pt', 'w', compression=zipfile.ZIP_DEFLATED
+  ) as file:
+    file.writestr('w/data.pkl', b'\x80\x02}.')
+    file.writestr('w/data/0', bytes(2**24))
+  with pytest.raises(InputError, match=r'w\.pt has .* would have 16 MiB'):
+    read_torch(tmp_path / 'w.pt')
+
+
 # torch
 
 
@@ -340,6 +355,14 @@ def test_tfjs_shards_elsewhere_are_refused(place, tmp_path):
   (folder / 'model.json').write_text(json.dumps(model))
   with pytest.raises(InputError, match=r'not beside it|Is a directory'):
     read_tfjs(folder)
+
+
+def test_a_tfjs_shard_is_read_once(tmp_path):
+  model = write_tfjs(tmp_path, [([entry('w', BIAS)], 99)])
+  model['weightsManifest'][0]['paths'] *= 600
+  (tmp_path / 'model.json').write_text(json.dumps(model))
+  with pytest.raises(InputError, match='a shard is named twice'):
+    read_tfjs(tmp_path)
 
 
 # Packages
