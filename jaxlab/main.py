@@ -11,9 +11,10 @@
   python -m jaxlab.main --help                  # what there is
   python -m jaxlab.main --help --config=bert_lamb   # its keys
 
-Exit codes: 0 done; 2 bad input; 3 loss or gradients not finite; 75 stopped by
-a signal with everything saved, 76 another process of the run is lost or did
-not arrive: run the same command again; 130 stopped at once by a second Ctrl-C.
+Exit codes: 0 done; 1 a plan does not fit; 2 bad input; 3 loss or gradients
+not finite; 75 stopped by a signal with everything saved, 76 another process
+of the run is lost or did not arrive: run the same command again; 130 stopped
+at once by a second Ctrl-C.
 """
 
 import difflib
@@ -35,6 +36,7 @@ from ml_collections import config_flags
 
 from jaxlab.engine import hosts, listing, preemption, workdir
 from jaxlab.engine.errors import (
+  DoesNotFitError,
   HostLostError,
   InputError,
   NonFiniteError,
@@ -43,7 +45,10 @@ from jaxlab.engine.errors import (
   printable,
 )
 
-_STOPS = (InputError, NonFiniteError, Preempted, HostLostError, OtherStopped)
+_STOPS = (
+  *(InputError, NonFiniteError, Preempted, HostLostError, OtherStopped),
+  DoesNotFitError,
+)
 _DISK = {
   errno.ENOSPC: 'free space',
   errno.EDQUOT: 'free space in your quota',

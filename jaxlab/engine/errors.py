@@ -3,6 +3,7 @@
 Imports nothing, so that a mistake is reported before JAX is loaded.
 """
 
+DOES_NOT_FIT = 1
 BAD_INPUT = 2
 NON_FINITE = 3
 PREEMPTED = 75
@@ -27,6 +28,12 @@ class InputError(ValueError):
 
 class DamagedError(InputError):
   """A checkpoint that cannot be read, or is not what was written."""
+
+
+class DoesNotFitError(RuntimeError):
+  """A plan found that a step needs more memory than the devices have."""
+
+  exit_code = DOES_NOT_FIT
 
 
 class NonFiniteError(FloatingPointError):

@@ -6,6 +6,7 @@ Each topology is compiled in a process of its own. Nothing is computed and no
 data is read: State and batches are shapes.
 """
 
+import hashlib
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlab.engine import keys, mesh, workdir
 from jaxlab.engine.compiled import Steps, abstract_state
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import DoesNotFitError, InputError
 from jaxlab.engine.metrics import say
 from jaxlab.engine.stage import Planned, Stage, Workspace
 from jaxlab.engine.state import State
@@ -55,6 +56,7 @@ class Row:
   steps: int
   minutes: dict[str, float]  # MFU -> of all steps
   why: str = ''  # where it does not fit
+  same_as: str = ''  # a stage with the same step, whose row this is
 
 
 def rows(
@@ -65,27 +67,53 @@ def rows(
   Raises:
     InputError: no stage says what it would compile.
   """
-  found = []
+  found: list[Row] = []
+  seen: dict[str, Row] = {}  # by the program before it is compiled
   for stage in stages:
     if stage.plan is None:
       continue
     planned = stage.plan(space)
     for kind in planned.task.steps:
-      say(f'{place.name}: compiling the {kind} step of {stage.name}')
-      found.append(_row(stage, kind, planned, space, place))
+      args = *shapes(planned, kind, space.mesh), _key()
+      steps = Steps(planned.task, planned.max_bad_steps, args[0])
+      lowered = steps.lower(kind, *args)
+      digest = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+      if first := seen.get(digest):
+        row = _again(first, stage, kind, planned)
+      else:
+        say(f'{place.name}: compiling the {kind} step of {stage.name}')
+        row = seen[digest] = _row(
+          stage, kind, planned, space, place, lowered, args
+        )
+      found.append(row)
   if not found:
     raise InputError('this config has no training stage to plan')
   return found
 
 
-def _row(stage: Stage, kind, planned: Planned, space, place) -> Row:
-  state, batch = shapes(planned, kind, space.mesh)
-  key = jax.eval_shape(lambda: keys.stream(0, 'train'))
+def _key():
+  return jax.eval_shape(lambda: keys.stream(0, 'train'))
+
+
+def _again(first: Row, stage: Stage, kind: str, planned: Planned) -> Row:
+  """The row of a step that was compiled for another stage."""
+  scale = planned.steps / first.steps
+  return replace(
+    first,
+    stage=stage.name,
+    kind=kind,
+    compile_seconds=0.0,
+    steps=planned.steps,
+    minutes={mfu: m * scale for mfu, m in first.minutes.items()},
+    same_as=first.stage,
+  )
+
+
+def _row(stage: Stage, kind, planned, space, place, lowered, args) -> Row:
   start, why, sizes, found = time.monotonic(), '', {}, []
   compiled, text = None, ''
   try:
-    steps = Steps(planned.task, planned.max_bad_steps, state)
-    compiled, text = _compile(steps.lower(kind, state, batch, key))
+    compiled, text = _compile(lowered)
   except jax.errors.JaxRuntimeError as error:
     why = _too_large(error)
     if not why:
@@ -95,7 +123,7 @@ def _row(stage: Stage, kind, planned: Planned, space, place) -> Row:
     sizes = _sizes(compiled.memory_analysis())
     found = hlo.collectives(text)
   update = guarded(planned.task.steps[kind], planned.max_bad_steps)
-  program = flops.count(update, state, batch, key)
+  program = flops.count(update, *args)
   model = planned.flops.get(kind, program)
   chip, per_chip = place.chip, place.devices_per_chip
   peak = place.chips * chip.teraflops * 1e12
@@ -213,6 +241,7 @@ def in_processes(
 
   Raises:
     InputError: a plan failed; the others are kept.
+    DoesNotFitError: a step needs more memory than there is.
   """
   found: list[Row] = []
   failed = []
@@ -232,11 +261,14 @@ def in_processes(
     say(f'plan: {folder / "plan.json"}')
   if failed:
     raise InputError(f'no plan for {", ".join(failed)}: see above')
+  if lacking := _lacking(found):
+    raise DoesNotFitError(lacking[0])
 
 
 def table(found: Sequence[Row], paper: Mapping[str, Any]) -> str:
   """The plans as a Markdown table, totals and the paper's own time below."""
   lines = [
+    *_lacking(found),
     '| topology | stage | chips (cores) | fits | GiB a core: arguments + '
     'temporaries, of | collectives a step | floor ms: compute, HBM, ICI | '
     'minutes at 30/50/100 % MFU | compiled in |',
@@ -245,22 +277,52 @@ def table(found: Sequence[Row], paper: Mapping[str, Any]) -> str:
   for row in found:
     size = row.bytes
     memory = (
-      f'{size["arguments"] / _GIB:.2f} + {size["temporaries"] / _GIB:.2f}'
+      f'{_digits(size["arguments"] / _GIB)} + '
+      f'{_digits(size["temporaries"] / _GIB)}'
       if size
       else row.why
     )
     floor = row.floor_ms
-    minutes = ' / '.join(f'{m:.1f}' for m in row.minutes.values())
+    minutes = ' / '.join(map(_digits, row.minutes.values()))
+    compiled = f'{row.compile_seconds:.0f} s'
     lines.append(
       f'| {row.topology} | {row.stage}'
       + (f' {row.kind}' if row.kind != 'train' else '')
       + f' | {row.chips} ({row.cores}) | {"yes" if row.fits else "NO"} | '
       f'{memory}, of {row.hbm_bytes / _GIB:.1f} | {_summed(row.collectives)} | '
-      f'{floor["compute"]:.1f}, {floor["hbm"]:.1f}, {floor["ici"]:.1f} | '
-      f'{minutes} | {row.compile_seconds:.0f} s |'
+      f'{", ".join(_digits(floor[name]) for name in floor)} | '
+      f'{minutes} | {f"as {row.same_as}" if row.same_as else compiled} |'
     )
   lines += ['', *_totals(found), *_reported(found, paper)]
   return '\n'.join(lines)
+
+
+def _digits(value: float) -> str:
+  """Three significant digits: 0.0123, 1.50, 12.3, 1,234."""
+  if value >= 100 or not value:
+    return f'{value:,.0f}'
+  return f'{value:#.3g}'
+
+
+def _lacking(found: Sequence[Row]) -> list[str]:
+  """Which steps do not fit, by how much, and what to change."""
+  lines = []
+  for row in found:
+    if row.fits:
+      continue
+    said = re.search(r'Used ([\d.]+)([KMG]) of ([\d.]+)([KMG])', row.why)
+    by = ''
+    if said:
+      unit = {'K': 2**10, 'M': 2**20, 'G': 2**30}
+      over = float(said[1]) * unit[said[2]] - float(said[3]) * unit[said[4]]
+      by = f' by {_digits(over / _GIB)} GiB a core'
+    lines.append(
+      f'DOES NOT FIT{by}: the {row.kind} step of {row.stage} on {row.topology} '
+      f'({row.why}); take a smaller config.data.batch_size or more '
+      'micro_batches where the config has them, another config.mesh, or a '
+      'larger topology'
+    )
+  return lines + ([''] if lines else [])
 
 
 def _summed(collectives) -> str:
@@ -272,7 +334,7 @@ def _summed(collectives) -> str:
     entry[1] += c['times'] * c['bytes']
   return (
     '; '.join(
-      f'{count} {name} {size / 1e6:.1f} MB'
+      f'{count} {name} {_digits(size / 1e6)} MB'
       for name, (count, size) in total.items()
     )
     or 'none'
@@ -284,7 +346,7 @@ def _totals(found) -> list[str]:
   for name in dict.fromkeys(row.topology for row in found):
     mine = [row for row in found if row.topology == name]
     total = {k: sum(row.minutes[k] for row in mine) for k in mine[0].minutes}
-    pairs = ', '.join(f'{v:.1f} min at {k}' for k, v in total.items())
+    pairs = ', '.join(f'{_digits(v)} min at {k}' for k, v in total.items())
     lines.append(f'{name}, all stages: {pairs} of the peak')
   return lines
 

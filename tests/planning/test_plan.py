@@ -2,15 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 
+from jaxlab import main
+from jaxlab.engine import mesh, stage
 from jaxlab.engine.errors import InputError
 from jaxlab.planning import plan, topology
+from tests import runs
 
 ROOT = Path(__file__).parents[2]
 tpu = [
@@ -72,13 +79,64 @@ def row(**changes):
 
 def test_the_table_sums_stages_and_works_out_the_papers_own_time():
   paper = {'job': {'minutes': 8.0, 'tpu_v3_chips': 4}, 'other': {'f1': 90.0}}
-  text = plan.table([row(), row(stage='second', fits=False, bytes={})], paper)
-  assert '| v3:2x2 | pretrain | 4 (8) | yes | 1.00 + 0.50, of 16.0 |' in text
+  too_large = row(
+    stage='second', fits=False, bytes={}, why='Used 17.50G of 15.75G hbm'
+  )
+  text = plan.table([row(), too_large], paper)
+  assert text.startswith(
+    'DOES NOT FIT by 1.75 GiB a core: the train step of second on v3:2x2'
+  )
+  assert 'config.data.batch_size' in text.split('\n')[0]
+  assert '| v3:2x2 | pretrain | 4 (8) | yes | 1.00 + 0.500, of 16.0 |' in text
   assert '25 all-reduce f32 25.0 MB' in text
   assert '| v3:2x2 | second | 4 (8) | NO |' in text
-  assert '13.4 min at 30%, 8.0 min at 50%, 4.0 min at 100%' in text
+  assert '13.4 min at 30%, 8.00 min at 50%, 4.00 min at 100%' in text
   # Two stages of two steps of one minute each at the peak, in eight minutes.
   assert 'the paper (job): 8.0 min on 4 v3 chips = 50.0% of their peak' in text
+
+
+def test_a_plan_that_does_not_fit_ends_with_1(tmp_path, monkeypatch, capsys):
+  def planned(fits):
+    def run(command):
+      path = re.search('--plan_child=(.*)', command[-1])[1]
+      Path(path).write_text(json.dumps([asdict(row(fits=fits, why='no'))]))
+      return SimpleNamespace(returncode=0)
+
+    return run
+
+  flags = ['--config=bert_lamb:smoke', '--plan=v3:2x2', f'--workdir={tmp_path}']
+  for fits, code in ((True, 0), (False, 1)):
+    monkeypatch.setattr(plan.subprocess, 'run', planned(fits))
+    assert main.main(['jaxlab', *flags]) == code
+  said = capsys.readouterr()
+  assert '\nDOES NOT FIT: the train step' in said.out
+  assert 'jaxlab: DOES NOT FIT' in said.err
+
+
+def test_the_same_step_is_compiled_once(monkeypatch, tmp_path):
+  config = runs.config_of('encouraging', 'smoke').to_dict()
+  config['study']['seeds'] = (0, 1)
+  one = mesh.make(devices=jax.devices()[:1])
+  space = stage.Workspace(tmp_path, config, one, 0, offline=True)
+  stages = main.program_of(config)
+  compiled = []
+
+  def counted(lowered):
+    compiled.append(lowered)
+    return None, ''
+
+  monkeypatch.setattr(plan, '_compile', counted)
+  place = topology.Topology('v3:1x1', topology.CHIPS['v3'], 1, [0])
+  rows = plan.rows(stages, space, place)
+  training = [one for one in stages if one.steps]
+  assert [row.stage for row in rows] == [one.name for one in training]
+  first = {row.same_as or row.stage for row in rows}
+  assert len(compiled) == len(first) < len(rows)
+  by_name = {row.stage: row for row in rows}
+  for row in rows:
+    if row.same_as:
+      assert row.program_flops == by_name[row.same_as].program_flops
+      assert row.steps == next(s.steps for s in training if s.name == row.stage)
 
 
 @pytest.mark.parametrize(
