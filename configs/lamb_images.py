@@ -3,6 +3,8 @@
   python -m jaxlab.main --config=configs/lamb_images.py          # one training
   python -m jaxlab.main --config=configs/lamb_images.py:scaling  # the study
   python -m jaxlab.main --config=configs/lamb_images.py:cifar10
+  python -m jaxlab.main --config=configs/lamb_images.py:folder \
+    --config.data.name=image_folder:PATH                         # PATH/CLASS/…
   python -m jaxlab.main --config=configs/lamb_images.py:smoke    # no download
 
 Paper: You et al., "Large Batch Optimization for Deep Learning: Training BERT
@@ -147,6 +149,26 @@ def cifar10():
   return config
 
 
+def folder():
+  """One's own images: --config.data.name=image_folder:PATH, PATH/CLASS/…."""
+  config = mnist()
+  config.title = 'LAMB on a folder of images'
+  d = config.data
+  d.name = 'image_folder:'
+  d.train_split, d.validation_split = 'train', 'validation'
+  # What is 0 or empty is that of the training images.
+  d.measure = True
+  d.num_classes, d.channels, d.size = 0, 0, 0
+  d.mean, d.std = (), ()
+  d.augment = 'crop_flip'
+  d.eval_batch_size = 64
+  config.model.depth = 20
+  config.model.width = 16
+  config.train.steps = 1000
+  config.paper_reported = ml_collections.ConfigDict()
+  return config
+
+
 def smoke():
   """LeNet on scikit-learn's digits, 8 x 8 pixels: no download."""
   config = mnist()
@@ -166,4 +188,10 @@ def smoke():
   return config
 
 
-VARIANTS = {'': mnist, 'scaling': scaling, 'cifar10': cifar10, 'smoke': smoke}
+VARIANTS = {
+  '': mnist,
+  'scaling': scaling,
+  'cifar10': cifar10,
+  'folder': folder,
+  'smoke': smoke,
+}

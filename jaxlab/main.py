@@ -99,7 +99,7 @@ def _exhausted(error: Exception) -> str:
 
 def _run(argv: Sequence[str]) -> None:
   values, name = parse(argv)
-  config = values.config.to_dict()
+  config = _measured(values.config.to_dict(), values.offline)
   if re.match(r'\w+://', values.workdir):
     raise InputError(
       f'--workdir={values.workdir} is no folder of this machine; take one, '
@@ -148,6 +148,18 @@ def _place(values) -> hosts.Place:
 
   _quiet()
   return mesh.detected(values.host_timeout)
+
+
+def _measured(config: dict[str, Any], offline: bool) -> dict[str, Any]:
+  """The config; where it says so, with figures of its data filled in."""
+  if not config.get('data', {}).get('measure'):
+    return config
+  module = _module(config['paper'], config.get('job', 'task'))
+  if not hasattr(module, 'measure'):
+    raise InputError(
+      f'config.data.measure is True, and {module.__name__} measures nothing'
+    )
+  return module.measure(config, offline)
 
 
 def program_of(config: dict[str, Any]):

@@ -11,7 +11,7 @@ from jaxlab.engine.loop import Options
 from jaxlab.engine.require import between, require
 from jaxlab.engine.stage import Stage
 from jaxlab.papers.lamb import optimizers, sizes
-from jaxlab.recipes import images
+from jaxlab.recipes import images, measured
 from jaxlab.recipes.images import (
   classifier_stage,
   cross_entropy,
@@ -23,6 +23,7 @@ from jaxlab.recipes.study import Cell
 Config = Mapping[str, Any]
 
 predict = images.predict
+measure = measured.images
 
 
 def program(config: Config) -> list[Stage]:
