@@ -613,6 +613,19 @@ jaxlab/data/pickles.py: tests/data/test_pickles.py
     if self._work > self._limit: => if False:
     'BUILD': slice(1, None),\n => 'BUILD': slice(0),\n
     'SETITEM': slice(1, 2),\n => 'SETITEM': slice(0),\n
+jaxlab/ops/attack_loop.py: tests/ops/test_attacks.py
+  labels_outside_of
+    check_labels(leaves[i], classes) => pass
+jaxlab/recipes/measured.py: tests/recipes/test_measured.py
+  is_that_of_the_training
+    pixels.std((0, 1, 2)) => pixels.std((0, 1, 2)).mean() * np.ones(3) / 2
+    np.median([min(image.shape[:2]) => np.median([max(image.shape[:2])
+jaxlab/planning/plan.py: tests/planning/test_plan.py
+  the_same_step_is
+    scale = planned.steps / first.steps => scale = 1.0
+    if first := seen.get(digest): => if first := None:
+  does_not_fit
+    raise DoesNotFitError(lacking[0]) => say(lacking[0])
 jaxlab/data/growth.py: tests/data/test_weights.py
   small_files_cannot
     if built > limit(stored): => if False:

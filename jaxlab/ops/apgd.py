@@ -162,7 +162,11 @@ def apgd_targeted(
     count = restarts * len(classes)
     return repeat(body, count, Best.none(images), unrolled).image
 
-  return Bound('apgd_targeted', run, ball, targets * restarts * steps, unroll)
+  def look(images, args):
+    return checked_logits(logits_fn(images, *args[1:]), args[0])
+
+  count = targets * restarts * steps
+  return Bound('apgd_targeted', run, ball, count, unroll, look)
 
 
 class _Carry(NamedTuple):
@@ -209,7 +213,8 @@ def _bound(name, evaluate, epsilon, steps, norm, restarts, rho, unroll):
 
     return repeat(body, restarts, Best.none(images), unrolled).image
 
-  return Bound(name, run, ball, steps * restarts, unroll)
+  look = lambda images, args: evaluate(images, *args)
+  return Bound(name, run, ball, steps * restarts, unroll, look)
 
 
 def _one(name, evaluate: Evaluate, epsilon, steps, norm, rho):

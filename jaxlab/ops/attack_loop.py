@@ -5,7 +5,7 @@ steps one after the other; accelerators want loops.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxlab.ops.attack_objectives import check_labels, class_counts
 from jaxlab.ops.attack_steps import Attack, Ball, check_count, check_inputs
 
 _LONGEST_UNROLLED = 200  # steps inside of one program
@@ -109,14 +110,35 @@ class Bound:
   ball: Ball | None
   steps: int  # of all runs together
   unroll: bool | None
+  # (images, args) -> what the attack maximises: traced, to find the labels
+  objective: Callable
+  _labels: dict = field(default_factory=dict)
 
   @cached_property
   def looped(self) -> Callable:
     return jax.jit(partial(self.run, False))
 
   def __call__(self, key: jax.Array, images: jax.Array, ids: jax.Array, *args):
-    images = check_inputs(self.name, images, ids, self.ball)
+    images = self.checked(images, ids, args)
     return self.unchecked(key, images, jnp.asarray(ids), *args)
+
+  def checked(self, images, ids, args) -> jax.Array:
+    """The images; what is wrong about any of these is raised."""
+    images = check_inputs(self.name, images, ids, self.ball)
+    leaves = jax.tree.leaves(args)
+    if not any(isinstance(x, jax.core.Tracer) for x in (images, *leaves)):
+      shape = str(jax.tree.map(jnp.shape, (images, args)))
+      if shape not in self._labels:
+        found = class_counts(partial(self.objective, args=args), images)
+        self._labels[shape] = [
+          (i, classes)
+          for i, leaf in enumerate(leaves)
+          for labels, classes in found
+          if leaf is labels
+        ]
+      for i, classes in self._labels[shape]:
+        check_labels(leaves[i], classes)
+    return images
 
   def unchecked(self, key, images, ids, *args):
     if self.ball is not None and self.ball.epsilon == 0:
@@ -152,7 +174,7 @@ def in_chunks(attack: Attack, rows: int, row_args: int = 1) -> Attack:
       return attack(key, images, ids, *args)
     run = attack
     if isinstance(attack, Bound):  # values looked at once; each look waits
-      images = check_inputs(attack.name, images, ids, attack.ball)
+      images = attack.checked(images, ids, args)
       run = attack.unchecked
     own, rest = (images, jnp.asarray(ids), *args[:row_args]), args[row_args:]
     found = []

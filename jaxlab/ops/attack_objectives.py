@@ -22,7 +22,9 @@ N. Carlini, D. Wagner. Towards Evaluating the Robustness of Neural Networks.
 IEEE S&P 2017 (margin).
 """
 
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,8 @@ LogitsFn = Callable[..., jax.Array]  # (images, *rest) -> logits [b, k]
 Criterion = Callable[..., jax.Array]  # (logits [b, k], labels [b], …) -> [b]
 
 _TINY = 1e-12  # of the DLR denominators
+# What `checked_logits` was last given; `class_counts` asks.
+_seen: deque[tuple[jax.Array, int]] = deque(maxlen=8)
 
 
 def of_logits(criterion: Criterion, logits_fn: LogitsFn) -> Objective:
@@ -181,6 +185,7 @@ def checked_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
     )
   if not jnp.issubdtype(logits.dtype, jnp.floating):
     raise TypeError(f'logits_fn returned {logits.dtype}; it must be floating')
+  _seen.append((labels, logits.shape[1]))
   return logits.astype(jnp.float32)
 
 
@@ -196,7 +201,6 @@ def check_values(logits: jax.Array, labels: jax.Array) -> None:
     TypeError: wrong dtypes.
   """
   values = np.asarray(checked_logits(logits, jnp.asarray(labels)))
-  numbers = np.asarray(labels)
   bad = ~np.isfinite(values).all(-1)
   if bad.any():
     raise ValueError(
@@ -209,7 +213,29 @@ def check_values(logits: jax.Array, labels: jax.Array) -> None:
       'logits_fn returns probabilities (rows are >= 0 and sum to 1); return '
       'the logits before the softmax, since a second softmax hides gradients'
     )
-  classes = values.shape[1]
+  check_labels(labels, values.shape[1])
+
+
+def class_counts(
+  objective: Callable[..., Any], images: jax.Array
+) -> list[tuple[jax.Array, int]]:
+  """Labels that `objective(images)` compares logits with, and their k."""
+  _seen.clear()
+  jax.eval_shape(objective, images)
+  found = list(_seen)
+  _seen.clear()
+  return found
+
+
+def check_labels(labels: jax.Array, classes: int) -> None:
+  """Refuses labels that no logit belongs to; of this process alone.
+
+  Raises:
+    ValueError: one is outside [0, classes).
+  """
+  if not getattr(labels, 'is_fully_addressable', True):
+    return
+  numbers = np.asarray(labels)
   outside = (numbers < 0) | (numbers >= classes)
   if outside.any():
     raise ValueError(

@@ -238,7 +238,9 @@ def _ascent(name: str, objective, ball: Ball, plan: _Plan, unroll) -> Attack:
     best = repeat(one, plan.restarts, Best.none(images), unrolled)
     return best.image
 
-  return Bound(name, run, ball, plan.steps * plan.restarts, unroll)
+  look = lambda images, args: objective(images, *args)
+  count = plan.steps * plan.restarts
+  return Bound(name, run, ball, count, unroll, look)
 
 
 def _unit_l1(gradient):

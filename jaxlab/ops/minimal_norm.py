@@ -128,7 +128,8 @@ def cw_l2(
 
     return repeat(body, searches, begin(images, args), unrolled).image
 
-  return Bound('cw_l2', run, None, steps * searches, unroll)
+  look = lambda images, args: judge(images, args[0], args[1:])
+  return Bound('cw_l2', run, None, steps * searches, unroll, look)
 
 
 def deepfool(
@@ -203,7 +204,10 @@ def deepfool(
     carry = loop.run(carry, steps, *fixed, unrolled=unrolled, done=done)
     return finish(carry, images, args)
 
-  return Bound('deepfool', run, None, steps, unroll)
+  def look(images, args):
+    return checked_logits(logits_fn(images, *args[1:]), args[0])
+
+  return Bound('deepfool', run, None, steps, unroll, look)
 
 
 class _Search(NamedTuple):

@@ -91,12 +91,16 @@ def square(
     values = jnp.where(halted, -jnp.inf, values)
     return carry._replace(best=best.adopt(x, values, best.success))
 
+  def checked(images):
+    if images.ndim != 4:
+      raise ValueError(f'square: images {images.shape} must be [b, h, w, c]')
+    return images
+
   # Drawing its numbers takes long to compile, and more so several times.
   loop = Steps(step, alone=True)
 
   def run(unrolled, key, images, ids, args):
-    if images.ndim != 4:
-      raise ValueError(f'square: images {images.shape} must be [b, h, w, c]')
+    checked(images)
 
     def one(old, r):
       carry = begin(old, r, key, images, ids, args)
@@ -109,7 +113,8 @@ def square(
 
     return repeat(one, restarts, Best.none(images), unrolled).image
 
-  return Bound('square', run, ball, steps * restarts, unroll)
+  look = lambda images, args: objective(checked(images), *args)
+  return Bound('square', run, ball, steps * restarts, unroll, look)
 
 
 class _Carry(NamedTuple):

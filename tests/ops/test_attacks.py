@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxlab.ops import attack_loop, attack_objectives
-from jaxlab.ops.apgd import apgd_ce
+from jaxlab.ops.apgd import apgd_ce, apgd_targeted
 from jaxlab.ops.attack_objectives import (
   cross_entropy,
   dlr,
@@ -18,7 +18,8 @@ from jaxlab.ops.attack_objectives import (
 )
 from jaxlab.ops.attack_steps import make_ball
 from jaxlab.ops.attacks import fgsm, in_chunks, mim, pgd
-from jaxlab.ops.minimal_norm import deepfool
+from jaxlab.ops.minimal_norm import cw_l2, deepfool
+from jaxlab.ops.square import square
 from tests.ops.attacked import (
   KEY,
   assert_feasible,
@@ -237,8 +238,9 @@ def test_jitted_looped_and_unrolled_attacks_agree():
 def test_one_trace_serves_all_eager_calls():
   x, ids, y, params = trained()
 
-  # One of the value and its gradient, one of the last value.
-  @chex.assert_max_traces(n=2)
+  # One to find the labels, one of the value and its gradient, one of the last
+  # value.
+  @chex.assert_max_traces(n=3)
   def objective(images, labels, params):
     return cross_entropy(conv_net)(images, labels, params)
 
@@ -446,6 +448,19 @@ def test_a_mean_over_the_batch_is_no_objective():
     pgd(lambda x: x.mean(), epsilon=0.1)(KEY, grey(), jnp.arange(4))
 
 
+LABELLED = {
+  'fgsm': lambda net: fgsm(cross_entropy(net), epsilon=0.1),
+  'pgd': lambda net: pgd(cross_entropy(net), epsilon=0.1, unroll=False),
+  'mim': lambda net: mim(cross_entropy(net), epsilon=0.1),
+  'margin': lambda net: pgd(margin(net), epsilon=0.1),
+  'apgd': lambda net: apgd_ce(net, epsilon=0.1, unroll=False),
+  'apgd_targeted': lambda net: apgd_targeted(net, epsilon=0.1, unroll=False),
+  'deepfool': deepfool,
+  'cw_l2': cw_l2,
+  'square': lambda net: square(margin(net), epsilon=0.1),
+}
+
+
 class TestObjectives:
   def setup_method(self):
     draw = np.random.default_rng(0)
@@ -558,6 +573,16 @@ class TestObjectives:
   def test_a_scale_must_be_positive(self):
     with pytest.raises(ValueError, match='scale'):
       cross_entropy(conv_net, 0.0)
+
+
+@pytest.mark.parametrize('name', [*LABELLED])
+@pytest.mark.parametrize('wrong', [4, -1])
+def test_labels_outside_of_the_logits_are_refused(name, wrong):
+  net = lambda x: x.reshape(len(x), -1) @ jnp.eye(12, 4, dtype='float32')
+  x = jnp.full((2, 2, 2, 3), 0.5, 'float32')
+  labels = jnp.array([0, wrong])
+  with pytest.raises(ValueError, match=f'label {wrong} at row 1 is outside'):
+    LABELLED[name](net)(KEY, x, jnp.arange(2), labels)
 
 
 def test_attacks_are_float32_also_under_x64():

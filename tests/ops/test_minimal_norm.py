@@ -146,7 +146,7 @@ def test_nothing_is_traced_again(make):
   attack(KEY, x, jnp.arange(6), y, weights)
   first = len(traces)
   attack(KEY, x + 0.01, jnp.arange(6), y, weights)
-  assert 0 < first == len(traces) <= 3
+  assert 0 < first == len(traces) <= 4
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,11 @@ def test_what_is_empty_is_that_of_the_training_images(folder):
 
 def test_what_is_given_stays(folder):
   given = {
-    **{'num_classes': 7, 'channels': 1, 'size': 9},
-    **{'mean': (0.2,), 'std': (0.4,)},
+    'num_classes': 7,
+    'channels': 1,
+    'size': 9,
+    'mean': (0.2,),
+    'std': (0.4,),
   }
   d = measured.images(config_of(folder, **given), True)['data']
   assert {key: d[key] for key in given} == given
