@@ -7,9 +7,15 @@ usage() {
 usage: launch/tpu_vm.sh COMMAND --name NAME --project PROJECT --zone ZONE
                         [options] [--dry_run] [-- ARGS…]
 
-  create  --type TYPE --runtime VERSION [--spot]
-          requests a slice, such as TYPE v3-32, and waits until it is there
-  copy    copies the last commit to all workers and installs it there
+  create  --type TYPE [--runtime VERSION] [--spot]
+          requests a slice, such as TYPE v3-32, and waits until it is there;
+          VERSION is by default what its kind takes with JAX:
+            v2-*, v3-*, v4-*  tpu-ubuntu2204-base
+            v5litepod-*       v2-alpha-tpuv5-lite
+            v5p-*             v2-alpha-tpuv5
+            v6e-*             v2-alpha-tpuv6e
+  copy    copies the last commit to all workers and installs it there, with a
+          Python of uv's, since that of Ubuntu 22.04 is 3.10
   run     --workdir DIR -- ARGS…
           starts `python -m jaxlab.main ARGS… --distributed` on all workers
           under launch/run.sh, which restarts it when a host was lost or
@@ -84,7 +90,16 @@ on_workers() { # which ones, then a command for their shell
 
 case $verb in
   create)
-    need type runtime
+    need type
+    if [[ -z $runtime ]]; then
+      case $type in
+        v[234]-*) runtime=tpu-ubuntu2204-base ;;
+        v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
+        v5p-*) runtime=v2-alpha-tpuv5 ;;
+        v6e-*) runtime=v2-alpha-tpuv6e ;;
+        *) fail "no runtime version is known for $type; give --runtime" ;;
+      esac
+    fi
     do_it "${queue[@]}" create "$name" --node-id "$name" "${where[@]}" \
       --accelerator-type "$type" --runtime-version "$runtime" \
       ${spot:+--spot}
@@ -115,8 +130,9 @@ case $verb in
     do_it "${vm[@]}" scp "$archive" "$name:jaxlab.tar.gz" "${where[@]}" \
       --worker=all
     on_workers all 'rm -rf jaxlab && mkdir jaxlab &&
-tar -xzf jaxlab.tar.gz -C jaxlab && cd jaxlab && python3 -m venv .venv &&
-.venv/bin/pip install -q -e . "jax[tpu]"'
+tar -xzf jaxlab.tar.gz -C jaxlab && cd jaxlab && python3 -m pip install -q \
+  --user uv && python3 -m uv venv -q --python 3.12 .venv &&
+python3 -m uv pip install -q -e . "jax[tpu]"'
     ;;
   run)
     need workdir

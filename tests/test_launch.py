@@ -127,7 +127,8 @@ COMMANDS = {
     [
       'xpk workload create --workload pod --cluster C --project P --zone Z '
       '--tpu-type=v4-32 --num-slices=1 --max-restarts=10 '
-      '--base-docker-image=I --script-dir=. --command SHELL'
+      '--base-docker-image=I --script-dir=. '
+      '--termination-grace-period-seconds=120 --command SHELL'
     ],
   ),
   'gke_xpk.sh tail': (
@@ -151,7 +152,7 @@ SHELL = {  # what the remote shell is told, word by word
   'tpu_vm.sh run': REMOTE.format(python='.venv/bin/python'),
   'tpu_vm.sh tail': 'tail -n 100 -F jaxlab.log',
   'tpu_vm.sh stop': 'kill -TERM',
-  'tpu_vm.sh copy': '.venv/bin/pip install -q -e . "jax[tpu]"',
+  'tpu_vm.sh copy': 'python3 -m uv pip install -q -e . "jax[tpu]"',
   'gke_xpk.sh create': REMOTE.format(python='python3'),
 }
 
@@ -218,6 +219,46 @@ def bash_words(line):
   return done.stdout.split('\0')[:-1]
 
 
+@pytest.mark.parametrize(
+  'type, runtime',
+  [
+    ('v3-32', 'tpu-ubuntu2204-base'),
+    ('v5litepod-16', 'v2-alpha-tpuv5-lite'),
+    ('v5p-8', 'v2-alpha-tpuv5'),
+    ('v6e-8', 'v2-alpha-tpuv6e'),
+  ],
+)
+def test_the_runtime_version_follows_from_the_type(type, runtime):
+  done = launch('tpu_vm.sh', 'create', *PLACE, '--type', type, '--dry_run')
+  assert f'--runtime-version {runtime} ' in done.stdout
+  assert runtime in launch('tpu_vm.sh', '--help').stdout
+
+
+@pytest.mark.parametrize(
+  'options, wanted',
+  [
+    (['--storage', 's', '--spot'], '--storage=s --spot'),
+    (['--reservation', 'r'], '--reservation=r'),
+    (['--grace', '600'], '--termination-grace-period-seconds=600'),
+  ],
+)
+def test_what_xpk_is_to_use_is_passed_on(options, wanted):
+  made = COMMANDS['gke_xpk.sh create'][0]
+  done = launch('gke_xpk.sh', 'create', '--dry_run', *options, *made)
+  assert done.returncode == 0, done.stderr
+  assert f' {wanted} ' in done.stdout
+
+
+def test_an_image_takes_no_runs_and_no_history():
+  left_out = (ROOT / '.dockerignore').read_text().split()
+  assert {'.git', '.venv', 'runs', '**/__pycache__'} <= {*left_out}
+  tracked = subprocess.run(
+    ['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True
+  ).stdout.split()
+  tops = {name.split('/')[0] for name in tracked} - {*left_out}
+  assert {'jaxlab', 'configs', 'launch', 'setup.cfg', 'README.md'} <= tops
+
+
 def test_a_request_that_fails_is_an_error(tools):
   (tools / 'answers').write_text('FAILED')
   options = COMMANDS['tpu_vm.sh create'][0]
@@ -247,6 +288,12 @@ def test_a_request_that_fails_is_an_error(tools):
     ('gke_xpk.sh delete --cluster c --project p --zone z', 'needs --name'),
     (f'gke_xpk.sh create {" ".join(CLUSTER)} -- a', 'create needs --type'),
     (f'gke_xpk.sh list {" ".join(CLUSTER)} --slices 0', 'slices must be at'),
+    (f'gke_xpk.sh list {" ".join(CLUSTER)} --grace x', 'must be seconds'),
+    (
+      f'gke_xpk.sh list {" ".join(CLUSTER)} --spot --reservation r',
+      'either --spot or',
+    ),
+    (f'tpu_vm.sh create {" ".join(PLACE)} --type v9-8', 'give --runtime'),
     ('local_pod.sh', "N must be a number of processes, at least 1, not ''"),
     ('local_pod.sh two -- a', "at least 1, not 'two'"),
     ('local_pod.sh 0 -- a', "at least 1, not '0'"),
