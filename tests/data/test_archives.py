@@ -1,6 +1,7 @@
 """Members of tarballs: found, refused, damaged."""
 
 import tarfile
+import zipfile
 
 import pytest
 
@@ -60,6 +61,24 @@ def test_flipped_bytes_and_other_files_are_damaged(tmp_path):
     archive.write_bytes(content)
     with pytest.raises(InputError, match='is damaged'):
       archives.read_member(archive, 'package/b.bin')
+
+
+def test_an_encrypted_member_is_named(tmp_path):
+  path = tmp_path / 'a.zip'
+  with zipfile.ZipFile(path, 'w') as files:
+    files.writestr('x/secret', b'1')
+  data = bytearray(path.read_bytes())
+  data[6] |= 1  # of the local header, then of the directory
+  data[data.index(b'PK\1\2') + 8] |= 1
+  path.write_bytes(data)
+  for read, name in (
+    (archives.read_member, 'x/secret'),
+    (archives.read_members, 'x/'),
+  ):
+    with pytest.raises(
+      InputError, match=r"a\.zip is damaged \('x/secret' is en"
+    ):
+      read(path, name)
 
 
 def test_absent_archive_is_named(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -82,6 +83,38 @@ def test_missing_shard_is_named(prepared, tmp_path, monkeypatch):
   assert len(tfds.open_split('talk', 'train')) == TALKS
   with pytest.raises(InputError, match=r'incomplete: .*talk-test\.array'):
     tfds.open_split('talk', 'test')
+
+
+@pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
+@pytest.mark.parametrize('damage', ['half', 'text', 'empty', 'list', 'binary'])
+def test_a_description_that_is_damaged_names_its_folder(
+  prepared, tmp_path, monkeypatch, file, damage
+):
+  folder = tmp_path / 'talk' / '1.0.0'
+  shutil.copytree(prepared / 'talk' / '1.0.0', folder)
+  whole = (folder / file).read_bytes()
+  (folder / file).write_bytes(
+    {
+      'half': whole[: len(whole) // 2],
+      'text': b'hello',
+      'empty': b'',
+      'list': b'[1, 2]',
+      'binary': b'\xff\xfe' + whole,
+    }[damage]
+  )
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  with pytest.raises(InputError, match=r'TFDS set .?talk'):
+    tfds.open_split('talk', 'train')
+
+
+def test_a_damaged_description_of_an_own_set_is_named(tmp_path, monkeypatch):
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path))
+  tfds.inspect_set('digits', offline=True)
+  path = tmp_path / 'tfds' / 'digits' / '1.0.0' / 'dataset_info.json'
+  for said in (path.read_text()[:40], 'hello', '', '[1]', '{"splits": 3}'):
+    path.write_text(said)
+    with pytest.raises(InputError, match=r'digits.*damaged.*delete .*/1\.0\.0'):
+      tfds.inspect_set('digits', offline=True)
 
 
 def test_unprepared_set_names_its_cure(prepared):

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -233,3 +234,15 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     workdir.write_json(path, {'a': float('nan')})
   assert json.loads(path.read_text()) == {'a': 1}
   assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('gone', ['.', 'train', 'train/checkpoints/x'])
+def test_a_folder_that_is_removed_during_a_run_is_named(tmp_path, gone):
+  folder = tmp_path / 'run'
+  named = pytest.raises(InputError, match=f'{(folder / gone).name} is gone')
+  with named, workdir.claimed(folder, {}):
+    shutil.rmtree(folder)
+    (folder / gone).stat()
+  other = pytest.raises(FileNotFoundError, match='other')
+  with other, workdir.claimed(folder, {}):
+    (tmp_path / 'other').stat()
