@@ -80,11 +80,24 @@ def open_split(
 def examples(
   name: str, split: str, *, offline: bool = False, raw: bool = False
 ) -> Iterator[dict[str, Any]]:
-  """Examples in order; read by the thousand, which is several times faster."""
+  """Examples in order; read by the thousand, which is several times faster.
+
+  Raises:
+    InputError: as `open_split`, or a file of the set is damaged.
+  """
   source = open_split(name, split, offline=offline, raw=raw)
   for start in range(0, len(source), 1024):
     indices = list(range(start, min(start + 1024, len(source))))
-    yield from source.__getitems__(indices)  # type: ignore[attr-defined]
+    try:
+      found = source.__getitems__(indices)  # type: ignore[attr-defined]
+    except (RuntimeError, IndexError) as error:  # of array_record
+      why = ' '.join(str(error).split())[:200]
+      raise InputError(
+        f'TFDS set {name}: examples {start} to {indices[-1]} of {split!r} '
+        f'cannot be read ({why}): its files are damaged; delete its folder '
+        'and prepare it again'
+      ) from error
+    yield from found
 
 
 def inspect_set(name: str, *, offline: bool = False) -> PreparedSet:
@@ -160,15 +173,19 @@ def _open(name: str, offline: bool):
 
 
 @contextlib.contextmanager
-def _described(name: str, folder: object) -> Iterator[None]:
-  """A set's own description that cannot be read is an InputError."""
+def _described(name: str, folder: object, *more: type) -> Iterator[None]:
+  """A set's own description that cannot be read is an InputError.
+
+  Args:
+    more: further exceptions that mean so.
+  """
   from google.protobuf import json_format
 
   try:
     yield
   except (
-    *(json_format.Error, json.JSONDecodeError),
-    *(KeyError, AttributeError, TypeError),
+    *(json_format.Error, json.JSONDecodeError, UnicodeDecodeError),
+    *(KeyError, AttributeError, TypeError, *more),
   ) as error:
     why = ' '.join(str(error).split())[:200]
     raise InputError(
@@ -188,7 +205,7 @@ def _open_own(make, offline: bool):
     with atomic.lock(lock, f'the data set {make.name}'):
       if not target.exists():
         _prepare_own(make, target, offline)
-  with _described(make.name, target):
+  with _described(make.name, target, ValueError, AssertionError):
     return make(data_dir=_root())
 
 
