@@ -613,6 +613,36 @@ jaxlab/data/pickles.py: tests/data/test_pickles.py
     if self._work > self._limit: => if False:
     'BUILD': slice(1, None),\n => 'BUILD': slice(0),\n
     'SETITEM': slice(1, 2),\n => 'SETITEM': slice(0),\n
+jaxlab/data/pixels.py: tests/data/test_image.py
+  pgm_of_9
+    picture.mode == 'I' and picture.format => False and picture.format
+  16_bit_png
+    values == clear, BACKGROUND, => values == -1, BACKGROUND,
+    value >> 8 for value in => value for value in
+    if raw == 'LA;16B': => if raw == 'LA;8B':
+  imagemagicks
+    {'exif', 'Raw profile type exif'} => {'exif'}
+  long_profiles
+    if 'MAX_TEXT' not in str(error): => if True:
+  every_side_has
+    left = max(0.0, ( => left = max(-1.0, (
+jaxlab/ops/calibration.py: tests/ops/test_calibration.py
+  every_example_is_right
+    labels] > rivals.max(-1)).all(): => labels] > rivals.max(-1)).any() and 0:
+  no_temperature_fits
+    if not 1.01 * _COLDEST < temperature < _HOTTEST / 1.01: => if False:
+jaxlab/data/archives.py: tests/data/test_archives.py
+  encrypted
+    if entry.flag_bits & 1: => if False:
+jaxlab/data/packages.py: tests/data/test_packages.py
+  even_if_it_was_right
+    if _verified.get(path) != identity: => if not identity:
+jaxlab/data/tfds.py: tests/data/test_tfds.py
+  a_damaged_description
+    _described(make.name, target, => _described(make.name, _root(),
+jaxlab/engine/workdir.py: tests/engine/test_workdir.py
+  removed_during
+    if error.errno == errno.ENOENT and inside: => if inside is None:
 jaxlab/ops/attack_loop.py: tests/ops/test_attacks.py
   labels_outside_of
     check_labels(leaves[i], classes) => pass
