@@ -21,6 +21,11 @@ def mnist():
   config = ml_collections.ConfigDict()
   config.paper = 'advgan'
   config.title = 'AdvGAN: generators of adversarial examples'
+  config.claimed = (
+    'A generator trained once against a network makes adversarial '
+    'examples of new images in one pass; behind a black box, distilling '
+    'in turn with the game helps.'
+  )
   config.seed = 0
 
   config.study = ml_collections.ConfigDict()

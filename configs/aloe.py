@@ -31,6 +31,11 @@ def mnist():
   config = ml_collections.ConfigDict()
   config.paper = 'aloe'
   config.title = 'ALOE: outliers under attack'
+  config.claimed = (
+    'Detectors of out-of-distribution inputs are fooled by small '
+    'perturbations; training on attacked inliers and attacked outliers '
+    'makes them robust.'
+  )
   config.seed = 0
 
   # Every method with every seed: original, adv, oe, aoe, aloe, acet.

@@ -37,6 +37,10 @@ def imdb():
   config.paper = 'lamb'
   config.job = 'finetuning'
   config.title = 'Fine-tuning BERT'
+  config.claimed = (
+    'BERT pretrained by LAMB in large batches reaches the F1 on SQuAD '
+    'of small ones.'
+  )
   config.target = 'classification'  # 'classification' or 'squad'
   config.seed = 0
 

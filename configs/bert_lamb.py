@@ -43,6 +43,10 @@ def bible():
   config.paper = 'lamb'
   config.job = 'pretraining'
   config.title = 'BERT pretraining with LAMB'
+  config.claimed = (
+    'LAMB trains BERT in batches of up to 32,868 without losing '
+    'performance, in 76 minutes on a TPUv3 pod.'
+  )
   config.seed = 0
 
   config.data = ml_collections.ConfigDict()

@@ -57,6 +57,10 @@ def mnist():
   config.paper = 'encouraging'
   config.job = 'images'
   config.title = 'The encouraging loss on MNIST'
+  config.claimed = (
+    'A bonus for well-classified examples improves what is learned over '
+    'cross-entropy.'
+  )
   config.seed = 0
 
   config.losses = ml_collections.ConfigDict(

@@ -39,6 +39,11 @@ def _base():
   config = ml_collections.ConfigDict()
   config.paper = 'gaan'
   config.title = 'GAAN: a GAN whose distances keep its modes'
+  config.claimed = (
+    'Reconstructions as real samples and distances that agree in latent '
+    'and data space keep a GAN from losing modes and from vanishing '
+    'gradients.'
+  )
   config.seed = 0
 
   config.train = ml_collections.ConfigDict()  # of all trainings

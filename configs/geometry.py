@@ -36,6 +36,11 @@ def _base(job: str, title: str):
   config.paper = 'geometry'
   config.job = job
   config.title = title
+  config.claimed = (
+    'Networks of a given size cannot learn every curve: what they can is '
+    'bounded by their linear cells; transport of codes controls what is '
+    'generated.'
+  )
   config.seed = 0
   config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict()

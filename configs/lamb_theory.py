@@ -68,6 +68,10 @@ def layered():
   config.paper = 'lamb'
   config.job = 'theory'
   config.title = 'Convergence of SGD, LARS and LAMB: maximum or mean smoothness'
+  config.claimed = (
+    'The speed of LARS and LAMB goes with the mean smoothness of the '
+    'layers, that of SGD with the largest.'
+  )
   config.seed = 0  # of the rotations Q_i
 
   config.problem = ml_collections.ConfigDict()

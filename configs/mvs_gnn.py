@@ -58,6 +58,11 @@ def digits():
   config = ml_collections.ConfigDict()
   config.paper = 'mvs_gnn'
   config.title = 'Samplers for graph networks on digits'
+  config.claimed = (
+    'Sampling nodes by their gradients, with histories for the rest, '
+    'has the least variance: graph networks converge faster and do '
+    'better.'
+  )
   config.seed = 0
 
   config.methods = methods(128)

@@ -36,6 +36,10 @@ def counting():
   config = ml_collections.ConfigDict()
   config.paper = 'reprogramming'
   config.title = 'Adversarial reprogramming: counting squares'
+  config.claimed = (
+    'One additive frame makes an ImageNet classifier do another task; '
+    'trained networks are reprogrammed more easily than untrained ones.'
+  )
   config.seed = 0
 
   # Arms of the study: dotted key of this config -> value.

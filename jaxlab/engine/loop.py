@@ -54,6 +54,7 @@ from jaxlab.engine.feed import Feed
 from jaxlab.engine.require import at_least, require
 from jaxlab.engine.state import Evaluator, State, Task
 
+_SECONDS_BETWEEN_LOOKS = 30.0
 _IN_FLIGHT = 2  # steps that the host may be ahead of the device
 _TOGETHER = NonFiniteError | Preempted  # raised by all processes or by none
 
@@ -73,6 +74,8 @@ class Options:
   profile: tuple[int, int] | None = None  # [start, stop) steps to trace
   rules: Sequence[partition.Rule] = partition.REPLICATED
   clock: Callable[[], float] = time.monotonic
+  # Called at evaluations, but not more often than every 30 seconds.
+  watch: Callable[[], None] | None = None
 
   def __post_init__(self):
     never = at_least(0, '0 switches it off')
@@ -209,6 +212,7 @@ class _Run:
     self.steps = Steps(task, options.max_bad_steps, self.state)
     self.pending: list[tuple[str, jax.Array]] = []
     self.tracing = False
+    self.watched = options.clock()
 
   def _restore_or_init(self, devices, start) -> tuple[State, dict[str, Any]]:
     key = keys.stream(self.seed, 'init')
@@ -405,6 +409,10 @@ class _Run:
         f'step {self.best.step}; stopped'
       )
       self._log()
+    watch, now = self.options.watch, self.options.clock()
+    if watch and now - self.watched >= _SECONDS_BETWEEN_LOOKS:
+      watch()
+      self.watched = self.options.clock()
     self.progress.restart(self.step)  # keeps this out of examples/s
     return values
 

@@ -101,7 +101,7 @@ class Sections:
         if labels:
           axes.set_title(labels[i], fontsize=7)
 
-    _write(self._path(name), draw, (9, 1.3 * lines))
+    write_drawing(self._path(name), draw, (9, 1.3 * lines))
     self._add_file(name, caption)
 
   def samples(
@@ -180,17 +180,27 @@ def write_figure(
   size: tuple[float, float] = (7, 3.6),
 ) -> None:
   """Writes one PNG: `draw(axes)` on matplotlib axes; the leader does."""
-  _write(path, lambda figure: draw(figure.add_subplot()), size)
+  write_drawing(path, lambda figure: draw(figure.add_subplot()), size)
 
 
-def _write(path: Path, draw, size) -> None:
+def write_drawing(
+  path: Path,
+  draw: Callable[[Any], None],
+  size: tuple[float, float],
+  layout: Any = 'constrained',
+) -> None:
+  """Writes one PNG: `draw(figure)` on a matplotlib figure; the leader does.
+
+  Args:
+    layout: of matplotlib; '' leaves the margins to `draw`.
+  """
   if not hosts.leads():
     return
   # The object interface: no global state, no display.
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  canvas = Figure(figsize=size, layout='constrained')
+  canvas = Figure(figsize=size, layout=layout or None)
   FigureCanvasAgg(canvas)
   draw(canvas)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxlab.engine import hosts, partition, preemption, report, workdir
 from jaxlab.engine.compiled import FRESH, Start, versions
-from jaxlab.engine.errors import InputError, Preempted
+from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
 from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.loop import FitResult, Inputs, Options, fit, last_state
 from jaxlab.engine.metrics import plain, say
@@ -44,6 +44,7 @@ class Workspace:
   facts: dict[str, Any] = field(default_factory=dict)  # for report.json
   page: Sections = field(default_factory=Sections)  # of the running stage
   after: dict[str, str] = field(default_factory=dict)  # stage -> fingerprint
+  show: Callable[[], Any] = lambda: None  # writes report.html as far as it is
 
   def folder(self, stage: str) -> Path:
     """WORKDIR/<stage>."""
@@ -147,7 +148,12 @@ def training(
       name,
       made,
       found._replace(about={**found.about, **own}),
-      replace(options, profile=space.profile, rules=lay(space)),
+      replace(
+        options,
+        profile=space.profile,
+        rules=lay(space),
+        watch=partial(_watch, space, name),
+      ),
       space.folder(name),
       space.mesh,
       space.seed if seed is None else seed,
@@ -183,6 +189,13 @@ def training(
   return Stage(name, run, options.steps, load, open, plan)
 
 
+def _watch(space: Workspace, name: str) -> None:
+  """Shows a training that goes on; the leader does."""
+  if hosts.leads():
+    report.curves(space.folder(name))
+    space.show()
+
+
 def _check_spec(name: str, said: Specs, given: Specs) -> None:
   flat = lambda specs: {
     f'{kind}/{array}': (tuple(of.shape), str(of.dtype))
@@ -205,6 +218,25 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
   Raises:
     Preempted: a signal arrived; what is finished stays finished.
   """
+  names = [stage.name for stage in stages]
+  space.show = partial(report.write_html, space.dir, names)
+  try:
+    _run_each(stages, space)
+  except (Preempted, NonFiniteError):
+    if hosts.leads():
+      for name in names:
+        if not (space.folder(name) / 'report.json').exists():
+          report.curves(space.folder(name))
+      space.show()
+    raise
+  if hosts.leads():
+    path = space.show()
+    for text in report.summary(space.dir, names):
+      say(text)
+    say(f'report: {path}')
+
+
+def _run_each(stages: Sequence[Stage], space: Workspace) -> None:
   for number, stage in enumerate(stages, 1):
     if stage.load:
       space.loaders[stage.name] = stage.load
@@ -224,12 +256,6 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     space.after = {**space.after, stage.name: _fingerprint(done)}
     if any(hosts.gather(f'{stage.name}: stop?', preemption.asked())):
       raise Preempted(f'{stage.name} is finished')
-  if hosts.leads():
-    names = [stage.name for stage in stages]
-    path = report.write_html(space.dir, names)
-    for text in report.summary(space.dir, names):
-      say(text)
-    say(f'report: {path}')
 
 
 def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from jaxlab.engine.errors import InputError
 _PATIENCE = 10.0  # seconds, for what a network file system caches
 # What may change between two runs of one workdir.
 _FREE = (
+  'claimed',
   'train.steps',
   'train.log_every_steps',
   'train.eval_every_steps',

@@ -21,6 +21,10 @@ def test_a_variant_is_a_program_and_its_first_training_is_planned(
 ):
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path))
   config = runs.config_of(name, variant).to_dict()
+  assert config['title'] and config['claimed']
+  if config.get('data', {}).get('measure'):  # what the data would say
+    known = {'num_classes': 3, 'channels': 3, 'size': 32}
+    config['data'] |= {**known, 'mean': (0.5,), 'std': (0.2,)}
   stages = main.program_of(config)
   names = [one.name for one in stages]
   assert len({*names}) == len(names)
