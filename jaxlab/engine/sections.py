@@ -145,7 +145,9 @@ def shown(cell: Cell) -> str:
   """A cell as text."""
   if cell is None:
     return 'not finite'
-  return f'{cell:.4g}' if isinstance(cell, float) else str(cell)
+  if not isinstance(cell, float):
+    return str(cell)
+  return f'{cell:,.0f}' if 1e4 <= abs(cell) < 1e15 else f'{cell:.4g}'
 
 
 def markdown(table: Mapping[str, Any]) -> str:
