@@ -14,10 +14,12 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
+import safetensors
 import tokenizers
 from tokenizers import decoders, processors
 
@@ -28,6 +30,7 @@ from jaxlab.engine.errors import InputError
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
+_OLD = 'pytorch_model.bin'
 _VOCABULARY = 'vocab.txt'
 _TOKENIZER = 'tokenizer.json'
 _OPTIONS = 'tokenizer_config.json'
@@ -36,16 +39,9 @@ _EMPTY: tuple[Any, ...] = (None, [])
 _CLASSES = (None, 'BertTokenizer', 'BertTokenizerFast')
 
 
-class Weights(NamedTuple):
-  """The arrays of a folder by their names."""
-
-  flat: weights.Flat
-  sha256: str  # of all files that they lie in
-
-
 def is_folder(path: Path) -> bool:
-  """Whether there is a config.json and weights beside it."""
-  names = (WEIGHTS, _INDEX)
+  """Whether there is a config.json with weights or a vocabulary beside it."""
+  names = (WEIGHTS, _INDEX, _OLD, _VOCABULARY, _TOKENIZER)
   return (path / CONFIG).is_file() and any((path / x).exists() for x in names)
 
 
@@ -80,64 +76,94 @@ def _check_file(path: Path) -> None:
   )
 
 
-def read_weights(folder: Path) -> Weights:
-  """The arrays of a folder, in one file or in shards.
+def read_weights(folder: Path) -> weights.Flat:
+  """The arrays of a folder by their names, in one file or in shards.
 
   Raises:
     InputError: a file is absent, damaged, or not beside the index; or the
       index and a shard disagree.
   """
-  if not (folder / WEIGHTS).exists() and (folder / _INDEX).exists():
-    return _read_shards(folder)
-  if (folder / 'pytorch_model.bin').exists() and not (
-    folder / WEIGHTS
-  ).exists():
-    raise InputError(
-      f'{folder} has its weights in pytorch_model.bin alone, a pickle: write '
-      f'{WEIGHTS} by transformers, model.save_pretrained(folder)'
-    )
-  return _read_file(folder / WEIGHTS)
+  return _gather(folder, weights.read_safetensors)
 
 
-def _read_file(path: Path) -> Weights:
-  _check_file(path)
-  data, what = pickles.load_bytes(path)
-  digest = hashlib.sha256(data).hexdigest()
-  return Weights(weights.decode_safetensors(data, what), digest)
+def weights_sha256(folder: Path) -> str:
+  """SHA-256 of the names and contents of the files that `read_weights` reads.
+
+  Raises:
+    InputError: a file is absent.
+  """
+  digest = hashlib.sha256()
+  for path, _ in _files(folder):
+    with open(path, 'rb') as file:
+      own = hashlib.file_digest(file, 'sha256').hexdigest()
+    digest.update(f'{path.name}:{own}\n'.encode())
+  return digest.hexdigest()
 
 
-def _read_shards(folder: Path) -> Weights:
-  path = folder / _INDEX
-  places = read_json(path).get('weight_map')
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+  """The shapes of a folder's arrays; their contents are not read.
+
+  Raises:
+    InputError: as `read_weights`.
+  """
+
+  def read(path):
+    with (
+      pickles.damage(str(path)),
+      safetensors.safe_open(path, framework='np') as file,
+    ):
+      names = file.keys()
+      return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+  return _gather(folder, read)
+
+
+def _gather(folder: Path, read: Callable[[Path], dict]) -> dict[str, Any]:
+  """What `read` finds in all files of weights, together."""
+  found: dict[str, Any] = {}
+  for path, wanted in _files(folder):
+    part = read(path)
+    if wanted is not None and (other := sorted(wanted ^ part.keys())):
+      raise InputError(
+        f'{folder / _INDEX} and the shard {path.name!r} disagree on '
+        f'{other[:5]}: copy both again, of one version'
+      )
+    found |= part
+  return found
+
+
+def _files(folder: Path) -> list[tuple[Path, set[str] | None]]:
+  """The files of weights, and the names that an index says are in them."""
+  path, index = folder / WEIGHTS, folder / _INDEX
+  if path.exists() or not index.exists():
+    if (folder / _OLD).exists() and not path.exists():
+      raise InputError(
+        f'{folder} has its weights in {_OLD} alone, a pickle: write '
+        f'{WEIGHTS} by transformers, model.save_pretrained(folder)'
+      )
+    _check_file(path)
+    return [(path, None)]
+  places = read_json(index).get('weight_map')
   if not isinstance(places, dict) or not places:
     raise InputError(
-      f'{path} has no weight_map of names and shards, but {places!r:.40}: copy '
-      'it again'
+      f'{index} has no weight_map of names and shards, but {places!r:.40}: '
+      'copy it again'
     )
+  shards: dict[str, set[str]] = {}
   for name, shard in places.items():
     if not isinstance(shard, str) or PurePath(shard).name != shard:
       raise InputError(
-        f'{path} says that {name!r} is in {shard!r:.80}, which is no name of a '
-        'file beside it: shards lie in the folder of their index'
+        f'{index} says that {name!r} is in {shard!r:.80}, which is no name of '
+        'a file beside it: shards lie in the folder of their index'
       )
-  flat: weights.Flat = {}
-  digest = hashlib.sha256()
-  for shard in sorted({*places.values()}):
-    wanted = {name for name, place in places.items() if place == shard}
+    shards.setdefault(shard, set()).add(name)
+  for shard, names in shards.items():
     if not (folder / shard).is_file():
       raise InputError(
-        f'{path} names the shard {shard!r} with {len(wanted)} arrays, and '
+        f'{index} names the shard {shard!r} with {len(names)} arrays, and '
         f'{folder} has no such file: copy it there'
       )
-    found = _read_file(folder / shard)
-    if other := sorted(wanted ^ found.flat.keys()):
-      raise InputError(
-        f'{path} and the shard {shard!r} disagree on {other[:5]}: copy both '
-        'again, of one version'
-      )
-    flat |= found.flat
-    digest.update(f'{shard}:{found.sha256}\n'.encode())
-  return Weights(flat, digest.hexdigest())
+  return [(folder / shard, shards[shard]) for shard in sorted(shards)]
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
@@ -334,6 +360,8 @@ def write_folder(
       _whole_tokenizer(vocabulary).save(str(folder / _TOKENIZER))
       # transformers asks which framework wrote the file.
       weights.write_safetensors(folder / WEIGHTS, flat, {'format': 'pt'})
+      # Whoever may read one may read the other: safetensors writes for one.
+      shutil.copymode(folder / CONFIG, folder / WEIGHTS)
       os.rename(folder, target)
   except OSError as error:
     raise InputError(

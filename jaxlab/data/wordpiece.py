@@ -2,6 +2,8 @@
 trained reproducibly."""
 
 import collections
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -63,6 +65,11 @@ class Vocabulary(NamedTuple):
   @property
   def special(self) -> SpecialIds:
     return special_ids(self.pieces)
+
+  @property
+  def sha256(self) -> str:
+    """Of the pieces and of all that changes how a text is read."""
+    return hashlib.sha256(json.dumps(self).encode()).hexdigest()
 
   def tokenizer(self) -> tokenizers.Tokenizer:
     """BERT's tokenizer of this vocabulary; it adds no special pieces."""

@@ -34,6 +34,7 @@ from jaxlab.models.bert_heads import ClassificationHead, SpanHead
 from jaxlab.models.convert import template
 
 Head = ClassificationHead | SpanHead
+Shapes = Mapping[str, tuple[int, ...]]
 
 _HEADS = {CLASSES: 'classification', ANSWERS: 'span'}
 
@@ -56,7 +57,6 @@ class Loaded(NamedTuple):
   classes: tuple[str, ...]  # of a classifier, by number
   # Arrays of the file that the network of this name does not use.
   unused: tuple[str, ...]
-  sha256: str  # of the files of weights
 
 
 def load(
@@ -77,8 +77,8 @@ def load(
       of config.json or an array of the weights is not known.
   """
   folder = Path(folder).expanduser()
-  flat, sha256 = _weights(folder)
-  about, vocabulary = _describe(folder, flat)
+  flat = _weights(folder)
+  about, vocabulary = _describe(folder, _shapes(flat))
   architecture = about.architecture
   heads = architecture in (MASKED_LM, PRETRAINING)
   pooler = 'cls.seq_relationship' if architecture == MASKED_LM else 'pooler'
@@ -110,32 +110,32 @@ def load(
       'delete them'
     )
   return Loaded(
-    architecture, model, params, head, vocabulary, about.classes, left, sha256
+    architecture, model, params, head, vocabulary, about.classes, left
   )
 
 
 def load_encoder(
   folder: str | Path, *, scan_layers: bool = False
-) -> tuple[dict[str, Any], tuple[str, ...], str]:
+) -> tuple[dict[str, Any], tuple[str, ...]]:
   """The encoder of a folder of any architecture, for fine-tuning.
 
   Returns:
     (parameters of Bert(heads=False), without `pooler` where the file has none;
-    names of the arrays that were left out; SHA-256 of the files of weights).
+    names of the arrays that were left out).
 
   Raises:
     InputError: as `load`.
   """
   folder = Path(folder).expanduser()
-  flat, sha256 = _weights(folder)
-  about, _ = _describe(folder, flat)
+  flat = _weights(folder)
+  about, _ = _describe(folder, _shapes(flat))
   pool = any(name.startswith('pooler.') for name in flat)
   model = Bert(**about.fields, heads=False, pool=pool, scan_layers=scan_layers)
   try:
     variables, left = bert_names.from_hugging_face(_template(model), flat)
   except ValueError as error:
     raise InputError(f'{folder}: {error}') from error
-  return variables['params'], left, sha256
+  return variables['params'], left
 
 
 def describe(folder: str | Path) -> Described:
@@ -145,21 +145,30 @@ def describe(folder: str | Path) -> Described:
     InputError: as `load`.
   """
   folder = Path(folder).expanduser()
-  return _describe(folder, _weights(folder).flat)
+  shapes = hub_folder.read_shapes(folder)
+  return _describe(folder, {_plain(name): x for name, x in shapes.items()})
 
 
-def _weights(folder: Path) -> hub_folder.Weights:
-  found = hub_folder.read_weights(folder)
+def _weights(folder: Path) -> dict[str, Any]:
+  flat = hub_folder.read_weights(folder)
   try:
-    return found._replace(flat=bert_names.plain_names(found.flat))
+    return bert_names.plain_names(flat)
   except ValueError as error:
     raise InputError(f'{folder}: {error}') from error
 
 
-def _describe(folder: Path, flat: Mapping[str, Any]) -> Described:
+def _plain(name: str) -> str:
+  return name.removeprefix('bert.')
+
+
+def _shapes(flat: Mapping[str, Any]) -> Shapes:
+  return {name: array.shape for name, array in flat.items()}
+
+
+def _describe(folder: Path, shapes: Shapes) -> Described:
   path = folder / hub_folder.CONFIG
-  about = bert_config.read(hub_folder.read_json(path), flat, str(path))
-  _check_sizes(about, flat, path)
+  about = bert_config.read(hub_folder.read_json(path), shapes, str(path))
+  _check_sizes(about, shapes, path)
   vocabulary = hub_folder.read_vocabulary(folder)
   size, pad = about.fields['vocab_size'], vocabulary.special.pad
   if len(vocabulary.pieces) != size:
@@ -177,34 +186,34 @@ def _describe(folder: Path, flat: Mapping[str, Any]) -> Described:
   return Described(about, vocabulary)
 
 
-def _check_sizes(
-  about: bert_config.Read, flat: Mapping[str, Any], path: Path
-) -> None:
+def _check_sizes(about: bert_config.Read, shapes: Shapes, path: Path) -> None:
   """Raises InputError where config.json and the weights differ in size.
 
   Before a model is made of sizes that may be anything.
   """
   fields = about.fields
-  parts = [name.split('.') for name in flat]
-  layers = {x[2] for x in parts if x[:2] == ['encoder', 'layer']}
+  parts = [name.split('.') for name in shapes]
+  layers = {x[2] for x in parts if x[:2] == ['encoder', 'layer'] and x[2:]}
   known = {'num_hidden_layers': (fields['num_layers'], len(layers))}
   for name, key, field in (
     ('word', 'vocab_size', 'vocab_size'),
     ('position', 'max_position_embeddings', 'max_positions'),
     ('token_type', 'type_vocab_size', 'type_vocab_size'),
   ):
-    array = flat.get(f'embeddings.{name}_embeddings.weight')
-    if array is None or array.ndim != 2:
+    shape = shapes.get(f'embeddings.{name}_embeddings.weight', ())
+    if len(shape) != 2:
       raise InputError(
         f'{path.parent}: the weights have no matrix '
         f'"embeddings.{name}_embeddings.weight", so they are no BERT; they '
-        f'have {sorted(flat)[:4]}'
+        f'have {sorted(shapes)[:4]}'
       )
-    known[key] = fields[field], array.shape[0]
-    known['hidden_size'] = fields['hidden_size'], array.shape[1]
-  array = flat.get('encoder.layer.0.intermediate.dense.weight')
-  if array is not None and array.ndim == 2:
-    known['intermediate_size'] = fields['intermediate_size'], array.shape[0]
+    known[key] = fields[field], shape[0]
+    known['hidden_size'] = fields['hidden_size'], shape[1]
+  if shape := shapes.get('encoder.layer.0.intermediate.dense.bias', ()):
+    known['intermediate_size'] = fields['intermediate_size'], shape[0]
+  shape = shapes.get('classifier.bias', ())
+  if shape and about.architecture == CLASSES:
+    known['id2label, the number of classes,'] = len(about.classes), shape[0]
   for key, (said, there) in known.items():
     if said != there:
       raise InputError(
