@@ -151,10 +151,11 @@ def _files(folder: Path) -> list[tuple[Path, set[str] | None]]:
     )
   shards: dict[str, set[str]] = {}
   for name, shard in places.items():
-    if not isinstance(shard, str) or PurePath(shard).name != shard:
+    named = isinstance(shard, str) and shard.endswith('.safetensors')
+    if not named or PurePath(shard).name != shard:
       raise InputError(
         f'{index} says that {name!r} is in {shard!r:.80}, which is no name of '
-        'a file beside it: shards lie in the folder of their index'
+        'a .safetensors file beside it: shards lie in the folder of their index'
       )
     shards.setdefault(shard, set()).add(name)
   for shard, names in shards.items():
@@ -340,7 +341,7 @@ def write_folder(
   if target.exists() or target.is_symlink():
     raise InputError(f'{target} is there already: remove it, or name another')
   for piece in vocabulary.pieces:
-    if piece != piece.strip('\r\n') or not piece:
+    if not piece or {*'\r\n'} & {*piece}:
       raise InputError(f'the piece {piece!r} cannot be a line of {_VOCABULARY}')
   options = {
     'do_lower_case': vocabulary.lowercase,

@@ -274,6 +274,7 @@ def export(
   Raises:
     InputError: the vocabulary or the classes have another number than the
       model, or the folder cannot be written.
+    ValueError: a parameter has no name there.
   """
   if len(vocabulary.pieces) != model.vocab_size:
     raise InputError(
