@@ -915,7 +915,7 @@ jaxlab/recipes/hugging_face.py: tests/recipes/test_hugging_face.py
     if architecture == MASKED_LM else 'pooler' => if False else 'pooler'
 jaxlab/recipes/hugging_face.py: tests/recipes/test_hugging_face_refused.py
   keys_of_the_config
-    if said != there: => if False:
+    fields['intermediate_size'], shape[0] => shape[0], shape[0]
     if about.pad not in (None, pad): => if False:
   weights_that_do_not_fit
     if not name.startswith(may)] => if not name]

@@ -12,7 +12,7 @@ from jaxlab.engine.errors import InputError
 
 # The special pieces are in an order and a place of their own.
 PIECES = [
-  *('[unused0]', '[SEP]', '[UNK]', '[CLS]', '[MASK]'),
+  *('[SEP]', '[unused0]', '[UNK]', '[CLS]', '[MASK]'),
   *string.ascii_lowercase,
   '[PAD]',
 ]

@@ -411,6 +411,7 @@ def test_minilm_finds_a_very_happy_person_close_to_a_happy_one():
   flat = open_or_skip('minilm')
   pieces = packaged_weights.minilm_vocabulary(offline=True)
   assert len(pieces) == 30_522
+  assert wordpiece.special_ids(pieces) == (0, 100, 101, 102, 103)
   tokenizer = wordpiece.make_tokenizer(pieces)
   sentences = (
     'That is a happy person',

@@ -220,6 +220,11 @@ def test_shards_that_are_absent_elsewhere_or_of_another_version_are_refused(
   refused(folder, r"disagree on \['pooler.dense.bias'\]: copy both again")
   told(new=pooler)
   refused(folder, r"disagree on \['new'\]")
+  left = {
+    k: x for k, x in right['weight_map'].items() if k != 'pooler.dense.bias'
+  }
+  index.write_text(json.dumps({'weight_map': left}))
+  refused(folder, r"disagree on \['pooler.dense.bias'\]")
   for content in ({}, {'weight_map': {}}, {'weight_map': [1]}):
     index.write_text(json.dumps(content))
     refused(folder, 'index.json has no weight_map')
