@@ -14,6 +14,8 @@ shards, vocab.txt; BERT-base's, as `save_pretrained` writes it):
   python -m jaxlab.main --config=configs/bert_finetune.py:base \\
     --config.model.checkpoint=path/to/bert-base-uncased
 
+SQuAD from such a folder: `:squad`, with `--config.vocabulary.name=` besides.
+
 Paper: You et al., "Large Batch Optimization for Deep Learning: Training BERT
 in 76 minutes", ICLR 2020, measures its pre-training by SQuAD v1.1's F1. The
 recipe is that of Devlin et al., NAACL 2019. IMDB is not in the paper.
