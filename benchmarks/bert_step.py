@@ -27,6 +27,7 @@ import optax
 
 from jaxlab.engine import mesh
 from jaxlab.models import bert
+from jaxlab.models.bert_names import to_hugging_face
 
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 0.01
@@ -193,43 +194,10 @@ def to_torch(shape: Shape, params: dict[str, Any]):
     max_position_embeddings=len(params['position_embedding']),
   )
   model = transformers.BertForPreTraining(config)
-  weights = torch_weights(jax.tree.map(np.array, params), shape)
+  weights = to_hugging_face(jax.tree.map(np.array, params))
   for name, tensor in model.named_parameters():
     tensor.data.copy_(torch.from_numpy(weights[name]))
   return model
-
-
-def torch_weights(params, shape: Shape) -> dict[str, np.ndarray]:
-  """Our parameters under their names; theirs are [out, in], ours [in, out]."""
-  weights = {'cls.predictions.bias': params['mlm_bias']}
-  for kind in ('word', 'position', 'type'):
-    theirs = {'type': 'token_type'}.get(kind, kind)
-    name = f'bert.embeddings.{theirs}_embeddings.weight'
-    weights[name] = params[f'{kind}_embedding']
-
-  def add(theirs, ours):
-    if 'scale' in ours:
-      weights[f'{theirs}.weight'] = ours['scale']
-    else:
-      bias = ours['bias'].size
-      weights[f'{theirs}.weight'] = ours['kernel'].reshape(-1, bias).T
-    weights[f'{theirs}.bias'] = ours['bias'].reshape(-1)
-
-  add('bert.embeddings.LayerNorm', params['embedding_layer_norm'])
-  add('bert.pooler.dense', params['pooler'])
-  add('cls.predictions.transform.dense', params['mlm_dense'])
-  add('cls.predictions.transform.LayerNorm', params['mlm_layer_norm'])
-  add('cls.seq_relationship', params['nsp'])
-  for i in range(shape.layers):
-    ours, theirs = params[f'layers_{i}'], f'bert.encoder.layer.{i}'
-    for name in ('query', 'key', 'value'):
-      add(f'{theirs}.attention.self.{name}', ours['attention'][name])
-    add(f'{theirs}.attention.output.dense', ours['attention']['out'])
-    add(f'{theirs}.attention.output.LayerNorm', ours['attention_layer_norm'])
-    add(f'{theirs}.intermediate.dense', ours['intermediate'])
-    add(f'{theirs}.output.dense', ours['output'])
-    add(f'{theirs}.output.LayerNorm', ours['output_layer_norm'])
-  return weights
 
 
 def check_equal(model, params, batches, theirs: Theirs) -> float:

@@ -8,13 +8,22 @@
     --config.data.squad_train=train-v1.1.json \\
     --config.data.squad_dev=dev-v1.1.json
 
+From a folder of Hugging Face's layout (config.json, model.safetensors or its
+shards, vocab.txt; BERT-base's, as `save_pretrained` writes it):
+
+  python -m jaxlab.main --config=configs/bert_finetune.py:base \\
+    --config.model.checkpoint=path/to/bert-base-uncased
+
+SQuAD from such a folder: `:squad`, with `--config.vocabulary.name=` besides.
+
 Paper: You et al., "Large Batch Optimization for Deep Learning: Training BERT
 in 76 minutes", ICLR 2020, measures its pre-training by SQuAD v1.1's F1. The
 recipe is that of Devlin et al., NAACL 2019. IMDB is not in the paper.
 
-The checkpoint is a finished stage of configs/bert_lamb.py, of any size: its
-shape and vocabulary are checked against those given here, and are taken where
-a size is 0 or a name empty.
+The checkpoint is a finished stage of configs/bert_lamb.py, or such a folder, of
+any size: its shape and vocabulary are checked against those given here, and are
+taken where a size is 0 or a name empty. The head is new; the dropout is the one
+given here.
 
 Measured, IMDB, 2,000 labels (--config.data.train_examples=2000
 --config.train.steps=250 --config.train.eval_every_steps=125
@@ -61,7 +70,8 @@ def imdb():
   config.vocabulary.size = 2048
 
   config.model = ml_collections.ConfigDict()
-  config.model.checkpoint = 'runs/bert_lamb/pretrain'  # '': from scratch
+  # A finished stage, or a folder of Hugging Face's layout; '': from scratch.
+  config.model.checkpoint = 'runs/bert_lamb/pretrain'
   config.model.num_layers = 2
   config.model.hidden_size = 128
   config.model.num_heads = 2
@@ -69,6 +79,9 @@ def imdb():
   config.model.max_positions = 128
   config.model.dropout_rate = 0.1
   config.model.initializer_range = 0.02
+  config.model.type_vocab_size = 2  # segments
+  config.model.activation = 'gelu'  # 'gelu', 'gelu_new', 'relu'
+  config.model.layer_norm_epsilon = 1e-12
   config.model.dtype = 'float32'  # of the computation; parameters: float32
   config.model.scan_layers = True
   config.model.remat = False
@@ -109,6 +122,31 @@ def scratch():
   """The same from random parameters: what pre-training is worth."""
   config = imdb()
   config.model.checkpoint = ''
+  return config
+
+
+def base():
+  """BERT-base of a Hugging Face folder on all reviews, Devlin et al.'s recipe.
+
+  Three epochs of 32; texts of 512 tokens, a quarter from the start. Not run.
+  """
+  config = imdb()
+  config.data.sequence_length = 512
+  config.data.keep = 'both'
+  config.vocabulary.name = ''  # the folder's
+  config.vocabulary.size = 30522
+  config.model.checkpoint = 'bert-base-uncased'
+  config.model.num_layers = 12
+  config.model.hidden_size = 768
+  config.model.num_heads = 12
+  config.model.intermediate_size = 3072
+  config.model.max_positions = 512
+  config.model.dtype = 'bfloat16'
+  config.model.remat = True
+  config.optimizer.learning_rate = 2e-5
+  config.optimizer.warmup_steps = 211
+  config.train.steps = 2109
+  config.train.checkpoint_every_seconds = 300.0
   return config
 
 
@@ -177,4 +215,10 @@ def squad():
   return config
 
 
-VARIANTS = {'': imdb, 'scratch': scratch, 'smoke': smoke, 'squad': squad}
+VARIANTS = {
+  '': imdb,
+  'scratch': scratch,
+  'base': base,
+  'smoke': smoke,
+  'squad': squad,
+}

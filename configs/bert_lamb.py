@@ -72,6 +72,9 @@ def bible():
   config.model.max_positions = 128
   config.model.dropout_rate = 0.0
   config.model.initializer_range = 0.02
+  config.model.type_vocab_size = 2  # segments
+  config.model.activation = 'gelu'  # 'gelu', 'gelu_new', 'relu'
+  config.model.layer_norm_epsilon = 1e-12
   config.model.unigram_bias = True  # the decoder's bias starts at log unigram
   config.model.dtype = 'float32'  # of the computation; parameters: float32
   config.model.scan_layers = True

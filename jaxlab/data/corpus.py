@@ -65,6 +65,11 @@ class Corpus:
     return _open_split(self.path, name)
 
   @functools.cached_property
+  def special(self) -> wordpiece.SpecialIds:
+    """The ids of [PAD], [UNK], [CLS], [SEP] and [MASK]."""
+    return wordpiece.special_ids(self.pieces)
+
+  @functools.cached_property
   def continuation(self) -> np.ndarray:
     """[vocab_size] bool, whether a piece continues a word (`##…`)."""
     return np.array([piece.startswith('##') for piece in self.pieces])
@@ -81,9 +86,10 @@ class Corpus:
       len(piece) - 2 if piece.startswith('##') else len(piece) + 1
       for piece in self.pieces
     ]
-    counts[: len(wordpiece.SPECIAL)] = [0] * len(wordpiece.SPECIAL)
-    counts[wordpiece.UNK] = 2
-    return np.array(counts, np.int32)
+    found = np.array(counts, np.int32)
+    found[[*self.special]] = 0
+    found[self.special.unk] = 2
+    return found
 
 
 def prepare_corpus(

@@ -18,7 +18,7 @@ import tokenizers
 
 from jaxlab.data import text as texts
 from jaxlab.data.text import LabelledText
-from jaxlab.data.wordpiece import CLS, PAD, SEP, UNK
+from jaxlab.data.wordpiece import special_ids
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -143,7 +143,8 @@ def encode(
     )
   head = {'start': room, 'end': 0, 'both': room // 4}[keep]
   tail = room - head
-  tokens = np.full((len(part.texts), sequence_length), PAD, np.int32)
+  special = special_ids(tokenizer)
+  tokens = np.full((len(part.texts), sequence_length), special.pad, np.int32)
   length = np.zeros(len(part.texts), np.int32)
   truncated = 0
   for begin in range(0, len(part.texts), 1024):
@@ -155,13 +156,13 @@ def encode(
         truncated += 1
         ids = ids[:head] + ids[len(ids) - tail :]
       length[row] = len(ids) + _SPECIAL
-      tokens[row, : length[row]] = [CLS, *ids, SEP]
+      tokens[row, : length[row]] = [special.cls, *ids, special.sep]
   written = max(1, int(length.sum()) - _SPECIAL * len(length))
   labels = np.asarray(part.labels, np.int32)
   return Encoded(
     {'tokens': tokens, 'length': length, 'label': labels},
     truncated / max(1, len(part.texts)),
-    float((tokens == UNK).sum() / written),
+    float((tokens == special.unk).sum() / written),
   )
 
 

@@ -7,7 +7,6 @@ script.
 import numpy as np
 
 from jaxlab.data import counter_random
-from jaxlab.data.wordpiece import MASK
 
 _CHOOSE, _REPLACE, _TOKEN = range(3)  # what a draw is for
 _LAST = ~np.uint64(0)  # the score of what is not to be chosen
@@ -21,6 +20,7 @@ def mask_tokens(
   state: np.ndarray,
   max_predictions: int,
   vocab_size: int,
+  mask_id: int,
   continuation: np.ndarray | None,
 ) -> dict[str, np.ndarray]:
   """Hides tokens: 80 % as [MASK], 10 % as they are, 10 % as any piece.
@@ -34,6 +34,7 @@ def mask_tokens(
     state: [b] uint64, one hash a row.
     max_predictions: columns of the result.
     vocab_size: random pieces are drawn from all of these.
+    mask_id: of [MASK].
     continuation: None hides tokens; [vocab_size] bool, whether a piece
       continues a word, hides whole words, in random order, and skips one that
       exceeds what is left of `count`.
@@ -58,7 +59,7 @@ def mask_tokens(
   piece = counter_random.below(
     counter_random.mix(state, _TOKEN, column), vocab_size
   )
-  hidden = np.where(chosen & (draw < 0.8), MASK, tokens)
+  hidden = np.where(chosen & (draw < 0.8), mask_id, tokens)
   hidden = np.where(chosen & (draw >= 0.9), piece, hidden)
   # A stable sort brings the chosen to the front, in order.
   places = np.argsort(~chosen, axis=1, kind='stable')[:, :max_predictions]

@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxlab.data import counter_random, masking, sentence_pairs
 from jaxlab.data.corpus import Corpus
-from jaxlab.data.wordpiece import CLS, PAD, SEP
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -163,6 +162,7 @@ class PretrainingSource:
       counter_random.mix(self.seed, -2, ids),
       self.max_predictions,
       self.corpus.vocab_size,
+      self.corpus.special.mask,
       self.corpus.continuation if self.whole_word else None,
     )
     batch['segments'] = segments
@@ -222,9 +222,10 @@ class PretrainingSource:
     )
     text = self._arrays.tokens
     tokens = text[np.clip(place, 0, len(text) - 1)].astype(np.int32)
-    tokens[:, 0] = CLS
-    tokens[(column == a + 1) | (column == length - 1)] = SEP
-    tokens[column >= length] = PAD
+    special = self.corpus.special
+    tokens[:, 0] = special.cls
+    tokens[(column == a + 1) | (column == length - 1)] = special.sep
+    tokens[column >= length] = special.pad
     segments = (in_b & (column < length)).astype(np.int32)
     return tokens, segments, length[:, 0]
 

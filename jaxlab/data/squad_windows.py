@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 
 from jaxlab.data.squad import Question, Squad
-from jaxlab.data.wordpiece import CLS, SEP
+from jaxlab.data.wordpiece import SpecialIds, special_ids
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -137,7 +137,8 @@ def make_windows(
     number: np.array(encoding.offsets, np.int32).reshape(-1, 2)
     for number, encoding in contexts.items()
   }
-  arrays = _layout(squad, rows, contexts, shape)
+  special = special_ids(tokenizer)
+  arrays = _layout(squad, rows, contexts, shape, special)
   if training:
     arrays |= _labels(squad, rows, offsets, arrays['first'])
   else:
@@ -155,12 +156,16 @@ def _encode(tokenizer: tokenizers.Tokenizer, texts: list[str]):
   return tokenizer.encode_batch(texts, add_special_tokens=False)
 
 
-def _layout(squad, rows, contexts, shape) -> dict[str, np.ndarray]:
-  tokens = np.zeros((len(rows), shape.sequence_length), np.int32)  # [PAD]
+def _layout(
+  squad, rows, contexts, shape, special: SpecialIds
+) -> dict[str, np.ndarray]:
+  size = len(rows), shape.sequence_length
+  tokens = np.full(size, special.pad, np.int32)
   first = np.array([len(row.query) + 2 for row in rows], np.int32)
   for line, row in zip(tokens, rows):
     ids = contexts[squad.questions[row.question].context].ids
-    whole = [CLS, *row.query, SEP, *ids[row.base : row.stop], SEP]
+    context = ids[row.base : row.stop]
+    whole = [special.cls, *row.query, special.sep, *context, special.sep]
     line[: len(whole)] = whole
   taken = np.array([row.stop - row.base for row in rows], np.int32)
   return {'tokens': tokens, 'first': first, 'length': first + taken + 1}

@@ -58,10 +58,15 @@ def read_safetensors(path: Path) -> Flat:
   return decode_safetensors(data, what)
 
 
-def write_safetensors(path: Path, tree: Any) -> None:
+def write_safetensors(
+  path: Path, tree: Any, metadata: dict[str, str] | None = None
+) -> None:
   """Writes nested variables, or a flat mapping, under '/'-joined names.
 
   The same arrays give the same bytes. The file is complete or not there.
+
+  Args:
+    metadata: kept in the file's header.
 
   Raises:
     InputError: two leaves have one name, or a leaf is no array of numbers.
@@ -79,7 +84,7 @@ def write_safetensors(path: Path, tree: Any) -> None:
   partial = target.with_name(f'.{target.name}.new-{os.getpid()}')
   target.parent.mkdir(parents=True, exist_ok=True)
   try:
-    safetensors.numpy.save_file(flat, partial)
+    safetensors.numpy.save_file(flat, partial, metadata)
     os.replace(partial, target)
   except (safetensors.SafetensorError, OSError) as error:
     raise InputError(f'cannot write {path}: {error}') from error

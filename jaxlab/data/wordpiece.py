@@ -1,7 +1,11 @@
-"""BERT's WordPiece vocabulary, in lower case, trained reproducibly."""
+"""BERT's WordPiece vocabulary: others' as they are, our own in lower case,
+trained reproducibly."""
 
 import collections
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
@@ -9,15 +13,83 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 from jaxlab.engine.errors import InputError
 
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
-PAD, UNK, CLS, SEP, MASK = range(5)
 ALPHABET = 1000  # characters at most, the most frequent; the others are [UNK]
 
-_NORMALIZER = normalizers.BertNormalizer(lowercase=True)
+
+class SpecialIds(NamedTuple):
+  """The ids of SPECIAL in a vocabulary."""
+
+  pad: int
+  unk: int
+  cls: int
+  sep: int
+  mask: int
+
+
+def special_ids(
+  known: tokenizers.Tokenizer | Sequence[str],
+) -> SpecialIds:
+  """The ids of the special pieces, which differ between vocabularies.
+
+  Args:
+    known: a tokenizer, or pieces by id.
+
+  Raises:
+    InputError: a special piece is not in the vocabulary.
+  """
+  numbers: Mapping[str, int]
+  if isinstance(known, tokenizers.Tokenizer):
+    numbers = {
+      piece: number
+      for piece in SPECIAL
+      if (number := known.token_to_id(piece)) is not None
+    }
+  else:
+    numbers = {piece: number for number, piece in enumerate(known)}
+  if missing := [piece for piece in SPECIAL if piece not in numbers]:
+    raise InputError(
+      f'the vocabulary has no {", ".join(missing)}: a BERT reads with all of '
+      f'{", ".join(SPECIAL)}; add them to its file'
+    )
+  return SpecialIds(*(numbers[piece] for piece in SPECIAL))
+
+
+class Vocabulary(NamedTuple):
+  """Pieces by id, and what becomes of a text before it is cut in pieces."""
+
+  pieces: tuple[str, ...]
+  lowercase: bool = True
+  strip_accents: bool | None = None  # None: where it is lower case
+  chinese_apart: bool = True  # each Chinese character is a word
+
+  @property
+  def special(self) -> SpecialIds:
+    return special_ids(self.pieces)
+
+  @property
+  def sha256(self) -> str:
+    """Of the pieces and of all that changes how a text is read."""
+    return hashlib.sha256(json.dumps(self).encode()).hexdigest()
+
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """BERT's tokenizer of this vocabulary; it adds no special pieces."""
+    return make_tokenizer(self.pieces, _normalizer(*self[1:]))
+
+
+def _normalizer(lowercase=True, strip_accents=None, chinese_apart=True):
+  return normalizers.BertNormalizer(
+    lowercase=lowercase,
+    strip_accents=strip_accents,
+    handle_chinese_chars=chinese_apart,
+  )
+
+
+_LOWER = _normalizer()
 
 
 def normalise(text: str) -> str:
   """Text in lower case, without accents and control characters."""
-  return _NORMALIZER.normalize_str(text)
+  return _LOWER.normalize_str(text)
 
 
 def train_vocabulary(
@@ -77,14 +149,16 @@ def train_vocabulary(
   return sorted(numbers, key=lambda piece: numbers[piece])
 
 
-def make_tokenizer(pieces: list[str]) -> tokenizers.Tokenizer:
-  """A tokenizer of the given vocabulary: BERT's, in lower case."""
+def make_tokenizer(
+  pieces: Sequence[str], normalizer: normalizers.Normalizer = _LOWER
+) -> tokenizers.Tokenizer:
+  """A tokenizer of the given pieces: BERT's, in lower case if not said."""
   numbers = {piece: number for number, piece in enumerate(pieces)}
-  return _tokenizer(models.WordPiece(numbers, unk_token='[UNK]'))
+  return _tokenizer(models.WordPiece(numbers, unk_token='[UNK]'), normalizer)
 
 
-def _tokenizer(model) -> tokenizers.Tokenizer:
+def _tokenizer(model, normalizer=_LOWER) -> tokenizers.Tokenizer:
   tokenizer = tokenizers.Tokenizer(model)
-  tokenizer.normalizer = _NORMALIZER
+  tokenizer.normalizer = normalizer
   tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   return tokenizer

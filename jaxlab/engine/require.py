@@ -93,7 +93,7 @@ def require(
     except TypeError:  # a value of another type
       good = False
     if not good:
-      shown = f'"{value}"' if isinstance(value, str) else _plain(value)
+      shown = _plain(value)
       cure = f'; {rule.cure}' if rule.cure else ''
       raise InputError(f'{name}{key} = {shown} must be {rule.words}{cure}')
 
@@ -108,6 +108,8 @@ def _value(config: Mapping[str, Any], key: str, prefix: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
+  if isinstance(value, str):  # a foreign file's may hold control characters
+    return f'"{value}"' if value.isprintable() else repr(value)
   if isinstance(value, Iterable) and not isinstance(value, Mapping):
     return list(value)
   return value

@@ -11,10 +11,11 @@ arXiv:1810.04805
   next logits = W tanh(W' x[CLS] + b') + b
 
 GELU is the exact x Phi(x), as in transformers' default; google-research/bert
-computes the tanh approximation, which differs by at most 5e-4.
+computes the tanh approximation, which differs by at most 5e-4: `gelu_new`.
+Weights from and for transformers: bert_names.py and bert_config.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -45,11 +46,15 @@ class Bert(nn.Module):
   attention_dropout_rate: float = 0.1
   initializer_range: float = 0.02  # of a normal cut at two deviations
   layer_norm_epsilon: float = 1e-12
+  activation: str = 'gelu'  # of ACTIVATIONS
   dtype: Any = jnp.float32  # of matmuls and activations
   # Of the gradients of the matrices where they are summed over devices: float32
   # or `dtype`. Those of embeddings and LayerNorms are float32 in any case.
   gradient_dtype: Any = jnp.float32
   heads: bool = True  # of pre-training; without them only `encode` works
+  # The first token's output, and the next-sentence head if there are heads;
+  # None stands for both without it.
+  pool: bool = True
   scan_layers: bool = False
   remat: bool = False  # recompute each layer in the backward pass
   unroll: int = 1  # scanned layers a loop turn; a CPU wants num_layers
@@ -60,6 +65,10 @@ class Bert(nn.Module):
       raise ValueError(
         f'hidden_size {self.hidden_size} is not divisible by num_heads '
         f'{self.num_heads}: change either'
+      )
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(
+        f'activation "{self.activation}" is not one of {", ".join(ACTIVATIONS)}'
       )
 
   def setup(self):
@@ -78,7 +87,8 @@ class Bert(nn.Module):
     self.type_embedding = table('type_embedding', self.type_vocab_size)
     self.embedding_layer_norm = norm()
     self.layers = self._layers()
-    self.pooler = dense(width)
+    if self.pool:
+      self.pooler = dense(width)
     if not self.heads:
       return
     self.mlm_dense = dense(width)
@@ -86,7 +96,8 @@ class Bert(nn.Module):
     self.mlm_bias = self.param(
       'mlm_bias', nn.initializers.zeros, (self.vocab_size,)
     )
-    self.nsp = dense(2)
+    if self.pool:
+      self.nsp = dense(2)
 
   def _layers(self):
     cls: Any = _Layer
@@ -110,6 +121,7 @@ class Bert(nn.Module):
       attention_dropout_rate=self.attention_dropout_rate,
       initializer_range=self.initializer_range,
       layer_norm_epsilon=self.layer_norm_epsilon,
+      activation=self.activation,
       dtype=self.dtype,
       gradient_dtype=self.gradient_dtype,
     )
@@ -124,7 +136,7 @@ class Bert(nn.Module):
     attention: jax.Array,
     *,
     deterministic: bool,
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> tuple[jax.Array, jax.Array | None]:
     """The encoder without heads, for fine-tuning.
 
     Args:
@@ -136,7 +148,7 @@ class Bert(nn.Module):
 
     Returns:
       sequence: [b, s, hidden_size] dtype.
-      pooled: [b, hidden_size] dtype in [-1, 1].
+      pooled: [b, hidden_size] dtype in [-1, 1]; None without `pool`.
 
     Raises:
       ValueError: the sequence is longer than the position table.
@@ -159,6 +171,8 @@ class Bert(nn.Module):
     else:
       for layer in self.layers:
         x, _ = layer(x, mask, deterministic)
+    if not self.pool:
+      return x, None
     return x, jnp.tanh(self.pooler(x[:, 0])).astype(self.dtype)
 
   def __call__(
@@ -169,7 +183,7 @@ class Bert(nn.Module):
     positions: jax.Array,
     *,
     deterministic: bool,
-  ) -> tuple[jax.Array, jax.Array]:
+  ) -> tuple[jax.Array, jax.Array | None]:
     """Logits of both pre-training tasks.
 
     Args:
@@ -179,7 +193,7 @@ class Bert(nn.Module):
 
     Returns:
       mlm_logits: [b, p, vocab_size] float32.
-      nsp_logits: [b, 2] float32.
+      nsp_logits: [b, 2] float32; None without `pool`.
 
     Raises:
       ValueError: there are no heads, or the sequence is too long.
@@ -194,7 +208,7 @@ class Bert(nn.Module):
     )
     x = jnp.take_along_axis(x, positions[:, :, None], axis=1, mode='fill')
     x = self.mlm_dense(x).astype(self.dtype)
-    x = self.mlm_layer_norm(gelu(x))
+    x = self.mlm_layer_norm(ACTIVATIONS[self.activation](x))
     mlm_logits = products.product(
       x,
       self.word_embedding.T.astype(self.gradient_dtype),
@@ -202,7 +216,10 @@ class Bert(nn.Module):
       None,
       jnp.float32,
     )
-    return mlm_logits + self.mlm_bias, self.nsp(pooled).astype(jnp.float32)
+    mlm_logits = mlm_logits + self.mlm_bias
+    if pooled is None:
+      return mlm_logits, None
+    return mlm_logits, self.nsp(pooled).astype(jnp.float32)
 
 
 class _Layer(nn.Module):
@@ -214,6 +231,7 @@ class _Layer(nn.Module):
   attention_dropout_rate: float
   initializer_range: float
   layer_norm_epsilon: float
+  activation: str
   dtype: Any
   gradient_dtype: Any
 
@@ -242,7 +260,8 @@ class _Layer(nn.Module):
       name='attention',
     )(x, mask, deterministic)
     x = norm(name='attention_layer_norm')(x + drop(y))
-    y = gelu(dense(self.intermediate_size, 'intermediate', x))
+    y = dense(self.intermediate_size, 'intermediate', x)
+    y = ACTIVATIONS[self.activation](y)
     y = dense(x.shape[-1], 'output', y)
     return norm(name='output_layer_norm')(x + drop(y)), None
 
@@ -310,6 +329,22 @@ def _gelu_jvp(primals, tangents):
 
 def _normal_cdf(x):
   return 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+  """x (1 + tanh(sqrt(2 / pi) (x + .044715 x^3))) / 2, [...] in the dtype of x,
+  through float32: what google-research/bert computes."""
+  x32 = x.astype(jnp.float32)
+  return jax.nn.gelu(x32, approximate=True).astype(x.dtype)
+
+
+# By transformers' names.
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+  'gelu': gelu,
+  'gelu_new': gelu_tanh,
+  'gelu_pytorch_tanh': gelu_tanh,
+  'relu': jax.nn.relu,
+}
 
 
 def stack_layers(params: Mapping[str, Any]) -> dict[str, Any]:

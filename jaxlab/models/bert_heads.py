@@ -79,6 +79,20 @@ class SpanHead(nn.Module):
     return logits[..., 0], logits[..., 1]
 
 
+def new_pooler(
+  key: jax.Array, width: int, initializer_range: float
+) -> dict[str, jax.Array]:
+  """Parameters for an encoder that was saved without its pooler.
+
+  Args:
+    key: () typed key.
+    width: hidden_size.
+  """
+  init = nn.initializers.truncated_normal(initializer_range)
+  kernel = init(key, (width, width), jnp.float32)
+  return {'kernel': kernel, 'bias': jnp.zeros(width)}
+
+
 def encoder_params(
   params: Mapping[str, Any], scan_layers: bool
 ) -> dict[str, Any]:

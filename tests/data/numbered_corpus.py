@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 
-from jaxlab.data import corpus, pretraining
+from jaxlab.data import corpus, pretraining, wordpiece
 
 FIRST = 5  # the id of the first token of the text
+# Not in the order of our own vocabularies.
+SPECIAL = wordpiece.SpecialIds(pad=3, unk=1, cls=4, sep=2, mask=0)
 
 
 class NumberedCorpus:
@@ -14,6 +16,7 @@ class NumberedCorpus:
 
   name = 'numbered'
   sha256 = ''
+  special = SPECIAL
 
   def __init__(self, lengths, continuation=0):
     """`lengths[d][s]`: tokens of sentence s of document d."""

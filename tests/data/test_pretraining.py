@@ -6,11 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
-from jaxlab.data import corpus, pretraining, sentence_pairs, wordpiece
+from jaxlab.data import corpus, pretraining, sentence_pairs
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import Source
 from tests.data.numbered_corpus import (
   FIRST,
+  SPECIAL,
   NumberedCorpus,
   check_uniform,
   make_lengths,
@@ -29,9 +30,9 @@ def test_one_segment_without_next_sentence():
   assert not batch['segments'].any() and not batch['next_sentence'].any()
   assert lengths.max() == 40
   for row, length in zip(tokens, lengths):
-    assert (row[0], row[length - 1]) == (wordpiece.CLS, wordpiece.SEP)
+    assert (row[0], row[length - 1]) == (SPECIAL.cls, SPECIAL.sep)
     assert (np.diff(row[1 : length - 1]) == 1).all()
-    assert not row[length:].any()
+    assert (row[length:] == SPECIAL.pad).all()
 
 
 @pytest.mark.parametrize('fraction', [0.15, 0.5, 1.0])
@@ -64,9 +65,9 @@ def test_masks_are_80_10_10_and_random_pieces_are_of_the_whole_vocabulary():
     targets.append(batch['targets'][batch['target_mask']])
   replaced, targets = np.concatenate(replaced), np.concatenate(targets)
   n, size = len(replaced), made.vocab_size
-  random = (replaced != targets) & (replaced != wordpiece.MASK)
+  random = (replaced != targets) & (replaced != SPECIAL.mask)
   for found, p in (
-    (replaced == wordpiece.MASK, 0.8 + 0.1 / size),
+    (replaced == SPECIAL.mask, 0.8 + 0.1 / size),
     (replaced == targets, 0.1 + 0.1 / size),
     (random, 0.1 * (1 - 2 / size)),
   ):
@@ -74,7 +75,7 @@ def test_masks_are_80_10_10_and_random_pieces_are_of_the_whole_vocabulary():
   # Ids of all pieces but [MASK], the special ones too, are equally frequent;
   # an id is not counted where it replaces itself, one time in `size`.
   pieces = replaced[random]
-  check_uniform(np.where(pieces > wordpiece.MASK, pieces - 1, pieces), size - 1)
+  check_uniform(np.where(pieces > SPECIAL.mask, pieces - 1, pieces), size - 1)
   # Unmasked tokens are as in the text: those of a row are consecutive.
   batch = batches[0]
   tokens = restored(batch)

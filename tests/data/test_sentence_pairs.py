@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from jaxlab.data import counter_random, sentence_pairs, wordpiece
+from jaxlab.data import counter_random, sentence_pairs
 from tests.data.numbered_corpus import (
   FIRST,
+  SPECIAL,
   NumberedCorpus,
   check_uniform,
   make_lengths,
@@ -118,9 +119,9 @@ def test_pairs_are_legal():
     length = attention.sum()
     assert attention[:length].all()
     assert 2 + 3 <= length == len(a) + len(b) + 3 <= 40
-    assert tokens[row, 0] == wordpiece.CLS
-    assert tokens[row, len(a) + 1] == tokens[row, length - 1] == wordpiece.SEP
-    assert (tokens[row, length:] == wordpiece.PAD).all()
+    assert tokens[row, 0] == SPECIAL.cls
+    assert tokens[row, len(a) + 1] == tokens[row, length - 1] == SPECIAL.sep
+    assert (tokens[row, length:] == SPECIAL.pad).all()
     assert segments.tolist() == (
       [0] * (len(a) + 2) + [1] * (len(b) + 1) + [0] * (40 - length)
     )

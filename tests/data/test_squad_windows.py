@@ -16,13 +16,18 @@ from jaxlab.engine.errors import InputError
 SHAPE = Shape(sequence_length=32, stride=7, max_query=6)
 
 
+# The special pieces are in an order and a place of their own.
+PIECES = [
+  *string.ascii_lowercase + string.digits + '.,',
+  *('[SEP]', '[UNK]', '[CLS]', '[MASK]', '[PAD]'),
+  *(f'##{c}' for c in string.ascii_lowercase),
+  *('##er', 'th', '##ing'),
+]
+
+
 @pytest.fixture(scope='module')
 def tokenizer():
-  letters = list(string.ascii_lowercase + string.digits + '.,')
-  pieces = [f'##{c}' for c in string.ascii_lowercase]
-  return wordpiece.make_tokenizer(
-    [*wordpiece.SPECIAL, *letters, *pieces, '##er', 'th', '##ing']
-  )
+  return wordpiece.make_tokenizer(PIECES)
 
 
 @pytest.fixture(scope='module')
@@ -100,9 +105,9 @@ def test_rows_are_question_and_context_in_order(squad, tokenizer):
     context = encode(squad.contexts[question.context])
     begin = found.base[window]
     part = context[begin : begin + length - 1 - first]
-    expected = [wordpiece.CLS, *query, wordpiece.SEP, *part, wordpiece.SEP]
-    assert row[:length].tolist() == expected
-    assert not row[length:].any()
+    cls, sep, pad = map(PIECES.index, ('[CLS]', '[SEP]', '[PAD]'))
+    assert row[:length].tolist() == [cls, *query, sep, *part, sep]
+    assert (row[length:] == pad).all()
     assert row[first : length - 1].tolist() == part
 
 

@@ -51,6 +51,7 @@ def test_a_rule_takes_the_good_and_refuses_the_bad(rule, good, bad):
       each(above(0)),
       'a = [3, 0] must be numbers or names',
     ),
+    ({'a': 'x\x1b[2J'}, one_of('y'), r"a = 'x\x1b[2J' must be one of y"),
     ({'b': 1}, at_least(0), 'config.a is missing'),
   ],
 )

@@ -14,6 +14,7 @@ from jaxlab.models.bert_heads import (
   ClassificationHead,
   SpanHead,
   encoder_params,
+  new_pooler,
 )
 
 SIZES = {
@@ -119,3 +120,42 @@ def test_span_logits_are_an_affine_map_of_each_position():
   # bfloat16 keeps eight bits of inputs and outputs, sums of 16 terms of .02.
   np.testing.assert_allclose(start, expected[..., 0], atol=0.02)
   np.testing.assert_allclose(end, expected[..., 1], atol=0.02)
+
+
+def test_heads_change_no_path_of_the_encoder():
+  template = lambda heads, **call: jax.eval_shape(
+    partial(Bert(**SIZES, heads=heads).init, deterministic=True, **call),
+    jax.random.key(0),
+    *ROWS,
+    *([TOKENS] if heads else []),
+  )['params']
+  with_heads, without = template(True), template(False, method='encode')
+  assert set(with_heads) - set(without) == {*PRETRAINING}
+  chex.assert_trees_all_equal(
+    without, {name: with_heads[name] for name in without}
+  )
+
+
+def test_what_a_bert_without_heads_or_pooler_cannot_do_is_said():
+  with pytest.raises(ValueError, match=r"heads=False.*method='encode'"):
+    jax.eval_shape(
+      partial(Bert(**SIZES, heads=False).init, deterministic=True),
+      jax.random.key(0),
+      *(*ROWS, TOKENS),
+    )
+  model = Bert(**SIZES, pool=False)
+  found, params = jax.eval_shape(
+    lambda key: model.init_with_output(key, *ROWS, TOKENS, deterministic=True),
+    jax.random.key(0),
+  )
+  assert found[0].shape == (2, 12, 40) and found[1] is None
+  assert not {'pooler', 'nsp'} & {*params['params']}
+  with pytest.raises(ValueError, match='"swish" is not one of gelu, gelu_new'):
+    Bert(**SIZES, activation='swish')
+
+
+def test_a_new_pooler_is_drawn_like_those_of_bert():
+  found = new_pooler(jax.random.key(0), 64, 0.5)
+  assert found['kernel'].shape == (64, 64) and not found['bias'].any()
+  # A normal cut at two deviations has deviation .8796.
+  assert abs(found['kernel'].std() / (0.5 * 0.8796) - 1) < 4 / (64 * 2**0.5)

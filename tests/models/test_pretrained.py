@@ -4,7 +4,6 @@ import itertools
 import math
 from functools import partial
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +11,8 @@ import pytest
 
 from jaxlab.data import packaged_weights, wordpiece
 from jaxlab.engine.errors import InputError
-from jaxlab.models import pretrained
-from jaxlab.models.bert import Bert, stack_layers
+from jaxlab.models import bert_names, pretrained
+from jaxlab.models.bert import Bert
 from jaxlab.models.convert import template, to_flat
 from jaxlab.models.efficientnet_lite import (
   SCALES,
@@ -328,139 +327,6 @@ def test_efficientnet_names_count_units_through_the_stages():
 
 # BERT
 
-SIZES = {
-  'vocab_size': 30,
-  'num_layers': 2,
-  'hidden_size': 8,
-  'num_heads': 2,
-  'intermediate_size': 16,
-  'max_positions': 12,
-}
-
-
-def bert_inputs():
-  rng = np.random.default_rng(0)
-  tokens = rng.integers(30, size=(2, 10), dtype=np.int32)
-  segments = np.repeat([[0, 1]], 2, 0).repeat(5, 1).astype(np.int32)
-  attention = np.arange(10) < np.array([[10], [7]])
-  return tokens, segments, attention, np.array([[1, 4], [0, 2]], np.int32)
-
-
-def bert_template(model):
-  if model.heads:
-    return template(model, *bert_inputs(), deterministic=True)
-  inputs = bert_inputs()[:3]
-  return template(model, *inputs, method='encode', deterministic=True)
-
-
-@pytest.fixture(scope='module')
-def hugging_face():
-  torch = pytest.importorskip('torch', reason='needs torch: .[bench]')
-  transformers = pytest.importorskip('transformers', reason='needs .[bench]')
-  torch.manual_seed(0)
-  config = transformers.BertConfig(
-    vocab_size=30,
-    hidden_size=8,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=16,
-    max_position_embeddings=12,
-    initializer_range=0.5,
-  )
-  model = transformers.BertForPreTraining(config).eval()
-  tokens, segments, attention, _ = bert_inputs()
-  with torch.no_grad():
-    for tensor in model.parameters():
-      if tensor.ndim == 1:
-        tensor.add_(torch.rand_like(tensor) - 0.5)
-    out = model(
-      input_ids=torch.tensor(tokens).long(),
-      token_type_ids=torch.tensor(segments).long(),
-      attention_mask=torch.tensor(attention).long(),
-      output_hidden_states=True,
-    )
-  flat = {name: x.numpy() for name, x in model.state_dict().items()}
-  return flat, out
-
-
-@pytest.mark.parametrize('scan', [False, True])
-def test_converted_bert_gives_the_logits_of_transformers(scan, hugging_face):
-  flat, out = hugging_face
-  model = Bert(**SIZES, scan_layers=scan)
-  variables = pretrained.bert(bert_template(model), flat)
-  words, following = jit(partial(model.apply, deterministic=True))(
-    variables, *bert_inputs()
-  )
-  positions = bert_inputs()[3]
-  want = np.take_along_axis(
-    out.prediction_logits.numpy(), positions[:, :, None], axis=1
-  )
-  assert_close(words, want, 1e-5)
-  assert_close(following, out.seq_relationship_logits.numpy(), 1e-5)
-
-
-@pytest.mark.parametrize('scan', [False, True])
-@pytest.mark.parametrize('file_has_heads', [False, True])
-def test_an_encoder_takes_files_with_and_without_heads(
-  scan, file_has_heads, hugging_face
-):
-  flat, out = hugging_face
-  if not file_has_heads:
-    flat = {
-      name.removeprefix('bert.'): x
-      for name, x in flat.items()
-      if name.startswith('bert.')
-    }
-    flat['embeddings.position_ids'] = np.arange(12)[None]
-  model = Bert(**SIZES, heads=False, scan_layers=scan)
-  variables = pretrained.bert(bert_template(model), flat)
-  encode = partial(model.apply, method='encode', deterministic=True)
-  tokens, segments, attention, positions = bert_inputs()
-  sequence, _ = jit(encode)(variables, tokens, segments, attention)
-  want = out.hidden_states[-1].numpy()
-  assert_close(sequence[attention], want[attention], 1e-5)
-  with pytest.raises(ValueError, match=r"heads=False.*method='encode'"):
-    model.apply(
-      variables, tokens, segments, attention, positions, deterministic=True
-    )
-
-
-def test_heads_change_no_path_of_the_encoder():
-  with_heads = bert_template(Bert(**SIZES))['params']
-  without = bert_template(Bert(**SIZES, heads=False))['params']
-  assert set(with_heads) - set(without) == {
-    *('mlm_dense', 'mlm_layer_norm', 'mlm_bias', 'nsp')
-  }
-  chex.assert_trees_all_equal(
-    without, {name: with_heads[name] for name in without}
-  )
-
-
-def test_bert_files_that_do_not_fit_are_refused(hugging_face):
-  flat, _ = hugging_face
-  shapes = bert_template(Bert(**SIZES))
-  embedding = 'bert.embeddings.word_embeddings.weight'
-  tied = 'cls.predictions.decoder.weight'
-  with pytest.raises(ValueError, match='ties the two'):
-    pretrained.bert(shapes, flat | {tied: flat[embedding] + 1})
-  query = 'bert.encoder.layer.1.attention.self.query.weight'
-  changed = flat | {query: np.zeros((9, 8), 'f4')}
-  del changed['bert.pooler.dense.bias']
-  with pytest.raises(ValueError) as caught:
-    pretrained.bert(shapes, changed)
-  text = str(caught.value)
-  assert "'params/layers_1/attention/query/kernel' from" in text
-  assert "'params/pooler/bias' (8,): no array" in text
-  assert '2 problems' in text
-
-
-def test_scanned_and_unscanned_conversions_are_one_stacking_apart(hugging_face):
-  flat, _ = hugging_face
-  loose = pretrained.bert(bert_template(Bert(**SIZES)), flat)['params']
-  model = Bert(**SIZES, scan_layers=True)
-  stacked = pretrained.bert(bert_template(model), flat)['params']
-  chex.assert_trees_all_equal(stack_layers(loose), stacked)
-
 
 # The real weights
 
@@ -545,6 +411,7 @@ def test_minilm_finds_a_very_happy_person_close_to_a_happy_one():
   flat = open_or_skip('minilm')
   pieces = packaged_weights.minilm_vocabulary(offline=True)
   assert len(pieces) == 30_522
+  assert wordpiece.special_ids(pieces) == (0, 100, 101, 102, 103)
   tokenizer = wordpiece.make_tokenizer(pieces)
   sentences = (
     'That is a happy person',
@@ -559,7 +426,8 @@ def test_minilm_finds_a_very_happy_person_close_to_a_happy_one():
   model = Bert(30_522, 6, 384, 12, 1536, heads=False)
   inputs = (tokens, np.zeros_like(tokens), attention)
   options = {'method': 'encode', 'deterministic': True}
-  variables = pretrained.bert(template(model, *inputs, **options), flat)
+  shapes = template(model, *inputs, **options)
+  variables, _ = bert_names.from_hugging_face(shapes, flat)
   assert count(variables) == 22_713_216
   sequence, _ = model.apply(variables, *inputs, **options)
   mean = (sequence * attention[:, :, None]).sum(1)

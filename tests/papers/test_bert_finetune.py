@@ -359,7 +359,7 @@ def test_rows_are_laid_out_in_two_segments_and_padding():
   ]
 
 
-@pytest.mark.parametrize('name', ['', 'scratch', 'smoke', 'squad'])
+@pytest.mark.parametrize('name', ['', 'scratch', 'base', 'smoke', 'squad'])
 def test_every_config_plans_a_step_whose_flops_are_those_of_the_trace(name):
   config = config_of('bert_finetune', name)
   # The default and SQuAD begin from checkpoints, which need not be here.

@@ -12,6 +12,7 @@ from jaxlab.data.corpus import Corpus, prepare_corpus
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.require import (
   Rule,
+  above,
   at_least,
   between,
   multiple_of,
@@ -20,7 +21,7 @@ from jaxlab.engine.require import (
 )
 from jaxlab.engine.state import Loss, Update
 from jaxlab.engine.update import Nets, accumulate, minimise
-from jaxlab.models.bert import Bert
+from jaxlab.models.bert import ACTIVATIONS, Bert
 
 Config = Mapping[str, Any]
 
@@ -38,6 +39,10 @@ def check(config: Config) -> None:
       'model.hidden_size': multiple_of(
         c['num_heads'], 'it is shared by config.model.num_heads'
       ),
+      # Of a pair of texts, the second is segment 1.
+      'model.type_vocab_size': at_least(2),
+      'model.activation': one_of(*ACTIVATIONS),
+      'model.layer_norm_epsilon': above(0),
       'model.dropout_rate': Rule(lambda x: 0 <= x < 1, 'in [0, 1)'),
     },
   )
@@ -58,6 +63,9 @@ def make_model(
     dropout_rate=c['dropout_rate'],
     attention_dropout_rate=c['dropout_rate'],
     initializer_range=c['initializer_range'],
+    type_vocab_size=c['type_vocab_size'],
+    activation=c['activation'],
+    layer_norm_epsilon=c['layer_norm_epsilon'],
     dtype=jnp.dtype(c['dtype']),
     scan_layers=c['scan_layers'],
     remat=c['remat'],
@@ -100,7 +108,9 @@ def encoder_flops(config: Config) -> float:
   c, length = config['model'], config['data']['sequence_length']
   width, inner = c['hidden_size'], c['intermediate_size']
   layer = 2 * length * width * (4 * width + 2 * inner) + 4 * length**2 * width
-  types = 2 * length * 2 * width  # a product with one-hot rows
+  types = (
+    2 * length * c['type_vocab_size'] * width
+  )  # a product with one-hot rows
   return float(c['num_layers'] * layer + types)
 
 

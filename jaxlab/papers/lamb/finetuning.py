@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlab.data import packages, wordpiece
-from jaxlab.data.corpus import Corpus
+from jaxlab.data import packages
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start
@@ -145,14 +144,13 @@ def step_flops(config: Config) -> float:
 def _open(config: Config, space: Workspace) -> Inputs:
   """The feed and the held-out rows; `data` is an Opened."""
   config = pretrained.resolve(config)
-  corpus = _corpus(config, space.offline)
-  about = {'corpus_sha256': corpus.sha256}
+  vocabulary, about = pretrained.words(config, space.offline)
   # Before the data, whose preparation takes longer.
   if config['model']['checkpoint']:
-    about['pretrained_sha256'] = pretrained.sha256(config, corpus)
-  size, platform = corpus.vocab_size, mesh.platform(space.mesh)
+    about['pretrained_sha256'] = pretrained.sha256(config, about)
+  size, platform = len(vocabulary.pieces), mesh.platform(space.mesh)
   model = bert.make_model(config, size, platform, heads=False)
-  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
+  tokenizer = vocabulary.tokenizer()
   job = TARGETS[config['target']].Job(config, tokenizer, space.offline)
   apply = _plain(model, job.head)
   found = job.evaluation('validation', apply)
@@ -164,12 +162,6 @@ def _open(config: Config, space: Workspace) -> Inputs:
   feed = Feed(source, space.mesh, workers=c['workers'], ahead=c['ahead'])
   opened = Opened(model, job, apply)
   return Inputs(feed, evals, {**about, **job.about}, opened)
-
-
-def _corpus(config: Config, offline: bool) -> Corpus:
-  """The corpus whose vocabulary the model reads with."""
-  c = config['vocabulary']
-  return bert.open_corpus(c, c['size'], offline)
 
 
 def _plain(model: Bert, head):
@@ -218,8 +210,9 @@ def predict(
   """
   del vars
   config = pretrained.resolve(config, planning=True)
-  corpus, platform = _corpus(config, False), jax.default_backend()
-  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
-  model = bert.make_model(config, corpus.vocab_size, platform, heads=False)
+  vocabulary, _ = pretrained.words(config, False)
+  tokenizer, platform = vocabulary.tokenizer(), jax.default_backend()
+  size = len(vocabulary.pieces)
+  model = bert.make_model(config, size, platform, heads=False)
   apply, target = partial(_plain, model), TARGETS[config['target']]
   return target.predict(config, tokenizer, apply, params, inputs)

@@ -325,11 +325,12 @@ def predict(
   corpus, longest = _corpus(config, False), config['data']['sequence_length']
   tokenizer = wordpiece.make_tokenizer(corpus.pieces)
   ids = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-  tokens = np.full((len(inputs), longest), wordpiece.PAD, np.int32)
+  special = corpus.special
+  tokens = np.full((len(inputs), longest), special.pad, np.int32)
   for row, text in zip(tokens, inputs):
     first, *rest = map(ids, text.split('[MASK]'))
-    masked = [piece for part in rest for piece in (wordpiece.MASK, *part)]
-    whole = [wordpiece.CLS, *first, *masked, wordpiece.SEP]
+    masked = [piece for part in rest for piece in (special.mask, *part)]
+    whole = [special.cls, *first, *masked, special.sep]
     if len(whole) > longest:
       raise InputError(
         f'a text of {len(whole)} tokens is longer than '
@@ -340,7 +341,7 @@ def predict(
   batch = {
     'tokens': tokens,
     'segments': np.zeros_like(tokens),
-    'attention': tokens != wordpiece.PAD,
+    'attention': tokens != special.pad,
     'positions': np.broadcast_to(np.arange(longest), tokens.shape),
   }
   logits, _ = jax.jit(partial(_apply, model))(params, batch)
@@ -349,7 +350,7 @@ def predict(
   return [
     [
       {name[piece]: float(p) for piece, p in zip(pieces[i, j], best[i, j])}
-      for j in np.flatnonzero(tokens[i] == wordpiece.MASK)
+      for j in np.flatnonzero(tokens[i] == special.mask)
     ]
     for i in range(len(inputs))
   ]
