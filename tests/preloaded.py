@@ -1,5 +1,6 @@
 """The libraries that programs load: what `tests.forked` forks from."""
 
+import gc
 import importlib
 import logging
 from pathlib import Path
@@ -14,3 +15,7 @@ PAPERS = Path(__file__).parents[1] / 'jaxlab' / 'papers'
 
 for path in sorted(PAPERS.glob('*/*.py')):
   importlib.import_module(f'jaxlab.papers.{path.parent.name}.{path.stem}')
+
+gc.collect()
+gc.freeze()
+gc.set_threshold(100_000, 50, 100)  # as in conftest.py

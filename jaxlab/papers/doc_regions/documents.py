@@ -11,14 +11,17 @@ A group is what must not be parted by folds: pages of one document, and pages
 whose perceptual hashes are near.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 
-from jaxlab.data import image, page_shards, streaming
+from jaxlab.data import atomic, image, page_shards, streaming
 from jaxlab.data.image_files import RVL_CDIP_CLASSES
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.data.pixels import Canvas
@@ -188,7 +191,7 @@ def _grouped(d, *known: Sequence[np.ndarray], hashes: Sequence[np.ndarray]):
 def _synthetic(config) -> Documents:
   d, s = config['data'], config['synthetic']
   options = {**s, 'size': (d['height'], d['width'])}
-  found = {x: synthetic.make(options, x, s[x]) for x in SPLITS}
+  found = {x: _made(options, x, s[x]) for x in SPLITS}
   groups = _grouped(
     d,
     [found[x]['source'] for x in SPLITS],
@@ -200,9 +203,27 @@ def _synthetic(config) -> Documents:
   }
   outside = {}
   if config['ood']['count']:
-    made = synthetic.make(options, 'outside', config['ood']['count'])
+    made = _made(options, 'outside', config['ood']['count'])
     outside = {'out of class': made['image']}
   return Documents(RVL_CDIP_CLASSES, parts, outside, ())
+
+
+def _made(options, split: str, count: int) -> dict[str, np.ndarray]:
+  """`synthetic.make`, kept: the same for the same code, options and Pillow."""
+  code = Path(synthetic.__file__).read_bytes()
+  what = json.dumps([options, split, count, PIL.__version__]).encode()
+  name = hashlib.sha256(code + what).hexdigest()[:32]
+
+  def write(folder):
+    for key, array in synthetic.make(options, split, count).items():
+      np.save(folder / f'{key}.npy', array, allow_pickle=False)
+
+  target = atomic.data_dir() / 'decoded' / f'synthetic-pages-{name}'
+  atomic.kept_folder(target, f'the synthetic pages of {split}', write)
+  return {
+    path.stem: np.load(path, allow_pickle=False)
+    for path in target.glob('*.npy')
+  }
 
 
 def _by_document(config) -> Documents:
