@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxlab.engine import hosts, partition, preemption, report, workdir
+from jaxlab.engine import (
+  card,
+  hosts,
+  listing,
+  model,
+  partition,
+  preemption,
+  report,
+  runs,
+  workdir,
+)
 from jaxlab.engine.compiled import FRESH, Start, versions
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.fingerprint import state_sha256
@@ -44,6 +54,7 @@ class Workspace:
   facts: dict[str, Any] = field(default_factory=dict)  # for report.json
   page: Sections = field(default_factory=Sections)  # of the running stage
   after: dict[str, str] = field(default_factory=dict)  # stage -> fingerprint
+  command: Sequence[str] = ()  # the arguments of jaxlab.main
 
   def folder(self, stage: str) -> Path:
     """WORKDIR/<stage>."""
@@ -88,6 +99,7 @@ class Stage(NamedTuple):
   brings that back when the stage is skipped. `steps` is the number of updates,
   0 for a stage that does not train. `open(space)` opens the data of a training
   and makes its task; `plan(space)` says what it would compile, without data.
+  `model` says that WORKDIR/<stage>/model is left, to predict with.
   """
 
   name: str
@@ -96,6 +108,7 @@ class Stage(NamedTuple):
   load: Callable[[Workspace], Any] | None = None
   open: Callable[[Workspace], tuple[Task, Inputs]] | None = None
   plan: Callable[[Workspace], Planned] | None = None
+  model: bool = False
 
 
 def training(
@@ -110,6 +123,7 @@ def training(
   seed: int | None = None,
   start: Callable[[Workspace], Start] | None = None,
   flops: Mapping[str, float] | None = None,
+  keep: Callable[[Workspace, Inputs, FitResult], model.Kept] | None = None,
 ) -> Stage:
   """The stage of one fit.
 
@@ -127,6 +141,8 @@ def training(
     seed: of this fit; default: the run's.
     start: entries of State to begin with, such as an earlier stage's.
     flops: step kind -> FLOPs of the model, for `--plan`; default: counted.
+    keep: what goes beside the final State into WORKDIR/<name>/model, where the
+      job's `predict` finds it; default: there is none.
   """
 
   def lay(space):
@@ -139,6 +155,7 @@ def training(
 
   def run(space):
     made, found = open(space)
+    of_fit = space.seed if seed is None else seed
     own = {
       'config_sha256': workdir.digest(space.config),
       'after': space.after,
@@ -150,7 +167,7 @@ def training(
       replace(options, profile=space.profile, rules=lay(space)),
       space.folder(name),
       space.mesh,
-      space.seed if seed is None else seed,
+      of_fit,
       start(space) if start else FRESH,
     )
     space.artefacts[name] = result.state
@@ -162,6 +179,9 @@ def training(
     if options.best:
       space.facts |= {'best_step': result.step, 'steps_done': result.steps}
     more = finish(space, found, result) if finish else {}
+    if keep:
+      kept = keep(space, found, result)
+      _keep(space, name, of_fit, kept, result.state)
     return {**result.metrics, **more}
 
   def load(space):
@@ -180,7 +200,24 @@ def training(
       flops or {},
     )
 
-  return Stage(name, run, options.steps, load, open, plan)
+  return Stage(name, run, options.steps, load, open, plan, keep is not None)
+
+
+def _keep(
+  space: Workspace, name: str, seed: int, kept: model.Kept, state: State
+) -> None:
+  """Writes WORKDIR/<name>/model."""
+  config = space.config
+  about = {
+    'paper': config['paper'],
+    'job': config.get('job', 'task'),
+    'stage': name,
+    'seed': seed,
+    'date': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
+    'commit': card.commit(),
+    'versions': {'jaxlab': listing.version()[7:], **versions()},
+  }
+  model.write(space.folder(name) / model.FOLDER, state, kept, config, about)
 
 
 def _check_spec(name: str, said: Specs, given: Specs) -> None:
@@ -205,6 +242,10 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
   Raises:
     Preempted: a signal arrived; what is finished stays finished.
   """
+  if hosts.leads():
+    kept = [stage.name for stage in stages if stage.model]
+    names = [stage.name for stage in stages]
+    runs.note(space.dir, space.command, names, kept)
   for number, stage in enumerate(stages, 1):
     if stage.load:
       space.loaders[stage.name] = stage.load
@@ -225,7 +266,7 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     if any(hosts.gather(f'{stage.name}: stop?', preemption.asked())):
       raise Preempted(f'{stage.name} is finished')
   if hosts.leads():
-    names = [stage.name for stage in stages]
+    card.write_all(runs.opened(space.dir), space.config.get('title', ''))
     path = report.write_html(space.dir, names)
     for text in report.summary(space.dir, names):
       say(text)

@@ -10,14 +10,16 @@ import jax.numpy as jnp
 from jaxlab.data import packages, wordpiece
 from jaxlab.data.corpus import Corpus
 from jaxlab.data.in_memory import ArraySource
+from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
-from jaxlab.engine.state import Task, Vars
+from jaxlab.engine.state import Task
 from jaxlab.models.bert import Bert
 from jaxlab.papers.lamb import (
   answering,
@@ -40,6 +42,7 @@ class Opened(NamedTuple):
   model: Bert
   job: Any  # a Job of the target: its data and head
   apply: Any  # (params, vars, batch) -> outputs of the head, no dropout
+  pieces: list[str]  # of the vocabulary
 
 
 def program(config: Config) -> list[Stage]:
@@ -80,8 +83,31 @@ def program(config: Config) -> list[Stage]:
       seed=config['seed'],
       start=start if config['model']['checkpoint'] else None,
       flops={'train': step_flops(shaped)},
+      keep=lambda space, opened, result: kept(config, opened.data),
     )
   ]
+
+
+def kept(config: Config, opened: 'Opened') -> Kept:
+  """What goes beside the network: vocabulary, classes, an input to try.
+
+  Its config has the shape of the checkpoint in it, and asks for none.
+  """
+  own, job = pretrained.resolve(config), opened.job
+  own['model'] = {**own['model'], 'checkpoint': ''}
+  words = own['vocabulary']
+  text = 'text_files' if words['text_files'] else words['name']
+  return Kept(
+    job.inputs,
+    job.example(),
+    {
+      'vocabulary.json': opened.pieces,
+      'tokenizer.json': job.tokenizer.to_str(),
+      **job.files,
+    },
+    own,
+    data={name: licence_of(name) for name in (*job.sets, text)},
+  )
 
 
 def forward(model: Bert, head, params, batch, dropout=None):
@@ -162,7 +188,7 @@ def _open(config: Config, space: Workspace) -> Inputs:
     job.training(), batch_size=c['batch_size'], seed=config['seed']
   )
   feed = Feed(source, space.mesh, workers=c['workers'], ahead=c['ahead'])
-  opened = Opened(model, job, apply)
+  opened = Opened(model, job, apply, corpus.pieces)
   return Inputs(feed, evals, {**about, **job.about}, opened)
 
 
@@ -204,22 +230,18 @@ def _finish(
   return {**figures, **job.figures}
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: list
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: list) -> list[dict[str, Any]]:
   """Classes of texts, or answers, by a fine-tuned BERT.
 
   Args:
-    params: of the State that the stage left.
     inputs: texts; for SQuAD pairs (question, context).
 
   Returns:
-    For each `label`, the number of a class, or `text`; and `probability`.
+    For each `label`, the number of a class, and `probabilities`, or `text`; and
+    `probability`.
   """
-  del vars
-  config = pretrained.resolve(config, planning=True)
-  corpus, platform = _corpus(config, False), jax.default_backend()
-  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
-  model = bert.make_model(config, corpus.vocab_size, platform, heads=False)
-  apply, target = partial(_plain, model), TARGETS[config['target']]
-  return target.predict(config, tokenizer, apply, params, inputs)
+  config, pieces = model.config, model.json('vocabulary.json')
+  tokenizer = wordpiece.make_tokenizer(pieces)
+  net = bert.make_model(config, len(pieces), jax.default_backend(), heads=False)
+  apply, target = partial(_plain, net), TARGETS[config['target']]
+  return target.predict(config, tokenizer, apply, model.params, inputs)
