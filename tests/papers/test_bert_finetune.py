@@ -296,9 +296,7 @@ def test_squad_is_learnt_and_answered_in_the_official_format(squad, tmp_path):
     assert best[0]['text'] == answers[key]
     assert len(best) <= 5
     assert sum(one['probability'] for one in best) == pytest.approx(1)
-  params = space.artefact('finetune').params
-  _, opened = only.open(space)
-  made = model.of(squad, params, {}, task.kept(squad, opened.data))
+  made = model.read(folder / 'model')
   assert made.example() == [[*next(iter(asked.values()))]]
   said = task.predict(made, [*asked.values()])
   assert [x['text'] for x in said] == [answers[key] for key in asked]

@@ -13,9 +13,8 @@ from scipy.special import log_softmax
 
 from jaxlab import main
 from jaxlab.data import image, streaming
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh, model, stage
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.engine.update import create_state
 from jaxlab.papers.doc_regions import (
   documents,
@@ -495,9 +494,8 @@ def test_a_folder_in_rvl_cdips_layout_goes_end_to_end(tmp_path, monkeypatch):
   kept = nets.log_p(space, 'regions-s0')['test']
   assert kept.shape == (2, 2, 16)
   # Networks of a State answer as their stage did.
-  state = space.artefact('regions-s0')
   pages = documents.opened(config, True).parts['test'].pages([0, 1])
-  made = Model(config, state.params, state.vars)
+  made = model.read(space.folder('regions-s0') / 'model')
   answers = task.predict(made, pages)
   p = np.exp(kept).mean(1)
   assert [x['label'] for x in answers] == p.argmax(1).tolist()

@@ -386,14 +386,14 @@ def training_stage(config: Config, plan: Plan) -> Stage:
     rules=lambda devices: rules(devices, len(plan.specs)),
     seed=plan.seed,
     start=lambda space: started(config, plan, space),
-    keep=(lambda space, opened, result: kept(config, opened.data))
+    keep=(lambda space, opened, result: kept(config, opened.data, plan))
     if plan.fold < 0
     else None,
   )
 
 
-def kept(config: Config, found: documents.Documents) -> Kept:
-  """What goes beside networks of pages: classes, and two pages."""
+def kept(config: Config, found: documents.Documents, plan: Plan) -> Kept:
+  """What goes beside networks of pages: which regions they see, classes."""
   d = config['data']
   takes = {
     'kind': 'image',
@@ -408,7 +408,10 @@ def kept(config: Config, found: documents.Documents) -> Kept:
   return Kept(
     takes,
     list(found.parts['validation'].pages([0, 1])),
-    {'classes.json': list(found.classes)},
+    {
+      'classes.json': list(found.classes),
+      'networks.json': {'specs': plan.specs, 'size': plan.size},
+    },
     data={d['name']: licence},
   )
 

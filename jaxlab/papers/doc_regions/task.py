@@ -9,6 +9,7 @@ import numpy as np
 from jaxlab.engine.model import Model
 from jaxlab.engine.stage import Stage
 from jaxlab.papers.doc_regions import documents, judgement, nets
+from jaxlab.papers.doc_regions.method import RegionSpec
 from jaxlab.recipes.images import check_images
 
 Config = Mapping[str, Any]
@@ -46,12 +47,10 @@ def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
     InputError: pages of another shape.
   """
   config, params = model.config, model.params
-  d, m = config['data'], config['model']
+  d, networks = config['data'], model.json('networks.json')
   check_images(inputs, d['height'], d['width'], 1)
-  whole, *others = judgement.specs_of(config)
-  count = len(jax.tree.leaves(params['nets'])[0])
-  specs = [whole] if count == 1 else others
-  made = nets.nets_of(config, specs, (m['height'], m['width']))
+  specs = [RegionSpec(*one) for one in networks['specs']]
+  made = nets.nets_of(config, specs, tuple(networks['size']))
   run = jax.jit(lambda p, v, x: jax.nn.softmax(made.logits(p, v, x)))
   found = []
   for start in range(0, len(inputs), d['eval_batch_size']):
