@@ -33,7 +33,7 @@ Points = list[tuple[int, float]]
 def main(argv: Sequence[str]) -> int:
   """Compares the runs of a command line; returns the exit code."""
   try:
-    args = _parser().parse_args(argv[1:])
+    args = _parser().parse_intermixed_args(argv[1:])
     _run([Path(x).expanduser() for x in args.runs], Path(args.out))
   except InputError as error:
     print(f'jaxlab: {error}', file=sys.stderr)

@@ -21,19 +21,21 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxlab.engine import runs
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
+
+if TYPE_CHECKING:  # loads JAX: a mistyped path is answered before
+  from jaxlab.engine.model import Model
 
 _TOP = 5  # classes shown
 _MOST = 8  # numbers of a list shown
 
 
-def load(run: str | os.PathLike) -> Model:
+def load(run: str | os.PathLike) -> 'Model':
   """The model that a run left: `config`, `params`, `vars`, `predict(inputs)`.
 
   Args:
@@ -63,7 +65,7 @@ def load(run: str | os.PathLike) -> Model:
 def main(argv: Sequence[str]) -> int:
   """Predicts for the arguments of a command line; returns the exit code."""
   try:
-    _run(_parser().parse_args(argv[1:]))
+    _run(_parser().parse_intermixed_args(argv[1:]))
   except InputError as error:
     print(f'jaxlab: {error}', file=sys.stderr)
     return error.exit_code
@@ -116,7 +118,7 @@ def _run(args: argparse.Namespace) -> None:
 # --- inputs ---
 
 
-def given(model: Model, args: argparse.Namespace) -> tuple[list, Any]:
+def given(model: 'Model', args: argparse.Namespace) -> tuple[list, Any]:
   """Names of the inputs, and the inputs as `model.predict` takes them.
 
   Raises:
@@ -243,7 +245,7 @@ def _bytes(path: str) -> bytes:
 # --- answers ---
 
 
-def shown(model: Model, answer: Any) -> Iterator[str]:
+def shown(model: 'Model', answer: Any) -> Iterator[str]:
   """An answer as lines of text."""
   if isinstance(answer, list):  # of each gap
     for number, words in enumerate(answer, 1):
@@ -253,7 +255,7 @@ def shown(model: Model, answer: Any) -> Iterator[str]:
   answer = dict(answer)
   p, label = answer.pop('probabilities', None), answer.pop('label', None)
   if p is not None:
-    best = np.argsort(p)[::-1][:_TOP]
+    best = np.argsort(-np.asarray(p), kind='stable')[:_TOP]
     yield '  '.join(f'{_class(model, i)} {p[i]:.3f}' for i in best)
     answer.pop('probability', None)
   elif label is not None:
@@ -275,7 +277,7 @@ def shown(model: Model, answer: Any) -> Iterator[str]:
     yield f'{name}: {_short(value)}'
 
 
-def _class(model: Model, label: Any) -> str:
+def _class(model: 'Model', label: Any) -> str:
   if isinstance(label, str):
     return label
   names = model.classes
@@ -291,7 +293,7 @@ def _short(value: Any) -> str:
   return str(value)
 
 
-def _named(model: Model, answer: Any) -> Any:
+def _named(model: 'Model', answer: Any) -> Any:
   """An answer with the name of its class."""
   label = answer.get('label') if isinstance(answer, dict) else None
   if isinstance(label, int) and label < len(model.classes):

@@ -14,8 +14,8 @@ _RULES = r"""
 configs import ml_collections ~ configs/.* import:(?!ml_collections\b)
 imports are absolute ~ .* import:\.
 names say something ~ .* file:.*/(utils?|common|misc|helpers)\.py
-files have a room ~ jaxlab/(?!(main|predict|compare|__init__)\.py|(engine|ops|data|
-  models|evals|planning|recipes|papers)/).* file:
+files have a room ~ jaxlab/(?!(main|predict|compare|__init__)\.py|(engine|ops|
+  data|models|evals|planning|recipes|papers)/).* file:
 imports run down ~ jaxlab/(engine|ops|__init__)\b.* import:jaxlab\.(?!\1\b)
 imports run down ~ jaxlab/(data|models|evals|planning)/.* import:jaxlab\.
   (?!(engine|ops|\1)\b)
@@ -38,8 +38,8 @@ only main.py runs a file ~ (?!jaxlab/main\.py).* call:.*\.exec_module$
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|
   call:(builtins\.)?(eval|exec|__import__)$)
-loaded before JAX ~ jaxlab/(compare|engine/(errors|workdir|preemption|hosts|channel|
-  peer|runs))\.py import:jax\b
+loaded before JAX ~ jaxlab/(compare|engine/(errors|workdir|preemption|hosts|
+  channel|peer|runs))\.py import:jax\b
 nothing imports a task ~ .* import:(.*#task|jaxlab\.papers\.\w+\.task\b)
 only tasks use other papers ~ jaxlab/papers/(\w+)/\w+\.py(?!#task).* import:
   jaxlab\.papers\.(?!\1\b)
