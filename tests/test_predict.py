@@ -1,10 +1,12 @@
 """The door of prediction: which model, which inputs, what is printed."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ from PIL import Image
 
 import jaxlab
 from jaxlab import main, predict
-from jaxlab.engine import model, runs, workdir
+from jaxlab.engine import model, runs, tensors, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
+from jaxlab.models import classifiers
+from jaxlab.models.classifiers import CLASSIFIERS
+from jaxlab.models.normalised import normalised
 
 IMAGE = {'kind': 'image', 'height': 4, 'width': 4, 'channels': 1, 'fit': 'crop'}
 VECTOR = {'kind': 'vector', 'length': 2, 'low': -1, 'high': 1}
@@ -355,3 +360,49 @@ def test_load_is_of_the_package_and_late():
   ask = 'import sys, jaxlab; print("jaxlab.predict" in sys.modules)'
   said = subprocess.check_output([sys.executable, '-c', ask], text=True)
   assert said == 'False\n'
+
+
+# --- the page ---
+
+
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_the_page_names_every_leaf_of_a_classifier(name):
+  page = (Path(__file__).parents[1] / 'docs' / 'models.md').read_text()
+  (layers,) = re.findall(rf'^\| `{name}` \| (.*) \|$', page, re.MULTILINE)
+  options = {
+    'depth': 16,
+    'width': 16,
+    'padding': 0,
+    'widen': 2,
+    'growth': 12,
+    'layout': 'a',
+    'net': '3conv3fc',
+  }
+  if name == 'resnet':
+    options['depth'] = 20
+  net = normalised(
+    classifiers.make(name, 10, 'float32', options), (32, 32, 3), [0.5], [0.2]
+  )
+  params, vars = jax.eval_shape(net.init, jax.random.key(0))
+  flat, _ = tensors.flattened({'params': params, 'vars': vars})
+  found = {}
+  for path, leaf in flat.items():
+    layer, last = re.fullmatch(
+      r'(?:params/net|vars/net/batch_stats)/(.*)/(\w+)', path
+    ).groups()
+    found.setdefault(re.sub(r'\d+', 'N', layer), set()).add(
+      (path.partition('/')[0], last, len(leaf.shape))
+    )
+  assert {*found} == {*re.findall('`(.*?)`', layers)}
+  for layer, leaves in found.items():
+    kind = layer.split('/')[-1]
+    if 'norm' in kind:
+      own = {('params', x, 1) for x in ('scale', 'bias')}
+      wanted = own | {('vars', x, 1) for x in ('mean', 'var')}
+    elif 'prelu' in kind:
+      wanted = {('params', 'negative_slope', 0)}
+    else:
+      axes = 2 if re.match('dense|head', kind) else 4
+      leaves = leaves | {('params', 'bias', 1)}
+      wanted = {('params', 'kernel', axes), ('params', 'bias', 1)}
+    assert leaves == wanted, layer

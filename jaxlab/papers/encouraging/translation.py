@@ -393,13 +393,22 @@ def predict(model: Model, inputs: Sequence[str]) -> list[dict[str, str]]:
   """Translations of texts by a trained network.
 
   Args:
-    inputs: texts in the source language; one longer than the largest of
-      `config.data.lengths` is cut.
+    inputs: texts in the source language.
+
+  Raises:
+    InputError: a text that is longer than the largest of `config.data.lengths`.
   """
   config, lengths = model.config, model.config['data']['lengths']
   words = data.read_tokenizer(model.files['tokenizer.json'].decode())
   size = data.FIRST + words.get_vocab_size()
   search = jax.jit(searcher(config, make_model(config, size)))
+  for text in inputs:
+    count, most = len(words.encode(text).ids), max(lengths) - 1  # and EOS
+    if count > most:
+      raise InputError(
+        f'"{text[:40]}…" has {count} tokens, and config.data.lengths allows '
+        f'{most}: give its sentences one by one'
+      )
   source = data.encode(words, inputs, max(lengths))
   batch = {'source': source, 'mask': np.ones(len(inputs), bool)}
   found = np.asarray(search(model.params, model.vars, batch))
