@@ -37,7 +37,7 @@ def make(folder, rate, accuracy, stages=('train', 'study'), done=None):
     workdir.write_json(folder / stage / 'report.json', report)
   lines = [
     {'step': 1, 'kind': 'train', 'loss': 2.0, 'same': 1.0, 'seconds': 3.0},
-    {'step': 2, 'kind': 'eval', 'loss': 1.0 + rate, 'same': 1.0},
+    {'step': 2, 'kind': 'eval', 'loss': 1.0 + rate, 'loss_low': 0.0},
     {'step': 2, 'kind': 'eval', 'validation/x': None, 'loss_low': rate},
   ]
   if (folder / 'train').is_dir():

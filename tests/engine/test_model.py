@@ -1,6 +1,7 @@
 """The folder of a model: what is written is read, and nothing else is."""
 
 import json
+import shutil
 import struct
 
 import jax
@@ -182,10 +183,13 @@ def test_a_failed_write_leaves_the_model_before(tmp_path, monkeypatch):
 
 
 def test_only_the_leader_writes(tmp_path, monkeypatch):
-  monkeypatch.setattr(hosts, 'leads', lambda: False)
   folder = written(tmp_path)
+  monkeypatch.setattr(hosts, 'leads', lambda: False)
   model.add(folder, 'more.json', 1)
-  assert not [*folder.parent.iterdir()]
+  written(tmp_path, scale=2.0)
+  found = model.read(folder)
+  assert 'more.json' not in found.files
+  assert found.params['net']['dense']['kernel'][1, 2] == 5
 
 
 def test_a_judgement_adds_a_file(tmp_path):
@@ -200,12 +204,15 @@ def test_a_judgement_adds_a_file(tmp_path):
 
 
 def test_a_large_file_of_two_models_is_there_once(tmp_path):
-  big = {'graph.npz': bytes(2**20 + 1)}
-  places = []
-  for stage, files in (('one', big), ('two', big), ('three', {})):
+  places, size = [], 2**20 + 1
+  for stage, big in (
+    ('one', bytes(size)),
+    ('two', bytes(size)),
+    ('three', b'1' * size),
+  ):
     folder = tmp_path / stage / 'model'
     folder.parent.mkdir()
-    kept = KEPT._replace(files={'graph.npz': bytes(2**20 + 2), **files})
+    kept = KEPT._replace(files={'graph.npz': big})
     model.write(folder, state_of(), kept, CONFIG, ABOUT)
     places.append((folder / 'graph.npz').stat().st_ino)
     assert model.read(folder).files['graph.npz'] == kept.files['graph.npz']
@@ -222,6 +229,7 @@ def test_nested_dictionaries_come_back_from_their_paths():
 
 def test_a_card_says_what_how_good_and_where_from(tmp_path):
   written(tmp_path)
+  shutil.copytree(tmp_path / 'train', tmp_path / 'unfinished')
   figures = {
     'test/accuracy': 0.9,
     'test/accuracy_low': 0.8,
@@ -254,5 +262,6 @@ def test_a_card_says_what_how_good_and_where_from(tmp_path):
     '| fingerprint of the State | f00 |',
   ):
     assert words in text, words
-  assert 'unrelated' not in text
+  assert 'unrelated' not in text and '| test/accuracy_low' not in text
+  assert not (tmp_path / 'unfinished' / 'model' / 'README.md').exists()
   model.read(tmp_path / 'train' / 'model')  # the card is no part of it

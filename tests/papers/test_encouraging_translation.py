@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import random
+import re
 
 import chex
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+import jaxlab
 from jaxlab.engine import mesh, preemption, stage, workdir
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError, Preempted
@@ -96,6 +98,7 @@ CONFIG = {
   'paper_reported': {},
 }
 WORDS = [a + b + c for a in 'bdk' for b in 'ae' for c in 'nst']
+WORDS_OF = re.compile(rf'(({"|".join(WORDS)})( |$))+$')
 
 
 @pytest.fixture(scope='module')
@@ -162,6 +165,14 @@ def test_a_cipher_is_learnt_from_end_to_end(tmp_path, name):
   )
   bleu = sacrebleu.corpus_bleu(texts, [references])
   assert bleu.score == figures['test/bleu']
+  # The model that it leaves says the same.
+  made = jaxlab.load(tmp_path)
+  said = made.predict([row['source'] for row in rows])
+  wanted = ('source', 'translation')
+  assert said == [{key: row[key] for key in wanted} for row in rows]
+  assert made.example() == [WORDS_OF.match(made.example()[0])[0]]
+  with pytest.raises(InputError, match='tokens, and config'):
+    made.predict(['short', ' '.join(['word'] * 40)])
 
 
 def test_a_trial_that_was_stopped_ends_like_one_that_was_not(
