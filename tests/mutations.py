@@ -844,7 +844,7 @@ jaxlab/engine/model.py: tests/engine/test_model.py
     (*_TRAINING, *kept.leave_out) => _TRAINING
     if p[:6] == 'params' => if p
   grey_examples_and_others
-    sorted(x for x in self.files if x.startswith('example')) => ['example_1.png']
+    x in self.files if x.startswith('example')) => x in ('example_1.png',))
     found if found.ndim == 3 else found[..., None] => found
     config if kept.config is None else kept.config\n  return => config\n  return
   every_file_is_compared
@@ -853,10 +853,10 @@ jaxlab/engine/model.py: tests/engine/test_model.py
   another_version_is_named
     if given != FORMAT: => if given > 99:
   a_failed_write_leaves
-    tensors.save(beside / WEIGHTS, arrays) => shutil.rmtree(folder, True) or tensors.save(beside / WEIGHTS, arrays)
-    finally:\n    shutil.rmtree(beside, ignore_errors=True) => finally:\n    pass
+    beside.mkdir(parents=True) => folder.rename(beside)
+    finally:\n    shutil.rmtree(beside, => finally:\n    shutil.rmtree(folder,
   only_the_leader_writes
-    if not hosts.leads():\n    return\n  config => if False:\n    return\n  config
+    if not hosts.leads():\n    return\n  conf => if 0:\n    return\n  conf
     if not hosts.leads() or => if
   a_judgement_adds_a_file
     about['files'][name] = _sha256(folder / name)\n => \n
@@ -884,7 +884,7 @@ jaxlab/engine/runs.py: tests/test_predict.py
     if not run.models:\n => if False:\n
 jaxlab/engine/runs.py: tests/engine/test_model.py
   a_card_says_what
-    elif match[2] is None:\n      next(items, '') => elif match[2] is None:\n      pass
+    next(items, '')\n  return => pass\n  return
 jaxlab/predict.py: tests/test_predict.py
   a_missing_and_a_torn_model
     model.read(folder, cure) => model.read(folder)
@@ -904,9 +904,9 @@ jaxlab/predict.py: tests/test_predict.py
   json_has_inputs
     return {**answer, 'class_name': model.classes[label]} => return answer
   answers_are_lines
-    np.argsort(-np.asarray(p), kind='stable') => np.argsort(np.asarray(p), kind='stable')
+    np.argsort(-np.asarray(p), => np.argsort(np.asarray(p),
     names[label] if label < len(names) else str(label) => str(label)
-    aims = answer.pop('aims') or ['any other class'] => aims = answer.pop('aims')
+    answer.pop('aims') or ['any other class'] => answer.pop('aims')
   pictures_are_written
     np.clip(picture, 0, 1) => picture
     one = value.ndim == 3 => one = True
@@ -918,7 +918,7 @@ jaxlab/compare.py: tests/test_compare.py
     if not figure.endswith(_ENDS): => if True:
     where = f'{arm}-b{setting}' if setting else arm => where = arm
   equal_configs_and_absent
-    if key not in config:\n    return 'absent' => if key not in config:\n    return 'null'
+    return 'absent' => return 'null'
     '/'.join(folder.parts[-count:]) => folder.parts[-1]
   an_unfinished_run_is_shown
     if missing := run.unfinished(): => if missing := []:
@@ -936,9 +936,6 @@ jaxlab/papers/aloe/detectors.py: tests/papers/test_aloe.py
     _ACCEPTED = 0.95 => _ACCEPTED = 0.9
     chosen.get(f'{name}_eta', 0.0) => chosen.get(name, 0.5)
     scores[name][i] >= one['threshold'] => scores[name][i] < one['threshold']
-jaxlab/papers/encouraging/translation.py: tests/papers/test_encouraging_translation.py
-  a_cipher_is_learnt
-    max(lengths) - 1  # and EOS => 10 * max(lengths)
 jaxlab/papers/doc_regions/task.py: tests/papers/test_doc_regions_task.py
   a_folder_in_rvl_cdips_layout
     for one in networks['specs']] => for one in networks['specs'][::-1]]
