@@ -5,6 +5,7 @@
   python -m jaxlab.predict RUN "Who came?" --context "Ann came."
   python -m jaxlab.predict RUN --context @text.txt "Who came?"
   python -m jaxlab.predict RUN 0 17 254               # nodes of its graph
+  python -m jaxlab.predict RUN graph.json             # whole graphs
   python -m jaxlab.predict RUN -- -0.5,0.25           # codes, points, features
   python -m jaxlab.predict RUN --samples=8 --out=DIR  # of a generator
   python -m jaxlab.predict RUN                        # its own example
@@ -137,7 +138,7 @@ def given(model: 'Model', args: argparse.Namespace) -> tuple[list, Any]:
   if not words:
     print('no INPUT is given: this is its own example', file=sys.stderr)
     found = model.example()
-    if kind in ('image', 'vector'):
+    if kind in ('image', 'vector', 'graph'):
       return [f'example {i}' for i in range(len(found))], found
     return [str(x) for x in found], found
   read = {
@@ -145,6 +146,7 @@ def given(model: 'Model', args: argparse.Namespace) -> tuple[list, Any]:
     'question': _questions,
     'image': _images,
     'number': _numbers,
+    'graph': _graphs,
     'vector': _vectors,
   }
   return words, read[kind](inputs, words, args.context)
@@ -201,6 +203,19 @@ def _numbers(inputs, words, context) -> list[int]:
     raise InputError(
       f'{error}; this model takes whole numbers in [0, {inputs["count"]})'
     ) from error
+
+
+def _graphs(inputs, words, context) -> list[dict]:
+  found = []
+  for path in words:
+    try:
+      found.append(json.loads(_bytes(path)))
+    except ValueError as error:
+      raise InputError(
+        f'{path} is no JSON ({error}); give {{"nodes": [n][{inputs["features"]}'
+        '], "edges": [[0, 1], …]}'
+      ) from error
+  return found
 
 
 def _vectors(inputs, words, context) -> np.ndarray:

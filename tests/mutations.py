@@ -942,6 +942,12 @@ jaxlab/papers/doc_regions/task.py: tests/papers/test_doc_regions_task.py
 jaxlab/papers/mvs_gnn/task.py: tests/papers/test_mvs_gnn_task.py
   predictions_are_the_classes
     if model.inputs['several'] else => if not model.inputs['several'] else
+jaxlab/papers/encouraging/graphs.py: tests/papers/test_encouraging_graphs.py
+  a_graph_is_answered
+    jax.nn.softmax(logits).mean(1))[:, 0] => jax.nn.softmax(logits)[:, 0])[:, 0]
+    edge.max() < len(node) => edge.max() <= len(node)
+    second - joined.n_node[0] => second
+    len(node)] for node, _ in rows] => nodes] for node, _ in rows]
 """
 
 

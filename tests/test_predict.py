@@ -251,6 +251,18 @@ def test_numbers_and_vectors_are_read(make_run, answers, refused):
   assert np.abs(one - other).max() > 0.1
 
 
+def test_graphs_are_files_of_json(make_run, answers, refused, tmp_path):
+  graph = {'nodes': [[1.0]], 'edges': []}
+  run = make_run({'kind': 'graph', 'features': 1}, [graph])
+  seen = answers({'label': 0})
+  (tmp_path / 'graph.json').write_text(json.dumps(graph))
+  assert predict.main(['predict', str(run), f'{tmp_path}/graph.json']) == 0
+  assert predict.main(['predict', str(run)]) == 0
+  assert seen == [[graph], [graph]]
+  (tmp_path / 'graph.json').write_text('[')
+  refused(run, tmp_path / 'graph.json', says=['is no JSON', '"nodes": [n][1]'])
+
+
 def test_numbers_are_whole(make_run, answers, refused):
   run = make_run({'kind': 'number', 'count': 9}, [3])
   seen = answers({'label': 'red', 'probability': 0.25})

@@ -96,6 +96,8 @@ def shown_example(inputs: Mapping[str, Any], folder: Path) -> str:
   """Arguments of `jaxlab.predict` that are the example."""
   if inputs['kind'] == 'image':
     return f'{folder.parent.name}/{folder.name}/example_0.png'
+  if inputs['kind'] == 'graph':
+    return 'graph.json'
   first = json.loads((folder / 'example.json').read_text())[0]
   quoted = lambda text: json.dumps(text, ensure_ascii=False)
   if inputs['kind'] == 'question':
@@ -122,6 +124,11 @@ def _words(inputs: Mapping[str, Any]) -> str:
     return f'texts{most}{must}'
   if kind == 'question':
     return 'pairs (question, context)'
+  if kind == 'graph':
+    return (
+      f'graphs, {{"nodes": [n][{inputs["features"]}], "edges": [[0, 1], …]}}, '
+      'each in a file of JSON'
+    )
   if kind == 'number':
     return f'numbers of nodes in [0, {inputs["count"]})'
   return f'vectors of {inputs["length"]} numbers'

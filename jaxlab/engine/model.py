@@ -31,7 +31,7 @@ from jaxlab.engine.state import State
 
 FORMAT = 1  # of the folder
 FOLDER, ABOUT, WEIGHTS = 'model', 'model.json', 'model.safetensors'
-KINDS = ('text', 'question', 'image', 'number', 'vector')
+KINDS = ('text', 'question', 'image', 'number', 'vector', 'graph')
 _TRAINING = ('health', 'sampler')  # entries of vars that no prediction reads
 
 
@@ -44,6 +44,7 @@ class Kept(NamedTuple):
     image     one array [n, height, width, channels] uint8; `fit` is how other
               images come to that size
     number    whole numbers in [0, `count`)
+    graph     {'nodes': [n][`features`], 'edges': pairs of nodes}
     vector    one array [n, `length`] float32, in [`low`, `high`] if given
   """
 
