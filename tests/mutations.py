@@ -948,6 +948,11 @@ jaxlab/papers/encouraging/graphs.py: tests/papers/test_encouraging_graphs.py
     edge.max() < len(node) => edge.max() <= len(node)
     second - joined.n_node[0] => second
     len(node)] for node, _ in rows] => nodes] for node, _ in rows]
+jaxlab/engine/stage.py: tests/engine/test_stage.py
+  a_model_is_there_before
+    if stage.model]\n => if stage.steps > 9]\n
+    'seed': seed,\n    'date' => 'seed': space.seed,\n    'date'
+    load, open, plan, keep is not None) => load, open, plan)
 """
 
 

@@ -266,7 +266,8 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     if any(hosts.gather(f'{stage.name}: stop?', preemption.asked())):
       raise Preempted(f'{stage.name} is finished')
   if hosts.leads():
-    card.write_all(runs.opened(space.dir), space.config.get('title', ''))
+    title = space.config.get('title') or space.config['paper']
+    card.write_all(runs.opened(space.dir), title)
     path = report.write_html(space.dir, names)
     for text in report.summary(space.dir, names):
       say(text)
