@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from jaxlab.data import builders
+from jaxlab.data.outliers import NOISES
 
 _SHIPPED: Mapping[str, str] = {
   'pydoc': 'PSF-2.0 (the documentation of CPython)',
   'bible': 'public domain (World English Bible)',
+  **dict.fromkeys(NOISES, 'none needed: it is drawn'),
 }
 _OWN = ('image_folder', 'rvl_cdip', 'split_csv', 'text_files', 'aligned')
 _FOLDERS = ('documents',)  # prefixes of the name of another set

@@ -224,6 +224,7 @@ def classifier_stage(
   build: Callable[[Config, bool], ImageTask] = image_task,
   keep: bool = False,
   own: Config | None = None,
+  also: Sequence[str] = (),
 ) -> Stage:
   """The stage that trains the classifier of a config.
 
@@ -240,6 +241,7 @@ def classifier_stage(
     build: (config, offline) -> the classifier with its data.
     keep: leave a model, for the job's `predict`.
     own: the config that `predict` reads; default: this one.
+    also: names of further sets that it is trained on, for the model's card.
 
   Raises:
     InputError: a value that cannot be.
@@ -279,18 +281,21 @@ def classifier_stage(
     finish=finish,
     seed=seed,
     start=start,
-    keep=(lambda space, opened, result: kept(own or config, opened.data.sets))
+    keep=(
+      lambda space, opened, result: kept(own or config, opened.data.sets, also)
+    )
     if keep
     else None,
   )
 
 
-def kept(config: Config, sets: ImageSets) -> Kept:
+def kept(config: Config, sets: ImageSets, also: Sequence[str] = ()) -> Kept:
   """What goes beside a network of images: classes, preprocessing, examples.
 
   Args:
     config: that `predict` reads.
     sets: opened.
+    also: names of further sets that it was trained on.
   """
   d = config['data']
   source = sets.source(d['validation_split'], _EXAMPLES)
@@ -299,7 +304,7 @@ def kept(config: Config, sets: ImageSets) -> Kept:
     list(source.batch(0, slice(None))['image'][:_EXAMPLES]),
     {'classes.json': list(sets.classes)},
     config,
-    data={d['name']: licence_of(d['name'])},
+    data={name: licence_of(name) for name in (d['name'], *also)},
   )
 
 

@@ -456,6 +456,7 @@ def test_an_image_is_told_by_the_threshold_of_validation_images(
 ):
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(finished / 'data'))
   made = jaxlab.load(finished / 'oe-s0')
+  assert {*made.about['data']} == {'digits', 'uniform_noise'}
   figures = json.loads((finished / 'oe-s0-ood' / 'report.json').read_text())
   (odin,) = made.json('detectors.json').values()  # Mahalanobis is left out
   assert odin['eta'] == figures['metrics']['odin_eta']

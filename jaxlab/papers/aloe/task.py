@@ -160,10 +160,17 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
     source=source,
     more_arrays=more if terms.outliers else {},
     keep=cell.final,
+    also=_outlier_sets(c) if terms.outliers else (),
   )
   if not cell.final:
     return [trained]
   return [trained, judgement.stage(config, cell)]
+
+
+def _outlier_sets(c: Config) -> list[str]:
+  """Names of the sets of auxiliary outliers."""
+  own = [f'image_folder:{c["file"]}'] if c['file'] else []
+  return [*dict.fromkeys(name for name, _ in c['train']), *own]
 
 
 def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
