@@ -133,6 +133,7 @@ def _run(argv: Sequence[str]) -> None:
       seed=config['seed'],
       offline=values.offline,
       profile=_window(values.profile),
+      command=argv[1:],
     )
     stage.run_all(stages, space)
     mesh.stop()
@@ -175,6 +176,18 @@ def program_of(config: dict[str, Any]):
     raise
   except (ValueError, TypeError) as error:
     raise InputError(f'config: {error}') from error
+
+
+def predict_of(paper: str, job: str):
+  """The function `predict(model, inputs)` of a job.
+
+  Raises:
+    InputError: there is no such job, or its networks answer nothing.
+  """
+  module = _module(paper, job)
+  if not hasattr(module, 'predict'):
+    raise InputError(f'the job {job} of the paper {paper} predicts nothing')
+  return module.predict
 
 
 def _plan(argv, values, config, folder: Path) -> None:

@@ -996,6 +996,128 @@ jaxlab/papers/lamb/pretrained.py: tests/papers/test_bert_hub.py
 jaxlab/papers/lamb/export.py: tests/papers/test_bert_hub.py
   a_pretraining_is_exported
     if report.get(name) != digest: => if False:
+jaxlab/engine/tensors.py: tests/engine/test_model.py
+  nested_dictionaries_come_back
+    if not value:\n        empty.append(path) => if not value:\n        pass
+    for name in parents:\n      at = => for name in parents[1:]:\n      at =
+  what_cannot_be_named
+    or '/' in key or => or
+    not isinstance(key, str) => False
+jaxlab/engine/model.py: tests/engine/test_model.py
+  a_model_is_read_as_it_was_written
+    _TRAINING = ('health', 'sampler') => _TRAINING = ('health',)
+    (*_TRAINING, *kept.leave_out) => _TRAINING
+    if p[:6] == 'params' => if p
+  grey_examples_and_others
+    x in self.files if x.startswith('example')) => x in ('example_1.png',))
+    found if found.ndim == 3 else found[..., None] => found
+    config if kept.config is None else kept.config\n  return => config\n  return
+  every_file_is_compared
+    hexdigest() != digest: => hexdigest() == '':
+    about.pop('sha256') != _own_sha256(about): => not about.pop('sha256'):
+  another_version_is_named
+    if given != FORMAT: => if given > 99:
+  a_failed_write_leaves
+    beside.mkdir(parents=True) => folder.rename(beside)
+    finally:\n    shutil.rmtree(beside, => finally:\n    shutil.rmtree(folder,
+  only_the_leader_writes
+    if not hosts.leads():\n    return\n  conf => if 0:\n    return\n  conf
+    if not hosts.leads() or => if
+  a_judgement_adds_a_file
+    about['files'][name] = _sha256(folder / name)\n => \n
+    or not (folder / ABOUT).is_file() => or False
+  a_large_file_of_two_models
+    os.link(other, path) => raise OSError
+    and other.read_bytes() == data => and True
+jaxlab/engine/card.py: tests/engine/test_model.py
+  a_card_says_what
+    other.startswith(f'{stage}-') or => True or
+    if run.report(stage) and => if
+    not x.endswith(('_low', '_high')) => x
+    for end in ('_low', '_high')] => for end in ('_high', '_low')]
+jaxlab/engine/runs.py: tests/test_predict.py
+  an_unfinished_run_says
+    if not run.report(stage):\n    raise => if False:\n    raise
+    [f'--workdir={folder}'] if folder else [] => []
+  of_several_models
+    if len(run.models) > 1: => if False:
+    if stage not in run.stages: => if False:
+  what_is_no_run
+    if known.get('format') != FORMAT: => if False:
+    if (folder / 'config.json').is_file(): => if False:
+  a_run_without_a_network
+    if not run.models:\n => if False:\n
+jaxlab/engine/runs.py: tests/engine/test_model.py
+  a_card_says_what
+    next(items, '')\n  return => pass\n  return
+jaxlab/predict.py: tests/test_predict.py
+  a_missing_and_a_torn_model
+    model.read(folder, cure) => model.read(folder)
+  images_of_every_mode
+    inputs['channels'], inputs['fit']) => 3, inputs['fit'])
+    if own != canvas.shape: => if own == canvas.shape:
+  texts_need_a_gap
+    if must and must not in text: => if must and must in text:
+    value is not None and kind not in kinds => False
+  questions_have_a_context
+    context.startswith('@') => context.startswith('@@')
+    parse_intermixed_args => parse_args
+  numbers_and_vectors
+    np.random.default_rng(args.seed) => np.random.default_rng(0)
+    if len(row) != length: => if len(row) < length:
+    rng.uniform(inputs['low'], inputs['high'], size) => rng.uniform(0, 9, size)
+  json_has_inputs
+    return {**answer, 'class_name': model.classes[label]} => return answer
+  answers_are_lines
+    np.argsort(-np.asarray(p), => np.argsort(np.asarray(p),
+    names[label] if label < len(names) else str(label) => str(label)
+    answer.pop('aims') or ['any other class'] => answer.pop('aims')
+  pictures_are_written
+    np.clip(picture, 0, 1) => picture
+    one = value.ndim == 3 => one = True
+jaxlab/compare.py: tests/test_compare.py
+  figures_differences_and_curves
+    known or metric.endswith(_ENDS) or value is None => known or value is None
+    len({y for _, y in points}) > 1 for => len(points) > 0 for
+    if len({*values}) > 1: => if True:
+    if not figure.endswith(_ENDS): => if True:
+    where = f'{arm}-b{setting}' if setting else arm => where = arm
+  equal_configs_and_absent
+    return 'absent' => return 'null'
+    '/'.join(folder.parts[-count:]) => folder.parts[-1]
+  an_unfinished_run_is_shown
+    if missing := run.unfinished(): => if missing := []:
+  what_cannot_be_compared
+    len({*whole}) < len(whole) or len(whole) < 2 => len(whole) < 2
+    if run.unfinished() == run.stages: => if False:
+jaxlab/recipes/images.py: tests/recipes/test_images.py
+  predictions_are_probabilities
+    or shape[1:] != (height, width, channels): => :
+    not (low >= 0 and high <= 1) => not low >= 0
+    dtype != np.uint8 and not np.issubdtype(dtype, np.floating) => False
+jaxlab/papers/aloe/detectors.py: tests/papers/test_aloe.py
+  told_by_the_threshold
+    if name != 'mahalanobis'}\n => }\n
+    _ACCEPTED = 0.95 => _ACCEPTED = 0.9
+    chosen.get(f'{name}_eta', 0.0) => chosen.get(name, 0.5)
+    scores[name][i] >= one['threshold'] => scores[name][i] < one['threshold']
+jaxlab/papers/doc_regions/task.py: tests/papers/test_doc_regions_task.py
+  a_folder_in_rvl_cdips_layout
+    for one in networks['specs']] => for one in networks['specs'][::-1]]
+jaxlab/papers/mvs_gnn/task.py: tests/papers/test_mvs_gnn_task.py
+  predictions_are_the_classes
+    if model.inputs['several'] else => if not model.inputs['several'] else
+jaxlab/papers/encouraging/graphs.py: tests/papers/test_encouraging_graphs.py
+  a_graph_is_answered
+    jax.nn.softmax(logits).mean(1))[:, 0] => jax.nn.softmax(logits)[:, 0])[:, 0]
+    edge.max() < len(node) => edge.max() <= len(node)
+    second - joined.n_node[0] => second
+    len(node)] for node, _ in rows] => nodes] for node, _ in rows]
+jaxlab/engine/stage.py: tests/engine/test_stage.py
+  a_model_is_there_before
+    if stage.model]\n => if stage.steps > 9]\n
+    'seed': seed,\n    'date' => 'seed': space.seed,\n    'date'
+    load, open, plan, keep is not None) => load, open, plan)
 """
 
 

@@ -8,16 +8,21 @@ A few steps on one and on eight devices, and all plans, are made in here.
 import json
 import math
 import re
+import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import NamedTuple
 
 import chex
 import jax
+import numpy as np
 import pytest
 
+import jaxlab
 from jaxlab import main
 from jaxlab.engine import loop, mesh, metrics, stage
+from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import guarded
 from jaxlab.planning import plan
 from tests import forked, runs
@@ -274,6 +279,33 @@ def test_eight_devices_train_as_one(whole, tmp_path, monkeypatch):
     # Eight devices add up sampled edges in another order than one.
     rel = 2e-5 if whole.name == 'mvs_gnn' else 1e-5
     assert eight == pytest.approx(one, rel=rel, abs=1e-7)
+
+
+def test_models_answer_from_a_copied_run_alone(whole, no_data, monkeypatch):
+  def refuse(*args):
+    raise AssertionError(args)
+
+  monkeypatch.setattr(socket.socket, 'connect', refuse)
+  leave = shutil.ignore_patterns('checkpoints')
+  folder = shutil.copytree(whole.folder, no_data / 'copy', ignore=leave)
+  names = [one.name for one in stages_of(whole.config) if one.model]
+  assert bool(names) == bool(whole.trained)
+  if not names:
+    with pytest.raises(InputError, match='has no model'):
+      jaxlab.load(folder)
+  for name in names:
+    model = jaxlab.load(folder / name)
+    assert model.about['data'] and model.config
+    given = model.example()
+    answers = model.predict(given)
+    assert len(answers) == len(given) > 0
+    for answer in answers:
+      if isinstance(answer, dict) and 'probabilities' in answer:
+        assert sum(answer['probabilities']) == pytest.approx(1, abs=1e-4)
+      leaves = [x for x in jax.tree.leaves(answer) if not isinstance(x, str)]
+      assert all(np.isfinite(leaf).all() for leaf in leaves)
+    card = (folder / name / 'model' / 'README.md').read_text()
+    assert all(f'## {x}' in card for x in ('Use', 'Data', 'Figures', 'Origin'))
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -14,15 +14,19 @@ _RULES = r"""
 configs import ml_collections ~ configs/.* import:(?!ml_collections\b)
 imports are absolute ~ .* import:\.
 names say something ~ .* file:.*/(utils?|common|misc|helpers)\.py
-files have a room ~ jaxlab/(?!(main|__init__)\.py|(engine|ops|data|models|evals|
-  planning|recipes|papers)/).* file:
+files have a room ~ jaxlab/(?!(main|predict|compare|__init__)\.py|(engine|ops|
+  data|models|evals|planning|recipes|papers)/).* file:
 imports run down ~ jaxlab/(engine|ops|__init__)\b.* import:jaxlab\.(?!\1\b)
 imports run down ~ jaxlab/(data|models|evals|planning)/.* import:jaxlab\.
   (?!(engine|ops|\1)\b)
 imports run down ~ jaxlab/recipes/.* import:jaxlab\.papers\b
 imports run down ~ jaxlab/main.* import:jaxlab\.(?!(engine|planning)\b)
-imports run down ~ jaxlab/.* import:(jaxlab\.main|tests|benchmarks|configs|
-  examples|launch)\b
+imports run down ~ jaxlab/predict.* import:jaxlab\.
+  (?!(engine|main|data\.pixels)\b)
+imports run down ~ jaxlab/compare.* import:jaxlab\.(?!engine\b)
+imports run down ~ jaxlab/(?!predict\.py).* import:jaxlab\.main\b
+imports run down ~ jaxlab/.* import:(jaxlab\.(predict|compare)|tests|benchmarks|
+  configs|examples|launch)\b
 only models/ ~ (?!jaxlab/models/).* (import|use):flax\.linen\b
 only data/ ~ (?!jaxlab/data/).* import:tensorflow_datasets\b
 only engine/ ~ (?!jaxlab/engine/).* (import|use):.*\bmultihost_utils\b
@@ -34,8 +38,8 @@ only main.py runs a file ~ (?!jaxlab/main\.py).* call:.*\.exec_module$
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|
   call:(builtins\.)?(eval|exec|__import__)$)
-loaded before JAX ~ jaxlab/engine/(errors|workdir|preemption|hosts|channel|peer)
-  \.py import:jax\b
+loaded before JAX ~ jaxlab/(compare|engine/(errors|workdir|preemption|hosts|
+  channel|peer|runs))\.py import:jax\b
 nothing imports a task ~ .* import:(.*#task|jaxlab\.papers\.\w+\.task\b)
 only tasks use other papers ~ jaxlab/papers/(\w+)/\w+\.py(?!#task).* import:
   jaxlab\.papers\.(?!\1\b)
@@ -61,6 +65,8 @@ jaxlab/evals/a.py ~ import tensorflow_datasets.core, jaxlab.recipes; flax.linen
 jaxlab/planning/a.py ~ from jaxlab.evals import ood; jax.sharding.Mesh()
 jaxlab/recipes/a.py ~ from jaxlab.papers.b import method; import flax.linen
 jaxlab/main.py ~ import jaxlab.papers.b.images, jaxlab.data
+jaxlab/predict.py ~ import jaxlab.recipes, jaxlab.compare
+jaxlab/compare.py ~ import jax, jaxlab.data, jaxlab.predict
 jaxlab/papers/a/a.py ~ import jaxlab.papers.b.method, jaxlab.papers.a.task
 jaxlab/papers/a/task.py ~ def program(): import jaxlab.papers.b.plots;
   from jaxlab.papers.b.images import program;

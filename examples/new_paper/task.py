@@ -44,5 +44,6 @@ def program(config):
       options=cell.options(config['train']),
       seed=cell.seed,
       finish=images.test_figures if cell.final else None,
+      keep=cell.final,
     )
   )

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -361,8 +360,6 @@ def write_folder(
       _whole_tokenizer(vocabulary).save(str(folder / _TOKENIZER))
       # transformers asks which framework wrote the file.
       weights.write_safetensors(folder / WEIGHTS, flat, {'format': 'pt'})
-      # Whoever may read one may read the other: safetensors writes for one.
-      shutil.copymode(folder / CONFIG, folder / WEIGHTS)
       os.rename(folder, target)
   except OSError as error:
     raise InputError(

@@ -30,6 +30,7 @@ class ImageSets:
 
   def __init__(self, data: Config, offline: bool):
     self.data, self.offline = data, offline
+    self.classes: tuple[str, ...] = ()  # of the ID set, once it is open
     self._open: dict[str, dict[str, np.ndarray]] = {}
 
   def inliers(self, split: str) -> dict[str, np.ndarray]:
@@ -49,7 +50,7 @@ class ImageSets:
       label=c['label_feature'],
       offline=self.offline,
     )
-    self._check_classes(len(found.classes))
+    self._check_classes(found.classes)
     return {'image': found.image, 'label': found.label}
 
   def ood(self, name: str, split: str, count: int) -> np.ndarray:
@@ -106,7 +107,7 @@ class ImageSets:
       label=c['label_feature'],
       offline=self.offline,
     )
-    self._check_classes(len(records.classes))
+    self._check_classes(records.classes)
     canvas = image.Canvas(c['size'], c['channels'], 'crop')
     return streaming.RecordSource(records, canvas, batch_size=rows, **more)
 
@@ -126,12 +127,14 @@ class ImageSets:
     )
     return held_out(source, devices, self.data['eval_batch_size'])
 
-  def _check_classes(self, count: int) -> None:
+  def _check_classes(self, classes: tuple[str, ...]) -> None:
+    count = len(classes)
     if count != self.data['num_classes']:
       raise InputError(
         f'{self.data["name"]} has {count} classes, and config.data.num_classes '
         f'is {self.data["num_classes"]}'
       )
+    self.classes = classes
 
 
 def drawn(arrays: Mapping[str, np.ndarray], count: int) -> dict:

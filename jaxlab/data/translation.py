@@ -89,25 +89,42 @@ class Pairs:
     return tokenizers.Tokenizer.from_file(str(self.path / 'tokenizer.json'))
 
   def text(self, tokens: np.ndarray) -> str:
-    """The text of [t] tokens up to EOS; '\ufffd' where bytes are no UTF-8."""
-    tokens = np.asarray(tokens)
-    ends = np.flatnonzero(tokens == EOS)
-    tokens = tokens[: ends[0]] if ends.size else tokens
-    ids = (tokens[tokens >= FIRST].astype(int) - FIRST).tolist()
-    return self.tokenizer.decode(ids).removeprefix(' ')
+    """The text of [t] tokens, see `decode`."""
+    return decode(self.tokenizer, tokens)
 
   def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-    """[n, length] int32 source tokens of texts, cut, with EOS, then PAD."""
-    found = np.full((len(texts), length), PAD, np.int32)
-    for row, encoded in zip(found, self.tokenizer.encode_batch(list(texts))):
-      ids = np.asarray(encoded.ids[: length - 1]) + FIRST
-      row[: len(ids)], row[len(ids)] = ids, EOS
-    return found
+    """[n, length] int32 source tokens of texts, see `encode`."""
+    return encode(self.tokenizer, texts, length)
 
   def texts(self, split: str, side: str, index: np.ndarray) -> list[str]:
     """Whole texts of one language."""
     tokens, offsets = self.side(split, side)
     return [self.text(tokens[offsets[i] : offsets[i + 1]]) for i in index]
+
+
+def read_tokenizer(text: str) -> tokenizers.Tokenizer:
+  """The tokenizer that `Tokenizer.to_str` wrote."""
+  return tokenizers.Tokenizer.from_str(text)
+
+
+def encode(
+  tokenizer: tokenizers.Tokenizer, texts: Sequence[str], length: int
+) -> np.ndarray:
+  """[n, length] int32 tokens of texts, cut, with EOS, then PAD."""
+  found = np.full((len(texts), length), PAD, np.int32)
+  for row, encoded in zip(found, tokenizer.encode_batch(list(texts))):
+    ids = np.asarray(encoded.ids[: length - 1]) + FIRST
+    row[: len(ids)], row[len(ids)] = ids, EOS
+  return found
+
+
+def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray) -> str:
+  """The text of [t] tokens up to EOS; '\ufffd' where bytes are no UTF-8."""
+  tokens = np.asarray(tokens)
+  ends = np.flatnonzero(tokens == EOS)
+  tokens = tokens[: ends[0]] if ends.size else tokens
+  ids = (tokens[tokens >= FIRST].astype(int) - FIRST).tolist()
+  return tokenizer.decode(ids).removeprefix(' ')
 
 
 def prepare_pairs(

@@ -14,13 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from jaxlab.data import growth, pickles
 from jaxlab.data.torch_pickles import read_torch_pickle
+from jaxlab.engine import tensors
 from jaxlab.engine.errors import InputError
 
 Path = str | os.PathLike
@@ -28,24 +26,6 @@ Flat = dict[str, np.ndarray]
 
 _TFJS = {'float32': '<f4', 'int32': '<i4', 'bool': '?', 'complex64': '<c8'}
 _TFJS_PACKED = {'uint8': 'u1', 'uint16': '<u2', 'float16': '<f2'}
-_SAFETENSORS = {
-  'F64': '<f8',
-  'F32': '<f4',
-  'F16': '<f2',
-  'C64': '<c8',
-  'BOOL': '?',
-  'I64': '<i8',
-  'I32': '<i4',
-  'I16': '<i2',
-  'I8': 'i1',
-  'U64': '<u8',
-  'U32': '<u4',
-  'U16': '<u2',
-  'U8': 'u1',
-  'BF16': ml_dtypes.bfloat16,
-  'F8_E4M3': ml_dtypes.float8_e4m3fn,
-  'F8_E5M2': ml_dtypes.float8_e5m2,
-}
 
 
 def read_safetensors(path: Path) -> Flat:
@@ -84,9 +64,9 @@ def write_safetensors(
   partial = target.with_name(f'.{target.name}.new-{os.getpid()}')
   target.parent.mkdir(parents=True, exist_ok=True)
   try:
-    safetensors.numpy.save_file(flat, partial, metadata)
+    tensors.save(partial, flat, metadata)
     os.replace(partial, target)
-  except (safetensors.SafetensorError, OSError) as error:
+  except OSError as error:
     raise InputError(f'cannot write {path}: {error}') from error
   finally:
     partial.unlink(missing_ok=True)
@@ -188,14 +168,7 @@ def read_tfjs(path: Path) -> Flat:
 def decode_safetensors(data: bytes, what: str) -> Flat:
   """The bytes of a safetensors file; `what` is its name in messages."""
   with pickles.damage(what):
-    return {
-      name: np.frombuffer(entry['data'], _SAFETENSORS[entry['dtype']]).reshape(
-        entry['shape']
-      )
-      for name, entry in sorted(
-        safetensors.deserialize(data), key=lambda item: item[0]
-      )
-    }
+    return tensors.decode(data)
 
 
 def join_names(tree: Any, name: str = '') -> Flat:

@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxlab.engine import hosts, partition, preemption, report, workdir
+from jaxlab.engine import (
+  card,
+  hosts,
+  listing,
+  model,
+  partition,
+  preemption,
+  report,
+  runs,
+  workdir,
+)
 from jaxlab.engine.compiled import FRESH, Start, versions
 from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
 from jaxlab.engine.fingerprint import state_sha256
@@ -45,6 +55,7 @@ class Workspace:
   page: Sections = field(default_factory=Sections)  # of the running stage
   after: dict[str, str] = field(default_factory=dict)  # stage -> fingerprint
   show: Callable[[], Any] = lambda: None  # writes report.html as far as it is
+  command: Sequence[str] = ()  # the arguments of jaxlab.main
 
   def folder(self, stage: str) -> Path:
     """WORKDIR/<stage>."""
@@ -89,6 +100,7 @@ class Stage(NamedTuple):
   brings that back when the stage is skipped. `steps` is the number of updates,
   0 for a stage that does not train. `open(space)` opens the data of a training
   and makes its task; `plan(space)` says what it would compile, without data.
+  `model` says that WORKDIR/<stage>/model is left, to predict with.
   """
 
   name: str
@@ -97,6 +109,7 @@ class Stage(NamedTuple):
   load: Callable[[Workspace], Any] | None = None
   open: Callable[[Workspace], tuple[Task, Inputs]] | None = None
   plan: Callable[[Workspace], Planned] | None = None
+  model: bool = False
 
 
 def training(
@@ -111,6 +124,7 @@ def training(
   seed: int | None = None,
   start: Callable[[Workspace], Start] | None = None,
   flops: Mapping[str, float] | None = None,
+  keep: Callable[[Workspace, Inputs, FitResult], model.Kept] | None = None,
 ) -> Stage:
   """The stage of one fit.
 
@@ -128,6 +142,8 @@ def training(
     seed: of this fit; default: the run's.
     start: entries of State to begin with, such as an earlier stage's.
     flops: step kind -> FLOPs of the model, for `--plan`; default: counted.
+    keep: what goes beside the final State into WORKDIR/<name>/model, where the
+      job's `predict` finds it; default: there is none.
   """
 
   def lay(space):
@@ -140,6 +156,7 @@ def training(
 
   def run(space):
     made, found = open(space)
+    of_fit = space.seed if seed is None else seed
     own = {
       'config_sha256': workdir.digest(space.config),
       'after': space.after,
@@ -156,7 +173,7 @@ def training(
       ),
       space.folder(name),
       space.mesh,
-      space.seed if seed is None else seed,
+      of_fit,
       start(space) if start else FRESH,
     )
     space.artefacts[name] = result.state
@@ -168,6 +185,9 @@ def training(
     if options.best:
       space.facts |= {'best_step': result.step, 'steps_done': result.steps}
     more = finish(space, found, result) if finish else {}
+    if keep:
+      kept = keep(space, found, result)
+      _keep(space, name, of_fit, kept, result.state)
     return {**result.metrics, **more}
 
   def load(space):
@@ -186,7 +206,24 @@ def training(
       flops or {},
     )
 
-  return Stage(name, run, options.steps, load, open, plan)
+  return Stage(name, run, options.steps, load, open, plan, keep is not None)
+
+
+def _keep(
+  space: Workspace, name: str, seed: int, kept: model.Kept, state: State
+) -> None:
+  """Writes WORKDIR/<name>/model."""
+  config = space.config
+  about = {
+    'paper': config['paper'],
+    'job': config.get('job', 'task'),
+    'stage': name,
+    'seed': seed,
+    'date': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
+    'commit': card.commit(),
+    'versions': {'jaxlab': listing.version()[7:], **versions()},
+  }
+  model.write(space.folder(name) / model.FOLDER, state, kept, config, about)
 
 
 def _watch(space: Workspace, name: str) -> None:
@@ -219,6 +256,9 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     Preempted: a signal arrived; what is finished stays finished.
   """
   names = [stage.name for stage in stages]
+  if hosts.leads():
+    kept = [stage.name for stage in stages if stage.model]
+    runs.note(space.dir, space.command, names, kept)
   space.show = partial(report.write_html, space.dir, names)
   try:
     _run_each(stages, space)
@@ -230,6 +270,8 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
       space.show()
     raise
   if hosts.leads():
+    title = space.config.get('title') or space.config['paper']
+    card.write_all(runs.opened(space.dir), title)
     path = space.show()
     for text in report.summary(space.dir, names):
       say(text)

@@ -17,11 +17,13 @@ import numpy as np
 import optax
 
 from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.licences import licence_of
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import FitResult, Inputs, Options
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.source import ArraySpec, Source, Spec
 from jaxlab.engine.stage import Figures, Specs, Stage, Workspace, training
@@ -39,6 +41,8 @@ Config = Mapping[str, Any]
 # (logits [b, k], labels [b], mask [b], State.vars) -> Objective
 LogitLoss = Callable[[jax.Array, jax.Array, jax.Array, Vars], Objective]
 Finish = Callable[[Workspace, Inputs, FitResult], Figures]
+
+_EXAMPLES = 2  # images beside a model, to try it with
 
 
 class ImageTask(NamedTuple):
@@ -218,6 +222,9 @@ def classifier_stage(
   more_arrays: Spec | None = None,
   evals: Callable[[ImageTask, Workspace], Mapping] | None = None,
   build: Callable[[Config, bool], ImageTask] = image_task,
+  keep: bool = False,
+  own: Config | None = None,
+  also: Sequence[str] = (),
 ) -> Stage:
   """The stage that trains the classifier of a config.
 
@@ -232,6 +239,9 @@ def classifier_stage(
     more_arrays: arrays that its batches have beside those of `spec`.
     evals: further evaluations, name -> (Evaluator, feed).
     build: (config, offline) -> the classifier with its data.
+    keep: leave a model, for the job's `predict`.
+    own: the config that `predict` reads; default: this one.
+    also: names of further sets that it is trained on, for the model's card.
 
   Raises:
     InputError: a value that cannot be.
@@ -271,36 +281,91 @@ def classifier_stage(
     finish=finish,
     seed=seed,
     start=start,
+    keep=(
+      lambda space, opened, result: kept(own or config, opened.data.sets, also)
+    )
+    if keep
+    else None,
   )
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def kept(config: Config, sets: ImageSets, also: Sequence[str] = ()) -> Kept:
+  """What goes beside a network of images: classes, preprocessing, examples.
+
+  Args:
+    config: that `predict` reads.
+    sets: opened.
+    also: names of further sets that it was trained on.
+  """
+  d = config['data']
+  source = sets.source(d['validation_split'], _EXAMPLES)
+  return Kept(
+    takes(d),
+    list(source.batch(0, slice(None))['image'][:_EXAMPLES]),
+    {'classes.json': list(sets.classes)},
+    config,
+    data={name: licence_of(name) for name in (d['name'], *also)},
+  )
+
+
+def takes(d: Config) -> dict[str, Any]:
+  """The images of a section `data`, as `Kept.inputs`."""
+  return {
+    'kind': 'image',
+    'height': d['size'],
+    'width': d['size'],
+    'channels': d['channels'],
+    'fit': 'crop',
+    'mean': list(d['mean']),
+    'std': list(d['std']),
+    'crop': d['crop'],
+  }
+
+
+def check_images(inputs: np.ndarray, height: int, width: int, channels: int):
+  """Raises InputError for what is no array of such images."""
+  shape, dtype = np.shape(inputs), np.asarray(inputs).dtype
+  if len(shape) != 4 or shape[1:] != (height, width, channels):
+    raise InputError(
+      f'images of shape {shape} are not [n, {height}, {width}, {channels}], '
+      'what the model was trained on: jaxlab.predict brings files to it, and '
+      'so does jaxlab.data.pixels.Canvas'
+    )
+  if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+    raise InputError(
+      f'images of {dtype} are neither uint8 nor floating in [0, 1]; convert '
+      'them'
+    )
+  if dtype != np.uint8 and len(inputs):
+    low, high = np.min(inputs), np.max(inputs)
+    if not (low >= 0 and high <= 1):
+      raise InputError(
+        f'images of {dtype} hold values from {low:.4g} to {high:.4g}, and must '
+        'be in [0, 1]; divide by 255, or give uint8'
+      )
+
+
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """Classes of images by a trained classifier.
 
   Args:
-    params, vars: of the State that a stage left.
     inputs: [n, h, w, c] uint8, or float32 in [0, 1], of the config's size.
 
   Returns:
     One answer an image: `label`, its `probability`, and `probabilities` [k].
 
   Raises:
-    InputError: images of another shape.
+    InputError: images of another shape, type or range.
   """
-  d = config['data']
-  want = (d['size'], d['size'], d['channels'])
-  require(
-    {'images': {'shape': np.shape(inputs)[1:]}},
-    {'images.shape': one_of(want, cure='give images as the config says')},
-    name='',
-  )
-  logits = jax.jit(image_task(config).logits)
+  d = model.config['data']
+  check_images(inputs, d['size'], d['size'], d['channels'])
+  logits = jax.jit(image_task(model.config).logits)
   found = []
   for start in range(0, len(inputs), d['eval_batch_size']):
     part = inputs[start : start + d['eval_batch_size']]
-    p = np.asarray(jax.nn.softmax(logits(params, vars, {'image': part})))
+    p = np.asarray(
+      jax.nn.softmax(logits(model.params, model.vars, {'image': part}))
+    )
     found += [
       {
         'label': int(row.argmax()),

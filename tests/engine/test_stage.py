@@ -10,7 +10,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import loop, mesh, preemption, stage, workdir
+from jaxlab.engine import (
+  loop,
+  mesh,
+  model,
+  preemption,
+  runs,
+  stage,
+  workdir,
+)
 from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.feed import Feed
@@ -183,6 +191,40 @@ def test_finish_gets_the_open_inputs_and_the_result(tmp_path):
   assert one.run(space)['more'] == 1.0
   assert seen == [('large', 2)]
   assert space.facts['traces'] == {'large': 1, 'train': 1}
+
+
+def test_a_model_is_there_before_its_stage_is_finished_and_comes_again(
+  tmp_path,
+):
+  told = []
+
+  def keep(space, inputs, result):
+    told.append((inputs.feed.source.kind(0), int(result.state.step)))
+    report = tmp_path / 'fit' / 'report.json'
+    assert not report.exists() and result.metrics is not None
+    if len(told) == 1:
+      raise InputError('no model')
+    return model.Kept({'kind': 'number', 'count': 2}, [1])
+
+  one, space = fitted(tmp_path, keep=keep, seed=5)
+  assert one.model and not fitted(tmp_path)[0].model
+  with pytest.raises(InputError, match='no model'):
+    stage.run_all([one], space)
+  path = tmp_path / 'fit' / 'model'
+  for _ in range(2):  # made; then made again where it was lost
+    one, space = fitted(tmp_path, keep=keep, seed=5)
+    stage.run_all([one], space)
+    found = model.read(path)
+    assert found.about['seed'] == 5 and found.about['stage'] == 'fit'
+    state = space.artefact('fit')
+    chex.assert_trees_all_equal(found.params, jax.device_get(state.params))
+    assert (path / 'README.md').read_text().startswith('# toy: fit')
+    shutil.rmtree(path)
+    (tmp_path / 'fit' / 'report.json').unlink()
+  assert told == 3 * [('large', 2)]
+  assert (tmp_path / 'fit' / 'metrics.jsonl').read_text().count('"step": 1') < 2
+  run = runs.opened(tmp_path)
+  assert run.stages == run.models == ['fit']
 
 
 def test_a_plan_opens_nothing_and_knows_that_it_is_one(tmp_path):

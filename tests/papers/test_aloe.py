@@ -1,6 +1,7 @@
 """ALOE: the family's identities, its batches, and a run from end to end."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import chex
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlab.data.image_sets import drawn
+import jaxlab
+from jaxlab.data.image_sets import ImageSets, drawn
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.ops.attack_objectives import cross_entropy
@@ -447,6 +449,34 @@ def test_a_run_judges_every_network_and_puts_them_side_by_side(finished):
   assert (finished / 'oe-s0-ood' / 'figures' / 'roc.png').exists()
   figures = json.loads((finished / 'oe-s0' / 'report.json').read_text())
   assert figures['metrics']['validation/accuracy'] > 0.5
+
+
+def test_an_image_is_told_by_the_threshold_of_validation_images(
+  finished, monkeypatch
+):
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(finished / 'data'))
+  made = jaxlab.load(finished / 'oe-s0')
+  assert {*made.about['data']} == {'digits', 'uniform_noise'}
+  figures = json.loads((finished / 'oe-s0-ood' / 'report.json').read_text())
+  (odin,) = made.json('detectors.json').values()  # Mahalanobis is left out
+  assert odin['eta'] == figures['metrics']['odin_eta']
+  sets = ImageSets(made.config['data'], True)
+  count = made.config['detection']['validation_examples']
+  inside = drawn(sets.inliers(made.config['data']['validation_split']), count)
+  found = [one['detectors']['odin'] for one in made.predict(inside['image'])]
+  scores = np.sort([one['score'] for one in found])
+  below = np.mean(scores < odin['threshold'])
+  assert 0.05 - 1 / len(scores) <= below <= 0.05
+  for one in found:
+    inlier = one['score'] >= one['threshold'] == odin['threshold']
+    assert one['verdict'] == ('inlier' if inlier else 'outlier')
+  noise = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 1), np.uint8)
+  odd = [one['detectors']['odin']['verdict'] for one in made.predict(noise)]
+  assert odd.count('outlier') > 20  # of ID images some three
+  # Without a judgement there is the class alone.
+  files = {k: v for k, v in made.files.items() if k != 'detectors.json'}
+  (plain,) = task.predict(replace(made, files=files), noise[:1])
+  assert {*plain} == {'label', 'probability', 'probabilities'}
 
 
 def test_an_attack_never_helps_the_detector_that_it_is_on(finished):

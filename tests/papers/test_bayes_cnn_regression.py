@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.papers.bayes_cnn import method, regression
 from tests import runs
 
@@ -61,14 +62,15 @@ def test_answers_hold_the_noise_and_the_weights(config):
   params = {'net': q, 'noise': {'log': jnp.log(0.7)}}
   x = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
   config = {**config, 'evaluation': {'draws': 30}}
-  found = regression.predict(config, params, {}, x)
+  made = Model(config, params, {})
+  found = regression.predict(made, x)
   assert len(found) == 4
   for row in found:
     assert row['deviation'] > 0.7
     share = 1 - 0.49 / row['deviation'] ** 2
     np.testing.assert_allclose(row['epistemic'], share, rtol=1e-3)
   with pytest.raises(InputError, match=r'inputs.width = 9 must be in \[10, 10'):
-    regression.predict(config, params, {}, x[:, :9])
+    regression.predict(made, x[:, :9])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from jaxlab.engine import mesh, stage
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.update import create_state
 from jaxlab.papers.bayes_cnn import arms, judgement, laplace, method, task
 from tests import forked, runs
@@ -238,9 +239,10 @@ def test_figures_are_of_the_mean_of_the_draws():
 def test_predictions_do_not_depend_on_how_a_set_is_cut(variational):
   config, params, vars, _ = variational
   images = batch_of(7)['image']
-  whole = task.predict(config, params, vars, images)
+  whole = task.predict(Model(config, params, vars), images)
   config = {**config, 'data': {**config['data'], 'eval_batch_size': 4}}
-  parts = task.predict(config, params, vars, images)
+  made = Model(config, params, vars)
+  parts = task.predict(made, images)
   assert len(whole) == 7
   for one, other in zip(whole, parts):
     p, other_p = one.pop('probabilities'), other.pop('probabilities')
@@ -248,8 +250,8 @@ def test_predictions_do_not_depend_on_how_a_set_is_cut(variational):
     np.testing.assert_allclose(sum(p), 1, rtol=1e-5)
     assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     assert one['epistemic'] > 1e-9 and one['aleatoric'] > 0.1
-  with pytest.raises(InputError, match='give images as the config says'):
-    task.predict(config, params, vars, images[:, :4])
+  with pytest.raises(InputError, match='what the model was trained on'):
+    task.predict(made, images[:, :4])
 
 
 # --- bad configs ---

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh, model, stage, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.checkpoint import read as read_checkpoint
 from jaxlab.engine.errors import InputError
@@ -176,7 +176,8 @@ def test_a_set_of_texts_is_described_and_its_texts_are_classified(tiny):
   params = jax.tree.map(jnp.zeros_like, state.params)
   bias = jnp.array([0, 0, np.log(6.0), 0, 0])
   params['head']['Dense_0']['bias'] = bias
-  found = task.predict(tiny, params, {}, ['One text.', 'And another. ' * 40])
+  made = model.of(tiny, params, {}, task.kept(tiny, inputs.data))
+  found = task.predict(made, ['One text.', 'And another. ' * 40])
   assert [answer['label'] for answer in found] == [2, 2]
   for answer in found:
     assert answer['probability'] == pytest.approx(0.6)
@@ -295,8 +296,9 @@ def test_squad_is_learnt_and_answered_in_the_official_format(squad, tmp_path):
     assert best[0]['text'] == answers[key]
     assert len(best) <= 5
     assert sum(one['probability'] for one in best) == pytest.approx(1)
-  params = space.artefact('finetune').params
-  said = task.predict(squad, params, {}, [*asked.values()])
+  made = model.read(folder / 'model')
+  assert made.example() == [[*next(iter(asked.values()))]]
+  said = task.predict(made, [*asked.values()])
   assert [x['text'] for x in said] == [answers[key] for key in asked]
   assert said[0]['probability'] == pytest.approx(
     ranked[next(iter(asked))][0]['probability'], rel=1e-4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxlab.data import hub_folder
-from jaxlab.engine import mesh, workdir
+from jaxlab.engine import mesh, model, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.errors import InputError
 from jaxlab.models.bert_heads import encoder_params
@@ -194,7 +194,8 @@ def test_a_finetuned_classifier_answers_as_its_export_does(tmp_path):
   assert loaded.vocabulary == hub_folder.read_vocabulary(folder)
   assert not loaded.vocabulary.lowercase
   text = 'The café'
-  answer = task.predict(config, state.params, {}, [text])[0]
+  made = model.of(config, state.params, {}, task.kept(config, inputs.data))
+  answer = task.predict(made, [text])[0]
   special, encoded = loaded.vocabulary.special, loaded.vocabulary.tokenizer()
   ids = [special.cls, *encoded.encode(text).ids, special.sep]
   row = jnp.array([ids], jnp.int32)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh, model, stage
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.models import bert
@@ -145,13 +145,14 @@ def test_the_decoders_bias_begins_as_the_unigram_of_the_training_text(
   # So the likeliest pieces are the most frequent ones, whatever the text.
   net = jax.tree.map(jnp.zeros_like, state.params['net']) | {'mlm_bias': bias}
   asked = ['The [MASK] of an [MASK] statement.', 'No mask.']
-  (one, two), none = task.predict(tiny, {'net': net}, {}, asked)
+  made = model.of(tiny, {'net': net}, {}, task.kept(tiny, corpus))
+  (one, two), none = task.predict(made, asked)
   best = [corpus.pieces[i] for i in np.argsort(-p, kind='stable')[:5]]
   assert [*one] == [*two] == best
   assert one[best[0]] == pytest.approx(p.max(), rel=1e-5)
   assert none == []
   with pytest.raises(InputError, match=r'longer than .*sequence_length = 32'):
-    task.predict(tiny, {'net': net}, {}, ['word ' * 40])
+    task.predict(made, ['word ' * 40])
 
 
 @pytest.mark.parametrize('opt, before', [('keep', 7), ('reset', 0)])

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from jaxlab import main
 from jaxlab.data import image, streaming
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh, model, stage
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state
 from jaxlab.papers.doc_regions import (
@@ -494,15 +494,15 @@ def test_a_folder_in_rvl_cdips_layout_goes_end_to_end(tmp_path, monkeypatch):
   kept = nets.log_p(space, 'regions-s0')['test']
   assert kept.shape == (2, 2, 16)
   # Networks of a State answer as their stage did.
-  state = space.artefact('regions-s0')
   pages = documents.opened(config, True).parts['test'].pages([0, 1])
-  answers = task.predict(config, state.params, state.vars, pages)
+  made = model.read(space.folder('regions-s0') / 'model')
+  answers = task.predict(made, pages)
   p = np.exp(kept).mean(1)
   assert [x['label'] for x in answers] == p.argmax(1).tolist()
   assert answers[0]['probability'] == pytest.approx(p[0].max(), abs=1e-4)
   assert {*answers[0]['regions']} == {'header', 'right'}
-  with pytest.raises(InputError, match=r'pages\.shape = .* must be one of'):
-    task.predict(config, state.params, state.vars, pages[:, :5])
+  with pytest.raises(InputError, match='what the model was trained on'):
+    task.predict(made, pages[:, :5])
 
 
 def test_permuted_class_numbers_are_an_error(tmp_path, monkeypatch):

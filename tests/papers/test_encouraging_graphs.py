@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh, model, stage, workdir
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
@@ -408,3 +408,49 @@ def test_graphs_that_are_not_there_are_not_counted(toy, job):
     want.append(float((logits.argmax(-1) == one['label'][:, 0]).mean()))
   assert [figures[f'fold{k}/accuracy'] for k in (0, 1)] == want
   assert figures['accuracy'] == pytest.approx(np.mean(want))
+
+
+def test_a_graph_is_answered_by_the_networks_of_all_folds(toy, job):
+  config = config_of(toy)
+  folds = graphs.Folds(config, 0, True)
+  state, source = jax.device_get(job.state), folds.indices['test'][:, :1]
+  # The same graphs in one packed row, by each fold's network alone.
+  batch = graphs.GraphSource(
+    folds.graphs, folds.features, source, batch_size=8, shuffle=False
+  ).batch(0, slice(0, 1))
+  names = ('node', 'edge', 'num_nodes', 'num_edges')
+  row = {name: batch[name][:, 0] for name in names}
+  net, params = graphs.make_model(config), state.params['net']
+  p = [
+    jax.nn.softmax(logits_of_rows(net, alone(params, k), row))[0]
+    for k in (0, 1)
+  ]
+  sizes = [np.cumsum(row[f'num_{x}'][0])[:-1] for x in ('nodes', 'edges')]
+  given = [
+    {'nodes': node.tolist(), 'edges': (edge - first).tolist()}
+    for node, edge, first in zip(
+      np.split(row['node'][0][: row['num_nodes'].sum()], sizes[0]),
+      np.split(row['edge'][0][: row['num_edges'].sum()], sizes[1]),
+      [0, *sizes[0]],
+    )
+  ]
+  made = model.of(config, state.params, state.vars, folds.kept())
+  found = graphs.predict(made, given)
+  np.testing.assert_allclose(
+    [one['probabilities'] for one in found], np.mean(p, 0), rtol=1e-4
+  )
+  assert made.classes == ['0', '1'] and len(made.example()) == 2
+  for number, one in enumerate(made.example()):
+    first, last = folds.graphs.node_offset[number : number + 2]
+    assert one['nodes'] == folds.features[first:last].tolist()
+    assert np.max(one['edges'], initial=0) < last - first
+  node = {'nodes': [[1.0, 0.0]], 'edges': [[0, 1]]}
+  for wrong, words in (
+    ({**node, 'edges': []} | {'nodes': []}, 'graph 1 has nodes of shape'),
+    ({**node, 'nodes': [[1.0]]}, r'shape \(1, 1\): give \[n, 2\]'),
+    (node, 'graph 1 has an edge of node 1 and 1 nodes'),
+    ({'nodes': node['nodes']}, "KeyError: 'edges'"),
+    ([1], 'graph 1 is not'),
+  ):
+    with pytest.raises(InputError, match=words):
+      graphs.predict(made, [made.example()[0], wrong])

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import random
+import re
 
 import chex
 import jax
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
+import jaxlab
+from jaxlab.data import translation as data
 from jaxlab.engine import mesh, preemption, stage, workdir
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError, Preempted
@@ -96,6 +99,7 @@ CONFIG = {
   'paper_reported': {},
 }
 WORDS = [a + b + c for a in 'bdk' for b in 'ae' for c in 'nst']
+WORDS_OF = re.compile(rf'(({"|".join(WORDS)})( |$))+$')
 
 
 @pytest.fixture(scope='module')
@@ -162,6 +166,20 @@ def test_a_cipher_is_learnt_from_end_to_end(tmp_path, name):
   )
   bleu = sacrebleu.corpus_bleu(texts, [references])
   assert bleu.score == figures['test/bleu']
+  # The model that it leaves says the same.
+  made = jaxlab.load(tmp_path)
+  said = made.predict([row['source'] for row in rows])
+  wanted = ('source', 'translation')
+  assert said == [{key: row[key] for key in wanted} for row in rows]
+  assert made.example() == [WORDS_OF.match(made.example()[0])[0]]
+  words = data.read_tokenizer(made.files['tokenizer.json'].decode())
+  texts = [' '.join(WORDS[:count]) for count in range(1, 18)]
+  counts = [len(words.encode(text).ids) for text in texts]
+  longest = max(count for count in counts if count <= 11)  # and EOS
+  at = counts.index(longest)
+  assert longest > 9 and made.predict([texts[at]])
+  with pytest.raises(InputError, match='tokens, and config'):
+    made.predict(['short', texts[at + 1]])
 
 
 def test_a_trial_that_was_stopped_ends_like_one_that_was_not(

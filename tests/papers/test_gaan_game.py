@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.state import State
 from jaxlab.engine.update import create_state
 from jaxlab.main import program_of
@@ -227,13 +228,14 @@ def test_predict_answers_codes_and_refuses_others():
   of = _game('gaan')
   keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
   params, vars = jax.vmap(of.init)(keys)
-  (answer,) = task.predict(config, params, vars, np.zeros((1, 2)))
+  made = Model(config, params, vars)
+  (answer,) = task.predict(made, np.zeros((1, 2)))
   assert len(answer['sample']) == 2
   assert abs(np.array(answer['sample'])).max() <= grid.SCALE
   with pytest.raises(InputError, match=r'shape \(1, 3\), not \[n, 2\]'):
-    task.predict(config, params, vars, np.zeros((1, 3)))
+    task.predict(made, np.zeros((1, 3)))
   with pytest.raises(InputError, match='NaN'):
-    task.predict(config, params, vars, np.full((1, 2), np.nan))
+    task.predict(made, np.full((1, 2), np.nan))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from jaxlab.engine import sections
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.stage import Workspace
 from jaxlab.papers.geometry import images, maps, method, task, theorem
 from tests import runs
@@ -107,22 +108,25 @@ def test_answers_are_codes_and_reconstructions():
   config = config_of('smoke')
   params = {'enc': params_of([2, 3, 1]), 'dec': params_of([1, 3, 2], 1)}
   x = np.array([[0.1, -0.4], [0.3, 0.2]], np.float32)
-  found = task.predict(config, params, {}, x)
+  made = Model(config, params, {})
+  found = task.predict(made, x)
   rebuilt = forward(params['dec'], forward(params['enc'], x))
   for row, answer in zip(rebuilt, found, strict=True):
     np.testing.assert_allclose(answer['reconstruction'], row, rtol=1e-5)
   far = np.linalg.norm(rebuilt - x, axis=1)
   np.testing.assert_allclose([a['distance'] for a in found], far, rtol=1e-5)
   with pytest.raises(InputError, match=r'inputs\.width = 3 must be'):
-    task.predict(config, params, {}, np.zeros((1, 3)))
+    task.predict(made, np.zeros((1, 3)))
   config = config_of('ae_ot_mnist', data__size=1, model__hidden=(3,))
   params = {'enc': params_of([1, 3, 1]), 'dec': params_of([1, 3, 1], 1)}
   pixels = np.full((1, 1, 1, 1), 51, np.uint8)
-  (answer,) = images.predict(config, params, {}, pixels)
+  made = Model(config, params, {})
+  (answer,) = images.predict(made, pixels)
   want = forward(params['dec'], forward(params['enc'], np.array([[0.2]])))
-  np.testing.assert_allclose(answer['reconstruction'], want[0], rtol=1e-5)
-  with pytest.raises(InputError, match=r'images\.shape'):
-    images.predict(config, params, {}, np.zeros((1, 2, 2, 1)))
+  shown = np.clip(want[0], 0, 1).reshape(1, 1, 1)
+  np.testing.assert_allclose(answer['picture'], shown, rtol=1e-5)
+  with pytest.raises(InputError, match='what the model was trained on'):
+    images.predict(made, np.zeros((1, 2, 2, 1)))
 
 
 def test_shapes_are_a_spiral_and_a_cap():

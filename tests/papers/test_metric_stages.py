@@ -11,6 +11,7 @@ from PIL import Image
 from jaxlab.data.streaming import open_records
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.state import State
 from jaxlab.models.normalised import Network
 from jaxlab.papers.metric_transfer import (
@@ -381,12 +382,12 @@ def test_images_are_answered_by_their_embedding():
   config = config_of(metric__centre=True)
   params, vars = embedding.backbone(config).init(jax.random.key(0))
   shown = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-  plain = fewshot.predict(config, params, {**vars, 'centre': 0.0}, shown)
+  plain = fewshot.predict(Model(config, params, {**vars, 'centre': 0.0}), shown)
   found = np.array([one['embedding'] for one in plain])
   assert found.shape == (3, 16)
   np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
   moved = {**vars, 'centre': np.full(16, 0.1)}
-  other = fewshot.predict(config, params, moved, shown)
+  other = fewshot.predict(Model(config, params, moved), shown)
   assert np.abs(found[0] - other[0]['embedding']).max() > 0.01
 
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxlab.data.adjacency import adjacency
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh, model, stage
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
@@ -401,7 +401,8 @@ def test_predictions_are_the_classes_of_the_whole_graph():
   job = task.Job(config, cell, True)
   params, vars = job.task(0.01).init(jax.random.key(0))
   wanted = np.array([7, 1796, 7, 40])
-  found = task.predict(config, params, vars, wanted)
+  made = model.of(config, params, vars, task.kept(config, job.data))
+  found = task.predict(made, wanted)
   operator, features = job.data.everything, job.data.nodes.features
   logits = reference('gcn', params['net'], features, dense(operator))[wanted]
   chances = np.asarray(jax.nn.softmax(logits))
@@ -410,7 +411,7 @@ def test_predictions_are_the_classes_of_the_whole_graph():
   got = [answer['probability'] for answer in found]
   np.testing.assert_allclose(got, chances.max(1), rtol=1e-5)
   with pytest.raises(InputError, match=r'\[1797\] must be in \[0, 1797\)'):
-    task.predict(config, params, vars, [1797])
+    task.predict(made, [1797])
 
 
 @pytest.mark.parametrize('every', [1, 4])

@@ -14,6 +14,7 @@ from scipy import ndimage, special
 from jaxlab.engine import mesh, stage
 from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.state import State
 from jaxlab.engine.update import create_state, guarded, minimise
 from jaxlab.papers.reprogramming import (
@@ -638,9 +639,11 @@ def test_a_prediction_is_that_of_the_evaluation(finished):
   config, space = finished
   state = space.artefacts['plain-s0']
   images, _ = method.counting_squares(jax.random.key(5), 7, cell=3)
-  found = task.predict(config, state.params, state.vars, np.asarray(images))
+  arm = task.arm_of(config, 'plain')
+  made = Model(arm, state.params, state.vars)
+  found = task.predict(made, np.asarray(images))
   assert len(found) == 7
-  parts = task.parts_of(task.arm_of(config, 'plain'))
+  parts = task.parts_of(arm)
   x = 2 * np.asarray(images[..., :1]) - 1
   mask = method.mask_around(16, 12, 1, 1)
   weights = np.asarray(state.params['program']['weights'])
@@ -651,10 +654,8 @@ def test_a_prediction_is_that_of_the_evaluation(finished):
   close([one['probabilities'] for one in found], p[:, groups])
   equal([one['label'] for one in found], p[:, groups].argmax(-1))
   equal([one['class'] for one in found], p.argmax(-1))
-  with pytest.raises(InputError, match=r'images.shape = .*12, 12'):
-    task.predict(
-      config, state.params, state.vars, np.zeros((2, 9, 9, 3), np.uint8)
-    )
+  with pytest.raises(InputError, match=r'are not \[n, 12, 12, 3\]'):
+    task.predict(made, np.zeros((2, 9, 9, 3), np.uint8))
 
 
 def test_a_file_or_package_gives_the_weights_that_training_starts_from():

@@ -9,6 +9,7 @@ import pytest
 
 from jaxlab.engine import mesh, stage
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.update import create_state
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.recipes import images
@@ -145,7 +146,8 @@ def test_data_that_is_not_as_the_config_says_is_named(
 def test_predictions_are_probabilities_of_each_image(config, trained):
   _, _, state, batch = trained
   small = changed(config, eval_batch_size=3)
-  found = images.predict(small, state.params, state.vars, batch['image'])
+  made = Model(small, state.params, state.vars)
+  found = images.predict(made, batch['image'])
   task = trained[0]
   logits = task.logits(state.params, state.vars, batch)
   p = np.asarray(jax.nn.softmax(logits))
@@ -155,5 +157,10 @@ def test_predictions_are_probabilities_of_each_image(config, trained):
   chex.assert_trees_all_close(
     np.array([x['probabilities'] for x in found]), p, rtol=1e-4, atol=1e-6
   )
-  with pytest.raises(InputError, match=r'^images\.shape = .* must be one of'):
-    images.predict(small, state.params, state.vars, batch['image'][:, :4])
+  for wrong, words in (
+    (batch['image'][:, :4], r'shape \(\d+, 4, 8, 1\) are not \[n, 8, 8, 1\]'),
+    (batch['image'].astype(int), 'int64 are neither uint8 nor floating'),
+    (batch['image'].astype('f4'), 'float32 hold values from 0 to 2'),
+  ):
+    with pytest.raises(InputError, match=words):
+      images.predict(made, wrong)

@@ -20,9 +20,10 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import Meter
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import above, at_least, one_of, require, some
 from jaxlab.engine.stage import Stage, Workspace, training
-from jaxlab.engine.state import Loss, Objective, State, Task, Update, Vars
+from jaxlab.engine.state import Loss, Objective, State, Task, Update
 from jaxlab.engine.update import minimise
 from jaxlab.ops.augment import to_float
 from jaxlab.papers.advgan import distilled, game, judgement, method, stages
@@ -198,6 +199,9 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
       inputs=inputs,
       finish=finish,
       seed=cell.seed,
+      keep=lambda space, opened, result: images.kept(
+        own, images.image_task(own, space.offline).sets
+      ),
     ),
     Stage(f'{cell.name}-judge', judge),
   ]
@@ -322,11 +326,7 @@ def _initial(of: game.Game, key: jax.Array):
   return params, {**vars, 'sampler': {'published': published}}
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """What a generator makes of images and the student takes them for; as
   `task.predict`."""
-  model, split = config['blackbox']['student'], config['attack']['split']
-  own = stages.with_model(config, model, split)
-  return judgement.answer(own, params, vars, inputs)
+  return judgement.answer(model, inputs)

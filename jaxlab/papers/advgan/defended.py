@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine import keys
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, one_of, require, some
 from jaxlab.engine.stage import Stage
 from jaxlab.ops.apgd import apgd
@@ -123,8 +124,6 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
   ]
 
 
-def predict(config, params, vars, inputs) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """As `task.predict`."""
-  model, split = config['defended']['model'], config['attack']['split']
-  own = stages.with_model(config, model, split)
-  return judgement.answer(own, params, vars, inputs)
+  return judgement.answer(model, inputs)

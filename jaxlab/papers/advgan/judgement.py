@@ -15,10 +15,11 @@ import numpy as np
 from jaxlab.data.image_sets import drawn
 from jaxlab.engine import keys
 from jaxlab.engine.metrics import Meter
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, each, inside, require
 from jaxlab.engine.sections import Sections
 from jaxlab.engine.stage import Figures, Workspace
-from jaxlab.engine.state import State, Vars
+from jaxlab.engine.state import State
 from jaxlab.ops.attack_objectives import Objective, margins, of_logits
 from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.attacks import cw_l2, fgsm, pgd, square
@@ -354,29 +355,29 @@ def judge(
   }
 
 
-def answer(
-  own: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
-  """`predict` of a game against the network of `own.model`."""
-  of = game.make(own, recipe.image_task(own).network)
-  told = recipe.predict(own, params, vars, inputs)
+def answer(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
+  """`predict` of a game against the network of `model.config.model`."""
+  of = game.make(model.config, recipe.image_task(model.config).network)
+  told = recipe.predict(model, inputs)
   pixels = np.asarray(inputs)
   if pixels.dtype == np.uint8:
     pixels = pixels.astype(np.float32) / 255
-  logits = logits_of(of.network, (params, vars))
+  logits = logits_of(of.network, (model.params, model.vars))
   labels = np.array([one['label'] for one in told])
-  make = Generated(of, params['gen'])
+  make = Generated(of, model.params['gen'])
   ways = range(of.classes if of.targeted else 1)
-  found = []
+  found, pictures = [], []
   for aim in ways:
     aims = np.full(len(labels), aim) if of.targeted else labels
     made = make(Aimed(pixels, labels, aims, pixels))
     found.append(logits(made.changed).argmax(-1))
+    pictures.append(np.asarray(made.changed))
   return [
     {
       'label': int(label),
       'aims': list(ways) if of.targeted else [],
       'labels': [int(taken[i]) for taken in found],
+      'pictures': np.stack([made[i] for made in pictures]),
     }
     for i, label in enumerate(labels)
   ]

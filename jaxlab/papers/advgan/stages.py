@@ -173,7 +173,8 @@ def game_stage(
     source = made.sets.source(d['train_split'], d['batch_size'], seed)
     feed = Feed(source, space.mesh, ahead=d['ahead'])
     held = made.sets.held_out(d['validation_split'], space.mesh)
-    return Inputs(feed, {'validation': (game.success(of), held)})
+    found = {'validation': (game.success(of), held)}
+    return Inputs(feed, found, data=made.sets)
 
   def start(space):
     params, vars = args_of(space.artefact(attacked))
@@ -187,6 +188,7 @@ def game_stage(
     inputs=inputs,
     seed=seed,
     start=start,
+    keep=lambda space, opened, result: images.kept(own, opened.data),
   )
 
 

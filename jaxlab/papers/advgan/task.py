@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import one_of, require, some
 from jaxlab.engine.stage import Stage
-from jaxlab.engine.state import Vars
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
 from jaxlab.recipes.judge import args_of
@@ -60,23 +60,19 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
   ]
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """What a trained generator makes of images.
 
   Args:
-    params, vars: of the State that a game left.
     inputs: [n, h, w, c] uint8, or float32 in [0, 1], of the config's size.
 
   Returns:
     One answer an image: the `label` that the network gives it, and for each
     class aimed at, `aims`, what the network takes the changed image for,
-    `labels`; without targets, `aims` is empty and `labels` has one entry.
+    `labels`; without targets, `aims` is empty and `labels` has one entry. The
+    changed images are `pictures` [k, h, w, c] float32 in [0, 1].
 
   Raises:
     InputError: images of another shape.
   """
-  model = config['study']['arms'][0]
-  own = stages.with_model(config, model, config['attack']['split'])
-  return judgement.answer(own, params, vars, inputs)
+  return judgement.answer(model, inputs)

@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.data.image_sets import drawn
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.evals import ood
 from jaxlab.ops import augment, detection, mahalanobis
 from jaxlab.ops.detection import Detector
+from jaxlab.ops.detection_metrics import threshold_at_tpr
 from jaxlab.papers.aloe.sets import Sets
+from jaxlab.recipes.images import image_task
 
 Config = Mapping[str, Any]
 
@@ -100,3 +104,70 @@ def _near(near, layers, args, feed) -> np.ndarray:
     return near(augment.to_float(batch['image']), layers, *args)
 
   return ood.collect({'near': confidences}, feed)['near']
+
+
+FILE = 'detectors.json'  # of a model
+_ACCEPTED = 0.95  # of validation images
+
+
+def thresholds(
+  config: Config,
+  found: Mapping[str, Detector],
+  chosen: Mapping[str, float],
+  sets: Sets,
+  devices,
+) -> dict[str, dict[str, float]]:
+  """Detector -> `threshold`, which accepts 95 % of validation images, `eta`.
+
+  Without 'mahalanobis', whose fitted statistics are no part of a model.
+  """
+  d = config['detection']
+  inside = drawn(
+    sets.inliers(config['data']['validation_split']), d['validation_examples']
+  )
+  plain = {name: of for name, of in found.items() if name != 'mahalanobis'}
+  scores = ood.scored(plain, sets.once(inside, devices), True)
+  return {
+    name: {
+      'threshold': threshold_at_tpr(scores[name, 0.0], _ACCEPTED),
+      'eta': float(chosen.get(f'{name}_eta', 0.0)),
+    }
+    for name in plain
+  }
+
+
+def verdicts(model: Model, images: np.ndarray) -> list[dict[str, Any]]:
+  """Of each image `detectors`: name -> `score`, `threshold`, `verdict`.
+
+  Nothing of each where the judgement has tuned none.
+  """
+  if FILE not in model.files:
+    return [{} for _ in images]
+  known = model.json(FILE)
+  logits = image_task(model.config).network.logits
+  args, scores = (model.params, model.vars), {}
+  rows = model.config['data']['eval_batch_size']
+  for name, one in known.items():
+    of = detection.detectors(logits, *args, eta=one['eta'])[name]
+    score = jax.jit(of.score)
+    scores[name] = np.concatenate(
+      [
+        score(augment.to_float(jnp.asarray(images[i : i + rows])), *of.args)
+        for i in range(0, len(images), rows)
+      ]
+    )
+  return [
+    {
+      'detectors': {
+        name: {
+          'score': float(scores[name][i]),
+          'threshold': one['threshold'],
+          'verdict': 'inlier'
+          if scores[name][i] >= one['threshold']
+          else 'outlier',
+        }
+        for name, one in known.items()
+      }
+    }
+    for i in range(len(images))
+  ]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab.data.image_sets import drawn
-from jaxlab.engine import keys, workdir
+from jaxlab.engine import keys, model, workdir
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.require import (
   at_least,
@@ -30,6 +30,7 @@ from jaxlab.evals import ood
 from jaxlab.evals.classify import classify
 from jaxlab.ops import adversarial
 from jaxlab.ops.attacks import apgd, pgd
+from jaxlab.papers.aloe import detectors as of_scores
 from jaxlab.papers.aloe.detectors import DETECTORS, tuned
 from jaxlab.papers.aloe.sets import Sets
 from jaxlab.recipes import judge
@@ -117,6 +118,11 @@ def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
   )
   args, sets = judge.args_of(state), Sets(config, space.offline)
   found, chosen = tuned(config, net, args, sets, space.mesh)
+  model.add(
+    space.folder(cell.name) / model.FOLDER,
+    of_scores.FILE,
+    of_scores.thresholds(config, found, chosen, sets, space.mesh),
+  )
   o = config['ood']
   test = sets.inliers(config['data']['test_split'])
 

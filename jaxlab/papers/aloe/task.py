@@ -15,6 +15,7 @@ from jaxlab.data import outliers
 from jaxlab.data.image_sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, between, one_of, require, some
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.stage import Stage, Workspace
@@ -23,15 +24,13 @@ from jaxlab.engine.update import minimise
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import from_logits, uniform_cross_entropy
-from jaxlab.papers.aloe import judgement, method
+from jaxlab.papers.aloe import detectors, judgement, method
 from jaxlab.papers.aloe.sets import Sets
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.images import ImageTask, classifier_stage
 from jaxlab.recipes.study import Cell, study_of
 
 Config = Mapping[str, Any]
-
-predict = images.predict
 
 
 def program(config: Config) -> list[Stage]:
@@ -160,7 +159,34 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
     finish=None,
     source=source,
     more_arrays=more if terms.outliers else {},
+    keep=cell.final,
+    also=_outlier_sets(c) if terms.outliers else (),
   )
   if not cell.final:
     return [trained]
   return [trained, judgement.stage(config, cell)]
+
+
+def _outlier_sets(c: Config) -> list[str]:
+  """Names of the sets of auxiliary outliers."""
+  own = [f'image_folder:{c["file"]}'] if c['file'] else []
+  return [*dict.fromkeys(name for name, _ in c['train']), *own]
+
+
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
+  """Classes of images, and whether they are outliers.
+
+  Args:
+    inputs: [n, h, w, c] uint8, or float32 in [0, 1], of the config's size.
+
+  Returns:
+    One answer an image, as of `recipes.images.predict`; once the judgement has
+    tuned them, `detectors` too: name -> `score`, `threshold`, and `verdict`,
+    'inlier' from the threshold on, else 'outlier'.
+
+  Raises:
+    InputError: images of another shape.
+  """
+  found = images.predict(model, inputs)
+  told = detectors.verdicts(model, inputs)
+  return [{**one, **more} for one, more in zip(found, told)]

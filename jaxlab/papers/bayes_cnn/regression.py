@@ -18,10 +18,11 @@ from jaxlab.engine import feed as feeds
 from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, between, require
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.stage import Figures, Stage, training
-from jaxlab.engine.state import Evaluator, Objective, Task, Vars
+from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.models.bayesian import Bayesian, Mlp, bayesian
 from jaxlab.papers.bayes_cnn import method, priors
@@ -92,8 +93,17 @@ def program(config: Config) -> list[Stage]:
     spec=lambda space: {'train': spec},
     task=lambda space, inputs: Task(init, {'train': update}),
     inputs=inputs,
+    keep=lambda space, opened, result: kept(),
   )
   return [trained, Stage('judge', lambda space: _judge(config, net, space))]
+
+
+def kept() -> Kept:
+  """What goes beside the network."""
+  rows = diabetes()['test']['x'][:2].tolist()
+  inputs = {'kind': 'vector', 'length': FEATURES}
+  licence = 'BSD-3-Clause (the package); public data of Efron et al. 2004'
+  return Kept(inputs, rows, data={'diabetes (scikit-learn)': licence})
 
 
 def network(config: Config) -> Bayesian:
@@ -230,13 +240,10 @@ def _predictions(mean, deviation, y):
   return draw
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, float]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, float]]:
   """Predictions of scaled targets.
 
   Args:
-    params: of the State that the training left.
     inputs: [n, 10] float32, scaled as the training split.
 
   Returns:
@@ -249,9 +256,10 @@ def predict(
   rule = between(FEATURES, FEATURES, 'give [n, 10]')
   width = np.shape(inputs)[-1]
   require({'inputs': {'width': width}}, {'inputs.width': rule}, name='')
+  config = model.config
   found = moments(
     network(config),
-    params,
+    model.params,
     jnp.float32(inputs),
     keys.stream(config['seed'], 'predictions'),
     config['evaluation']['draws'],

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import (
   above,
   at_least,
@@ -20,11 +21,10 @@ from jaxlab.engine.require import (
   some,
 )
 from jaxlab.engine.stage import Stage
-from jaxlab.engine.state import Vars
 from jaxlab.papers.bayes_cnn import arms, judgement, method, priors
 from jaxlab.papers.bayes_cnn.arms import POST_HOC, TRAINED, VARIATIONAL
 from jaxlab.recipes import optimizers
-from jaxlab.recipes.images import classifier_stage
+from jaxlab.recipes.images import check_images, classifier_stage
 from jaxlab.recipes.study import Cell, Study, study_of
 
 Config = Mapping[str, Any]
@@ -130,20 +130,19 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
     finish=None,
     vars={'updates': jnp.zeros((), jnp.int32)} if counted else {},
     build=lambda config, offline: arms.image_task(config, cell.arm, offline),
+    keep=cell.final,
+    own={**config, 'predict': {**config['predict'], 'arm': cell.arm}},
   )
   return [trained, *judged]
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """Classes of images, and how sure they are.
 
   Of the arm `config.predict.arm`, by `config.predict.draws` draws of its
   weights; of IVON by the mean weights, as its posterior is in State.opt.
 
   Args:
-    params, vars: of the State that the arm's stage left.
     inputs: [n, h, w, c] uint8, or float32 in [0, 1], of the config's size.
 
   Returns:
@@ -153,16 +152,12 @@ def predict(
   Raises:
     InputError: images of another shape.
   """
+  config, vars = model.config, model.vars
   d, c = config['data'], config['predict']
-  want = (d['size'], d['size'], d['channels'])
-  require(
-    {'images': {'shape': np.shape(inputs)[1:]}},
-    {'images.shape': one_of(want, cure='give images as the config says')},
-    name='',
-  )
+  check_images(inputs, d['size'], d['size'], d['channels'])
   arm = 'deterministic' if c['arm'] == 'ivon' else c['arm']
   key = jax.random.key(config['seed'])
-  found = arms.predictor(config, arm, params, vars, key)
+  found = arms.predictor(config, arm, model.params, vars, key)
   size = d['eval_batch_size']
   feed = [
     {

@@ -18,12 +18,14 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import tree_map_with_path
 
+from jaxlab.data.licences import licence_of
 from jaxlab.engine import hosts, keys, mesh, partition
 from jaxlab.engine.compiled import FRESH, Start
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
+from jaxlab.engine.model import Kept
 from jaxlab.engine.require import above, at_least, between, one_of, require
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.stage import Stage, Workspace, training
@@ -384,6 +386,33 @@ def training_stage(config: Config, plan: Plan) -> Stage:
     rules=lambda devices: rules(devices, len(plan.specs)),
     seed=plan.seed,
     start=lambda space: started(config, plan, space),
+    keep=(lambda space, opened, result: kept(config, opened.data, plan))
+    if plan.fold < 0
+    else None,
+  )
+
+
+def kept(config: Config, found: documents.Documents, plan: Plan) -> Kept:
+  """What goes beside networks of pages: which regions they see, classes."""
+  d = config['data']
+  takes = {
+    'kind': 'image',
+    'height': d['height'],
+    'width': d['width'],
+    'channels': 1,
+    'fit': 'stretch',
+  }
+  licence = licence_of(d['name'])
+  if d['name'] == 'synthetic':
+    licence = 'none needed: it is drawn'
+  return Kept(
+    takes,
+    list(found.parts['validation'].pages([0, 1])),
+    {
+      'classes.json': list(found.classes),
+      'networks.json': {'specs': plan.specs, 'size': plan.size},
+    },
+    data={d['name']: licence},
   )
 
 

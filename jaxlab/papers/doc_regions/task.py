@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlab.engine.require import one_of, require
+from jaxlab.engine.model import Model
 from jaxlab.engine.stage import Stage
-from jaxlab.engine.state import Vars
 from jaxlab.papers.doc_regions import documents, judgement, nets
+from jaxlab.papers.doc_regions.method import RegionSpec
+from jaxlab.recipes.images import check_images
 
 Config = Mapping[str, Any]
 
@@ -32,45 +33,36 @@ def program(config: Config) -> list[Stage]:
   return [*trained, judgement.stack_stage(config, every)]
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """Classes of pages by the networks of a training, their mean at the end.
 
   Args:
-    params, vars: of the State that a stage `holistic-…` or `regions-…` left.
     inputs: [n, h, w, 1] uint8, or float32 in [0, 1], of the config's size.
 
   Returns:
-    One answer a page: `label`, its `probability`, and of each region `regions`
-    name -> label.
+    One answer a page: `label`, its `probability`, `probabilities` [k], and of
+    each region `regions` name -> label.
 
   Raises:
     InputError: pages of another shape.
   """
-  d, m = config['data'], config['model']
-  shape = d['height'], d['width'], 1
-  cure = 'bring pages to the size that the config says'
-  require(
-    {'pages': {'shape': np.shape(inputs)[1:]}},
-    {'pages.shape': one_of(shape, cure=cure)},
-    name='',
-  )
-  whole, *others = judgement.specs_of(config)
-  count = len(jax.tree.leaves(params['nets'])[0])
-  specs = [whole] if count == 1 else others
-  made = nets.nets_of(config, specs, (m['height'], m['width']))
+  config, params = model.config, model.params
+  d, networks = config['data'], model.json('networks.json')
+  check_images(inputs, d['height'], d['width'], 1)
+  specs = [RegionSpec(*one) for one in networks['specs']]
+  made = nets.nets_of(config, specs, tuple(networks['size']))
   run = jax.jit(lambda p, v, x: jax.nn.softmax(made.logits(p, v, x)))
   found = []
   for start in range(0, len(inputs), d['eval_batch_size']):
     part = inputs[start : start + d['eval_batch_size']]
-    each = np.asarray(run(params, vars, part))
+    each = np.asarray(run(params, model.vars, part))
     for row in each:
       mean = row.mean(0)
       found.append(
         {
           'label': int(mean.argmax()),
           'probability': float(mean.max()),
+          'probabilities': mean.tolist(),
           'regions': {
             spec.name: int(p.argmax()) for spec, p in zip(specs, row)
           },

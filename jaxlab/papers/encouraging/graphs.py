@@ -10,7 +10,7 @@ judged. The official code takes those of the best validation epoch, and has the
 bonus begin at an epoch that was read off the average of the best ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,11 +22,13 @@ import optax
 from jaxlab.data.graph import Graphs, open_graphs
 from jaxlab.data.graph_batches import GraphSource, batch_spec, node_features
 from jaxlab.data.in_memory import permutation
+from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, inside, multiple_of, require
 from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, Objective, Task
@@ -160,6 +162,23 @@ class Folds:
       seed=self.seed,
     )
     return Feed(source, devices, ahead=self.data['ahead'])
+
+  def kept(self) -> Kept:
+    """What goes beside the networks: classes, and two graphs of the set."""
+    d, joined = self.data, self.graphs.batch(np.arange(2))
+    nodes = np.split(self.features[: sum(joined.n_node)], joined.n_node[:1])
+    edges = np.stack([joined.senders, joined.receivers], 1)
+    first, second = np.split(edges, joined.n_edge[:1])
+    example = [
+      {'nodes': node.tolist(), 'edges': edge.tolist()}
+      for node, edge in zip(nodes, (first, second - joined.n_node[0]))
+    ]
+    return Kept(
+      {'kind': 'graph', 'features': d['num_features']},
+      example,
+      {'classes.json': list(self.graphs.classes)},
+      data={d['name']: licence_of(d['name'])},
+    )
 
   def once(self, devices, split: str) -> Feed:
     """The finite feed of a split."""
@@ -322,7 +341,80 @@ def training_stage(config: Config, cell: Cell) -> Stage:
     inputs=inputs,
     finish=finish,
     seed=cell.seed,
+    keep=(lambda space, opened, result: opened.data.kept())
+    if cell.final
+    else None,
   )
+
+
+def predict(model: Model, inputs: Sequence[Mapping]) -> list[dict[str, Any]]:
+  """Classes of graphs, by the mean probabilities of all folds' networks.
+
+  Args:
+    inputs: graphs, each with `nodes`, [n, f] features as of the config's
+      `node_features`, and `edges`, pairs (from, to) of nodes in [0, n), in both
+      directions where the graph has none.
+
+  Returns:
+    One answer a graph: `label`, its `probability`, and `probabilities` [k].
+
+  Raises:
+    InputError: a graph without nodes, with other features, or with an edge of
+      a node that it does not have.
+  """
+  d = model.config['data']
+  features = d['num_features']
+  rows = [_row_of(graph, i, features) for i, graph in enumerate(inputs)]
+  nodes, edges = (max(len(row[i]) for row in rows) for i in (0, 1))
+  batch = {
+    'node': np.stack([_padded(node, nodes) for node, _ in rows]),
+    'edge': np.stack([_padded(edge, max(1, edges)) for _, edge in rows]),
+    'num_nodes': np.array([[len(node)] for node, _ in rows], np.int32),
+    'num_edges': np.array([[len(edge)] for _, edge in rows], np.int32),
+  }
+  batch = {
+    name: np.repeat(array[:, None], d['folds'], 1)
+    for name, array in batch.items()
+  }
+  run = jax.jit(partial(logits_of, make_model(model.config)))
+  logits = run(model.params['net'], batch)  # [r, folds, 1, k]
+  return [
+    {
+      'label': int(p.argmax()),
+      'probability': float(p.max()),
+      'probabilities': p.tolist(),
+    }
+    for p in np.asarray(jax.nn.softmax(logits).mean(1))[:, 0]
+  ]
+
+
+def _row_of(graph: Mapping, number: int, features: int):
+  """Features [n, f] and edges [e, 2] of a graph."""
+  try:
+    node = np.asarray(graph['nodes'], np.float32)
+    edge = np.asarray(graph['edges'], np.int32).reshape(-1, 2)
+  except (KeyError, TypeError, ValueError) as error:
+    raise InputError(
+      f'graph {number} is not {{"nodes": [[…], …], "edges": [[0, 1], …]}} '
+      f'({type(error).__name__}: {error})'
+    ) from error
+  if node.ndim != 2 or not len(node) or node.shape[1] != features:
+    raise InputError(
+      f'graph {number} has nodes of shape {node.shape}: give [n, {features}], '
+      'the features that config.data.node_features names'
+    )
+  if len(edge) and not (edge.min() >= 0 and edge.max() < len(node)):
+    raise InputError(
+      f'graph {number} has an edge of node {edge.max()} and {len(node)} nodes: '
+      'count them from 0'
+    )
+  return node, edge
+
+
+def _padded(array: np.ndarray, length: int) -> np.ndarray:
+  found = np.zeros((length, array.shape[1]), array.dtype)
+  found[: len(array)] = array
+  return found
 
 
 def _own(name: str) -> str:

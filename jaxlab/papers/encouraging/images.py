@@ -123,4 +123,5 @@ def training_stage(config: Config, cell: Cell) -> Stage:
       training_set(sets), batch_size=rows, seed=cell.seed
     ),
     evals=evals,
+    keep=cell.final,
   )

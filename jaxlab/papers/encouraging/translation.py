@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.data import translation as data
+from jaxlab.data.licences import licence_of
 from jaxlab.data.translation import Pairs, TranslationSource
 from jaxlab.engine import hosts, mesh, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, between, one_of, require
 from jaxlab.engine.stage import Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task, Update
@@ -368,25 +370,47 @@ def training_stage(config: Config, cell: Cell) -> Stage:
     inputs=inputs,
     finish=finish,
     seed=cell.seed,
+    keep=(lambda space, opened, result: kept(config, opened.data))
+    if cell.final
+    else None,
   )
 
 
-def predict(
-  config: Config, params, vars, inputs: Sequence[str]
-) -> list[dict[str, str]]:
+def kept(config: Config, pairs: Pairs) -> Kept:
+  """What goes beside a network: the tokens, and a sentence to translate."""
+  c = config['data']
+  words = pairs.tokenizer.to_str()
+  inputs = {'kind': 'text', 'source': c['source'], 'target': c['target']}
+  return Kept(
+    inputs,
+    pairs.texts('validation', 'source', np.arange(1)),
+    {'tokenizer.json': words},
+    data={c['name']: licence_of(c['name'])},
+  )
+
+
+def predict(model: Model, inputs: Sequence[str]) -> list[dict[str, str]]:
   """Translations of texts by a trained network.
 
   Args:
-    params, vars: of the State that a stage left.
-    inputs: texts in the source language; one longer than the largest of
-      `config.data.lengths` is cut.
+    inputs: texts in the source language.
+
+  Raises:
+    InputError: a text that is longer than the largest of `config.data.lengths`.
   """
-  c = config['data']
-  pairs = data.prepare_pairs(
-    c['name'], c['source'], c['target'], vocab_size=c['vocab_size']
-  )
-  search = jax.jit(searcher(config, make_model(config, pairs.vocab_size)))
-  source = pairs.encode(inputs, max(c['lengths']))
+  config, lengths = model.config, model.config['data']['lengths']
+  words = data.read_tokenizer(model.files['tokenizer.json'].decode())
+  size = data.FIRST + words.get_vocab_size()
+  search = jax.jit(searcher(config, make_model(config, size)))
+  for text in inputs:
+    count, most = len(words.encode(text).ids), max(lengths) - 1  # and EOS
+    if count > most:
+      raise InputError(
+        f'"{text[:40]}…" has {count} tokens, and config.data.lengths allows '
+        f'{most}: give its sentences one by one'
+      )
+  source = data.encode(words, inputs, max(lengths))
   batch = {'source': source, 'mask': np.ones(len(inputs), bool)}
-  texts = map(pairs.text, np.asarray(search(params, vars, batch)))
+  found = np.asarray(search(model.params, model.vars, batch))
+  texts = [data.decode(words, row) for row in found]
   return [{'source': a, 'translation': b} for a, b in zip(inputs, texts)]

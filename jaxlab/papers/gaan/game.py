@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxlab.engine.model import Kept
 from jaxlab.engine.require import at_least, between, one_of, require, some
 from jaxlab.engine.state import Loss, Objective, State, Update
 from jaxlab.engine.update import chain, minimise, repeat
@@ -432,3 +434,20 @@ def gradient_norm(
     return found.sum / found.weight + found.penalty
 
   return optax.tree.norm(jax.grad(value)(params['gen']))
+
+
+def kept(
+  config: Mapping[str, Any], part: str, arm: str, data: Mapping[str, str]
+) -> Kept:
+  """What goes beside a generator: the config of its arm alone, and codes.
+
+  Args:
+    part: of `config.parts`.
+    data: what it was trained on -> its licence.
+  """
+  c = config[part]
+  own = {**config, 'parts': (part,), part: {**c, 'arms': (arm,)}}
+  codes = np.random.default_rng(0).uniform(-1, 1, (4, c['latent']))
+  inputs = {'kind': 'vector', 'length': c['latent'], 'low': -1, 'high': 1}
+  out = ('film', 'updates')
+  return Kept(inputs, codes.round(3).tolist(), {}, own, out, data)

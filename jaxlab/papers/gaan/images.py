@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.data.licences import licence_of
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.require import (
@@ -200,6 +201,9 @@ def stage(config: Config, arm: str, seed: int) -> Stage:
     task=task,
     inputs=inputs,
     seed=seed,
+    keep=lambda space, opened, result: game.kept(
+      config, 'images', arm, {d['name']: licence_of(d['name'])}
+    ),
   )
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import one_of, require
 from jaxlab.engine.stage import Stage
-from jaxlab.engine.state import Vars
 from jaxlab.papers.gaan import game, grid, images
 
 Config = Mapping[str, Any]
@@ -34,23 +34,22 @@ def program(config: Config) -> list[Stage]:
   return stages
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """Images, or points, of codes by a trained generator.
 
+  Of the grid the training's first seed answers.
+
   Args:
-    params, vars: of the State that a training of the last of `config.parts`
-      left; of the grid its first seed answers.
     inputs: [n, d_z] floating, codes; of GAAN in [-1, 1].
 
   Returns:
-    One answer a code: `sample`, nested lists in [0, 1]; of the grid a point in
-    units of the data.
+    One answer a code: `picture` [h, w, c] float32 in [0, 1]; of the grid
+    `sample`, a point in units of the data.
 
   Raises:
     InputError: codes of another shape, or not finite.
   """
+  config = model.config
   part = config['parts'][-1]
   c = config[part]
   codes = np.asarray(inputs, np.float32)
@@ -63,10 +62,10 @@ def predict(
     raise InputError('codes hold NaN or infinite values; give finite ones')
   arm = c['arms'][-1]
   of = grid.make(c, arm) if part == 'grid' else images.make(config, arm)
-  averaged = game.average(params, vars)
+  averaged = game.average(model.params, model.vars)
   if part == 'grid':
     averaged = jax.tree.map(lambda x: x[0], averaged)
   made = np.asarray(of.generate(averaged, jnp.asarray(codes)))
   if part == 'grid':
-    made = grid.plane(made)
-  return [{'sample': x.tolist()} for x in made]
+    return [{'sample': x.tolist()} for x in grid.plane(made)]
+  return [{'picture': x} for x in made]

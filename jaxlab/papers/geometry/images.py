@@ -13,20 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.licences import licence_of
 from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import (
   above,
   at_least,
   between,
-  one_of,
   require,
   some,
 )
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
-from jaxlab.engine.state import Evaluator, Objective, Task, Vars
+from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.ops.generative import frechet_distance, nearest_distances
 from jaxlab.ops.losses import masked_cross_entropy
@@ -158,6 +159,25 @@ def _training(config: Config, name: str, steps: int) -> Stage:
     spec=lambda space: images.spec(config),
     task=lambda space, inputs: Task(init, {'train': update}),
     inputs=inputs,
+    keep=(lambda space, opened, result: kept(config, opened.data))
+    if name == 'autoencoder'
+    else None,
+  )
+
+
+def kept(config: Config, sets: ImageSets) -> Kept:
+  """What goes beside the autoencoder."""
+  d = config['data']
+  takes = {
+    'kind': 'image',
+    'height': d['size'],
+    'width': d['size'],
+    'channels': d['channels'],
+    'fit': 'crop',
+  }
+  some = sets.inliers(d['validation_split'])['image'][:2]
+  return Kept(
+    takes, list(np.asarray(some)), data={d['name']: licence_of(d['name'])}
   )
 
 
@@ -348,28 +368,30 @@ def _new_codes(config: Config, space: Workspace, rng):
   }
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """Codes and reconstructions of images, by the autoencoder.
 
   Args:
-    params: of the State of the stage `autoencoder`.
     inputs: [n, h, w, c] uint8, or floating in [0, 1].
 
   Returns:
-    One answer an image: `code`, `reconstruction` [h w c], `error`.
+    One answer an image: `code`, `error`, and `picture`, the reconstruction
+    [h, w, c] float32 in [0, 1].
+
+  Raises:
+    InputError: images of another shape.
   """
-  d = config['data']
-  shape = (d['size'], d['size'], d['channels'])
-  rule = one_of(shape, cure='give images as the config says')
-  of = {'images': {'shape': np.shape(inputs)[1:]}}
-  require(of, {'images.shape': rule}, name='')
+  d, params = model.config['data'], model.params
+  images.check_images(inputs, d['size'], d['size'], d['channels'])
   x = flat(np.asarray(inputs))
   codes = method.network(params['enc'], x)
   rebuilt = method.network(params['dec'], codes)
   error = ((x - rebuilt) ** 2).sum(-1)
   return [
-    {'code': c.tolist(), 'reconstruction': r.tolist(), 'error': float(e)}
+    {
+      'code': c.tolist(),
+      'error': float(e),
+      'picture': np.clip(r, 0, 1).reshape(inputs.shape[1:]),
+    }
     for c, r, e in zip(*map(np.asarray, (codes, rebuilt, error)))
   ]

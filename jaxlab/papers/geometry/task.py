@@ -18,6 +18,7 @@ from jaxlab.engine import keys
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import (
   above,
   at_least,
@@ -29,7 +30,7 @@ from jaxlab.engine.require import (
 )
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
-from jaxlab.engine.state import Evaluator, Objective, Task, Vars
+from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.papers.geometry import method, pictures
 from jaxlab.papers.geometry.method import (
@@ -163,6 +164,11 @@ def _training(config: Config, name: str) -> Stage:
     spec=lambda space: {'train': spec},
     task=lambda space, inputs: Task(init, {'train': update}),
     inputs=inputs,
+    keep=lambda space, opened, result: Kept(
+      {'kind': 'vector', 'length': dimension},
+      shape.clean[:2].astype(np.float32).tolist(),
+      data={name: 'none needed: it is computed'},
+    ),
   )
 
 
@@ -392,13 +398,10 @@ def _transport(config: Config, space: Workspace) -> Figures:
   return figures
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """Codes and reconstructions by a trained autoencoder.
 
   Args:
-    params: of the State that a training left.
     inputs: [n, 2] points for the spiral's, [n, 3] for the cap's.
 
   Returns:
@@ -407,6 +410,7 @@ def predict(
   Raises:
     InputError: points of another dimension.
   """
+  params = model.params
   width = len(params['enc']['dense0']['w'])
   got = np.shape(inputs)[-1]
   rule = one_of(width, cure=f'give [n, {width}]')

@@ -25,6 +25,10 @@ class Job:
   """The questions and the head of two files of SQuAD v1.1."""
 
   figures: Mapping[str, float] = {}
+  # Of its model: what it takes, files beside it, the set of data.
+  inputs: Mapping[str, str] = {'kind': 'question'}
+  files: Mapping[str, Any] = {}
+  sets = ('text_files',)
 
   def __init__(self, config: Config, tokenizer: Tokenizer, offline: bool):
     del offline  # the files are the user's
@@ -44,6 +48,12 @@ class Job:
     self.parts = {'train': files['train'], 'test': files['dev']}
     if data['hold_out']:
       self.parts['train'], self.parts['validation'] = hold_out(files['train'])
+
+  def example(self) -> list[tuple[str, str]]:
+    """A question and its context, to try a model with."""
+    part = self.parts['test']
+    first = part.questions[0]
+    return [(first.text, part.contexts[first.context])]
 
   def training(self) -> dict[str, np.ndarray]:
     """All windows to train on."""

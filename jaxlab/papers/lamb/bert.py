@@ -1,6 +1,6 @@
 """The configs' BERT: its module, its step, where its parameters lie."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,6 +98,16 @@ def open_corpus(section: Config, size: int, offline: bool) -> Corpus:
     vocab_size=size,
     offline=offline,
   )
+
+
+def text_of(pieces: Sequence[str], ids: Sequence[int]) -> str:
+  """A text that has these pieces, without special tokens.
+
+  >>> text_of(['[UNK]', 'no', '##w', '.'], [1, 2, 3])
+  'now .'
+  """
+  words = ' '.join(pieces[i] for i in ids if pieces[i][:1] != '[')
+  return words.replace(' ##', '').removeprefix('##')
 
 
 def encoder_flops(config: Config) -> float:

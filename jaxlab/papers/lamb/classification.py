@@ -37,6 +37,15 @@ class Job:
     accuracy = float(np.mean(test.labels == most))
     self.figures = {'test/majority_accuracy': accuracy}
 
+    # Of its model: what it takes, files beside it, the set of data.
+    self.inputs = {'kind': 'text'}
+    self.files = {'classes.json': list(train.classes)}
+    self.sets = (name,)
+
+  def example(self) -> list[str]:
+    """Texts to try a model with."""
+    return self.splits.validation.texts[:2]
+
   def training(self) -> Arrays:
     """All rows to train on."""
     data, part = self.config['data'], self.splits.train
@@ -103,7 +112,9 @@ def spec(config: Config):
 def predict(
   config: Config, tokenizer, apply, params, inputs: Sequence[str]
 ) -> list[dict[str, Any]]:
-  """The class of each text, by number, and its probability.
+  """The class of each text, by number, and the probabilities of all.
+
+  A text that is too long is cut as in training, by `config.data.keep`.
 
   Args:
     apply: head -> (params, vars, batch) -> logits [b, k].
@@ -113,6 +124,10 @@ def predict(
   batch = _encode(config, tokenizer, texts).arrays
   found = np.asarray(jax.nn.softmax(jax.jit(apply(head))(params, {}, batch)))
   return [
-    {'label': int(row.argmax()), 'probability': float(row.max())}
+    {
+      'label': int(row.argmax()),
+      'probability': float(row.max()),
+      'probabilities': row.tolist(),
+    }
     for row in found
   ]

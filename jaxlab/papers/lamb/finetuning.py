@@ -1,22 +1,26 @@
 """Fine-tuning BERT: from the config to one stage."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from tokenizers import Tokenizer
 
 from jaxlab.data import packages
 from jaxlab.data.in_memory import ArraySource
+from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
-from jaxlab.engine.state import Task, Vars
+from jaxlab.engine.state import Task
 from jaxlab.models.bert import Bert
 from jaxlab.papers.lamb import (
   answering,
@@ -39,6 +43,7 @@ class Opened(NamedTuple):
   model: Bert
   job: Any  # a Job of the target: its data and head
   apply: Any  # (params, vars, batch) -> outputs of the head, no dropout
+  pieces: Sequence[str]  # of the vocabulary
 
 
 def program(config: Config) -> list[Stage]:
@@ -79,8 +84,32 @@ def program(config: Config) -> list[Stage]:
       seed=config['seed'],
       start=start if config['model']['checkpoint'] else None,
       flops={'train': step_flops(shaped)},
+      keep=lambda space, opened, result: kept(config, opened.data),
     )
   ]
+
+
+def kept(config: Config, opened: 'Opened') -> Kept:
+  """What goes beside the network: vocabulary, classes, an input to try.
+
+  Its config has the shape of the checkpoint in it, and asks for none.
+  """
+  own, job = pretrained.resolve(config), opened.job
+  own['model'] = {**own['model'], 'checkpoint': ''}
+  words = own['vocabulary']
+  # A Hugging Face folder's words are the files of whoever gave it.
+  text = words['name'] if not words['text_files'] else 'text_files'
+  return Kept(
+    job.inputs,
+    job.example(),
+    {
+      'vocabulary.json': [*opened.pieces],
+      'tokenizer.json': job.tokenizer.to_str(),
+      **job.files,
+    },
+    own,
+    data={name: licence_of(name) for name in (*job.sets, text or 'text_files')},
+  )
 
 
 def forward(model: Bert, head, params, batch, dropout=None):
@@ -160,7 +189,7 @@ def _open(config: Config, space: Workspace) -> Inputs:
     job.training(), batch_size=c['batch_size'], seed=config['seed']
   )
   feed = Feed(source, space.mesh, workers=c['workers'], ahead=c['ahead'])
-  opened = Opened(model, job, apply)
+  opened = Opened(model, job, apply, vocabulary.pieces)
   return Inputs(feed, evals, {**about, **job.about}, opened)
 
 
@@ -196,23 +225,19 @@ def _finish(
   return {**figures, **job.figures}
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: list
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: list) -> list[dict[str, Any]]:
   """Classes of texts, or answers, by a fine-tuned BERT.
 
   Args:
-    params: of the State that the stage left.
     inputs: texts; for SQuAD pairs (question, context).
 
   Returns:
-    For each `label`, the number of a class, or `text`; and `probability`.
+    For each `label`, the number of a class, and `probabilities`, or `text`; and
+    `probability`.
   """
-  del vars
-  config = pretrained.resolve(config, planning=True)
-  vocabulary, _ = pretrained.words(config, False)
-  tokenizer, platform = vocabulary.tokenizer(), jax.default_backend()
-  size = len(vocabulary.pieces)
-  model = bert.make_model(config, size, platform, heads=False)
-  apply, target = partial(_plain, model), TARGETS[config['target']]
-  return target.predict(config, tokenizer, apply, params, inputs)
+  config, size = model.config, len(model.json('vocabulary.json'))
+  # Not made of the pieces: it knows whether texts keep their capitals.
+  tokenizer = Tokenizer.from_str(json.dumps(model.json('tokenizer.json')))
+  net = bert.make_model(config, size, jax.default_backend(), heads=False)
+  apply, target = partial(_plain, net), TARGETS[config['target']]
+  return target.predict(config, tokenizer, apply, model.params, inputs)

@@ -56,4 +56,5 @@ def _stage(config: Config, cell: Cell | None = None) -> Stage:
     options=options,
     seed=config['seed'],
     finish=test_figures if not cell or cell.final else None,
+    keep=not cell or cell.final,
   )

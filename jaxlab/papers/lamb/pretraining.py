@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxlab.data import packages, wordpiece
 from jaxlab.data.corpus import Corpus
+from jaxlab.data.licences import licence_of
 from jaxlab.data.pretraining import PretrainingSource, batch_spec, unigram_nats
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.compiled import Start
@@ -17,10 +18,11 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, between, one_of, require
 from jaxlab.engine.sections import Sections
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
-from jaxlab.engine.state import Objective, State, Task, Vars, paths
+from jaxlab.engine.state import Objective, State, Task, paths
 from jaxlab.evals.pretraining import masked_lm
 from jaxlab.models.bert import Bert
 from jaxlab.ops.losses import masked_cross_entropy
@@ -44,8 +46,9 @@ def program(config: Config) -> list[Stage]:
   if config['study']['batch_sizes']:
     return sizes.stages(config, _METRICS, _cell_stage)
   require(config, {'second.opt': one_of('keep', 'reset')})
-  first = pretraining('pretrain', config)
-  if not config['second']['steps']:
+  two = bool(config['second']['steps'])
+  first = pretraining('pretrain', config, keep=not two)
+  if not two:
     return [first]
   kept = config['second']['opt'] == 'keep'
 
@@ -85,6 +88,7 @@ def pretraining(
   start: Callable[[Workspace], Start] | None = None,
   kept_steps: int = 0,
   cell: Cell | None = None,
+  keep: bool = True,
 ) -> Stage:
   """The stage of one phase, or of one training of a study.
 
@@ -92,6 +96,7 @@ def pretraining(
     start: what it begins with; default: new parameters.
     kept_steps: updates that the optimizer state of `start` has seen.
     cell: of a study: has the rate, and whether the test set is read.
+    keep: leave a model; a study's trials never do.
   """
   c, train = config['data'], config['train']
   options = cell.options(train) if cell else Options(**train)
@@ -116,6 +121,31 @@ def pretraining(
     seed=config['seed'],
     start=start,
     flops={'train': step_flops(config)},
+    keep=(lambda space, opened, result: kept(config, opened.data))
+    if keep and (not cell or cell.final)
+    else None,
+  )
+
+
+def kept(config: Config, corpus: Corpus) -> Kept:
+  """What goes beside a BERT: its vocabulary, and a sentence with a gap."""
+  c, words = config['data'], wordpiece.make_tokenizer(corpus.pieces)
+  held = corpus.split('validation')
+  length = min(16, c['sequence_length'] - 2)
+  ids = [int(token) for token in held.tokens[:length]]
+  gap = min(4, len(ids) - 1)
+  parts = [bert.text_of(corpus.pieces, x) for x in (ids[:gap], ids[gap + 1 :])]
+  name = (c['text_files'] and 'text_files') or c['name']
+  most = c['sequence_length']
+  return Kept(
+    {'kind': 'text', 'must': '[MASK]', 'most': most},
+    [' '.join([parts[0], '[MASK]', parts[1]]).strip()],
+    {
+      'vocabulary.json': corpus.pieces,
+      'tokenizer.json': words.to_str(),
+    },
+    config,
+    data={name: licence_of(name)},
   )
 
 
@@ -305,13 +335,10 @@ def _show_ratios(page: Sections, state: State) -> None:
   page.figure('trust_ratios', draw, 'Trust ratios of the last update')
 
 
-def predict(
-  config: Config, params: Mapping, vars: Vars, inputs: list[str]
-) -> list[list[dict[str, float]]]:
+def predict(model: Model, inputs: list[str]) -> list[list[dict[str, float]]]:
   """Pieces of words that may stand where texts have [MASK].
 
   Args:
-    params: of the State that a stage left.
     inputs: texts, no longer than the config's sequences.
 
   Returns:
@@ -321,11 +348,11 @@ def predict(
   Raises:
     InputError: a text that is too long.
   """
-  del vars
-  corpus, longest = _corpus(config, False), config['data']['sequence_length']
-  tokenizer = wordpiece.make_tokenizer(corpus.pieces)
+  config, name = model.config, model.json('vocabulary.json')
+  longest = config['data']['sequence_length']
+  tokenizer = wordpiece.make_tokenizer(name)
   ids = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
-  special = corpus.special
+  special = wordpiece.special_ids(name)
   tokens = np.full((len(inputs), longest), special.pad, np.int32)
   for row, text in zip(tokens, inputs):
     first, *rest = map(ids, text.split('[MASK]'))
@@ -337,16 +364,15 @@ def predict(
         f'config.data.sequence_length = {longest}; shorten it'
       )
     row[: len(whole)] = whole
-  model = make_model(config, corpus.vocab_size, jax.default_backend())
+  net = make_model(config, len(name), jax.default_backend())
   batch = {
     'tokens': tokens,
     'segments': np.zeros_like(tokens),
     'attention': tokens != special.pad,
     'positions': np.broadcast_to(np.arange(longest), tokens.shape),
   }
-  logits, _ = jax.jit(partial(_apply, model))(params, batch)
+  logits, _ = jax.jit(partial(_apply, net))(model.params, batch)
   best, pieces = map(np.asarray, jax.lax.top_k(jax.nn.softmax(logits), 5))
-  name = corpus.pieces
   return [
     [
       {name[piece]: float(p) for piece, p in zip(pieces[i, j], best[i, j])}

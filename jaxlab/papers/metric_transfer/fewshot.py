@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from jaxlab.data.image_sets import ImageSets
 from jaxlab.engine.metrics import Meter
+from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, each, filled, one_of, require, some
 from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops.intervals import student_t
@@ -20,7 +21,7 @@ from jaxlab.papers.metric_transfer import (
   pretraining,
 )
 from jaxlab.papers.metric_transfer.claims import claims_stage
-from jaxlab.recipes import study
+from jaxlab.recipes import images, study
 
 Config = Mapping[str, Any]
 
@@ -49,7 +50,7 @@ def program(config: Config) -> list[Stage]:
   )
   metric = []
   if config['metric']['loss'] in embedding.TRAINED:
-    metric = [pretraining.metric_stage(config)]
+    metric = [pretraining.metric_stage(config, keep=True)]
   sets = [tuple(one) for one in config['fewshot']['sets']]
   stages = [Stage(_stage(one), partial(_run, config, one)) for one in sets]
   measured = partial(_measured, config, _stage(sets[0]))
@@ -71,21 +72,26 @@ def arms_of(config: Config) -> dict[str, tuple[str, int]]:
   return found
 
 
-def predict(config: Config, params: Mapping, vars: Mapping, inputs):
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """The embedding of images by a trained metric.
 
   Args:
-    params, vars: of the State that the stage `metric` left.
     inputs: [n, h, w, c] uint8, or float32 in [0, 1], of the config's size.
 
   Returns:
     One answer an image: `embedding` [d], of length 1.
+
+  Raises:
+    InputError: images of another shape.
   """
+  config, d = model.config, model.config['data']
+  images.check_images(inputs, d['size'], d['size'], d['channels'])
   net = embedding.backbone(config)
   embed = jax.jit(embedding.embedding_of(config, net))
   rows, found = config['data']['eval_batch_size'], []
   for start in range(0, len(inputs), rows):
-    part = embed(params, vars, {'image': inputs[start : start + rows]})
+    part = {'image': inputs[start : start + rows]}
+    part = embed(model.params, model.vars, part)
     found += [{'embedding': row.tolist()} for row in np.asarray(part)]
   return found
 

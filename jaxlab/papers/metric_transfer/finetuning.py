@@ -209,4 +209,7 @@ def cell_stage(config: Config, cell: Cell) -> Stage:
     finish=images.test_figures if cell.final else None,
     seed=cell.seed,
     start=start,
+    keep=(lambda space, opened, result: images.kept(config, opened.data.sets))
+    if cell.final
+    else None,
   )

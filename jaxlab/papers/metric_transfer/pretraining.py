@@ -32,11 +32,14 @@ from jaxlab.recipes import images, optimizers
 Config = Mapping[str, Any]
 
 
-def metric_stage(config: Config) -> Stage:
+def metric_stage(config: Config, keep: bool = False) -> Stage:
   """The stage `metric`: trains the embedding; the bank's rows are sharded.
 
   `validation` is how often an image's neighbours in its evaluation batch vote
   for its class; of `rotation`, how often its turn is recognised.
+
+  Args:
+    keep: leave a model, for a job that predicts embeddings.
   """
   m, d = config['metric'], config['data']
   network = backbone(config)  # complains now
@@ -77,7 +80,8 @@ def metric_stage(config: Config) -> Stage:
     batches = sets.source(d['train_split'], d['batch_size'], space.seed)
     feed = Feed(batches, space.mesh, workers=d['workers'], ahead=d['ahead'])
     held = sets.held_out(d['validation_split'], space.mesh)
-    return Inputs(feed, {'validation': (evaluator(config, network), held)})
+    found = {'validation': (evaluator(config, network), held)}
+    return Inputs(feed, found, data=sets)
 
   return training(
     'metric',
@@ -86,6 +90,13 @@ def metric_stage(config: Config) -> Stage:
     task=task,
     inputs=inputs,
     rules=lambda devices: rules(config, devices),
+    keep=(
+      lambda space, opened, result: images.kept(config, opened.data)._replace(
+        leave_out=('bank',)
+      )
+    )
+    if keep
+    else None,
   )
 
 

@@ -5,6 +5,7 @@ labels of validation and test nodes are not; 'inductive', edges with an end
 outside of the training nodes are not there either. Exact inference sees all.
 """
 
+import io
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -85,3 +86,32 @@ def _load(name, protocol, dimensions, kind, offline):
     'isolated': found.isolated,
   }
   return GraphData(graph, nodes, training, everything, about)
+
+
+class Stored(NamedTuple):
+  """What exact inference reads of a graph."""
+
+  nodes: NodeData  # labels are left out: all 0
+  everything: Operator
+
+
+def packed(data: GraphData) -> bytes:
+  """What exact inference reads, as an .npz file."""
+  file = io.BytesIO()
+  every = data.everything
+  np.savez_compressed(
+    file,
+    features=data.nodes.features,
+    indptr=every.indptr,
+    indices=every.indices,
+    weight=every.weight,
+  )
+  return file.getvalue()
+
+
+def unpacked(npz: bytes) -> Stored:
+  """What `packed` was given."""
+  with np.load(io.BytesIO(npz), allow_pickle=False) as found:
+    every = Operator(found['indptr'], found['indices'], found['weight'])
+    features = found['features']
+  return Stored(NodeData(features, np.zeros(len(features), np.int32)), every)

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.best import Best
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import (
   Rule,
   at_least,
@@ -254,6 +256,26 @@ def training_stage(config: Config, cell: Cell) -> Stage:
     finish=finish,
     rules=partial(_rules, config, cell),
     seed=cell.seed,
+    keep=(lambda space, opened, result: kept(config, opened.data.data))
+    if cell.final
+    else None,
+  )
+
+
+def kept(config: Config, data: graph_data.GraphData) -> Kept:
+  """What goes beside a network: the graph whose nodes it classifies."""
+  name, count = config['data']['name'], data.graph.num_nodes
+  shown = data.graph.nodes_of('test')[:2]
+  several = data.graph.labels.ndim == 2
+  return Kept(
+    {'kind': 'number', 'count': count, 'several': several},
+    [int(node) for node in shown],
+    {
+      'classes.json': list(data.graph.classes),
+      'graph.npz': graph_data.packed(data),
+    },
+    leave_out=('history',),
+    data={name: licence_of(name)},
   )
 
 
@@ -269,47 +291,46 @@ def _rules(config: Config, cell: Cell, devices) -> list[partition.Rule]:
   return [*found, *partition.REPLICATED]
 
 
-def predict(
-  config: Config, params: Mapping, vars: Mapping, inputs: np.ndarray
-) -> list[dict[str, Any]]:
-  """Classes of nodes of the config's graph, by exact inference.
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
+  """Classes of nodes of the graph that it was trained on, by exact inference.
 
   Args:
-    params: of the State that a stage left.
     inputs: [n] int, numbers of nodes.
 
   Returns:
-    One answer a node: of its likeliest class the `label` and the `probability`.
+    One answer a node: of its likeliest class the `label` and the `probability`,
+    and `probabilities` [k].
 
   Raises:
     InputError: a number that is no node's.
   """
-  data = graph_data.load(config, offline=True)
-  count, nodes = data.graph.num_nodes, np.asarray(inputs)
+  config, classes = model.config, model.classes
+  stored = graph_data.unpacked(model.files['graph.npz'])
+  count, nodes = stored.everything.num_nodes, np.asarray(inputs)
   if not ((nodes >= 0) & (nodes < count)).all():
     raise InputError(f'nodes {nodes} must be in [0, {count}), as in the graph')
-  net = make_net(config, data.classes)
-  named = data.nodes._replace(labels=np.arange(count, dtype=np.int32))
-  source = exact(config, data, named, np.unique(nodes))
-
-  several = data.graph.labels.ndim == 2
-  chances = jax.nn.sigmoid if several else jax.nn.softmax
+  net = make_net(config, len(classes))
+  named = stored.nodes._replace(labels=np.arange(count, dtype=np.int32))
+  source = exact(config, stored, named, np.unique(nodes))
+  chances = jax.nn.sigmoid if model.inputs['several'] else jax.nn.softmax
 
   def write(logits, ids, mask):
-    table = jnp.zeros((count, data.classes))
+    table = jnp.zeros((count, len(classes)))
     ids = jnp.where(mask, ids, count)
     return table.at[ids].set(chances(logits), mode='drop')
 
   made = inference.evaluator(net, source, write, lambda table: table)
   total, update = made.init(), jax.jit(made.update)
-  state = State(jnp.zeros((), jnp.int32), dict(params), {}, dict(vars))
+  params, vars = dict(model.params), dict(model.vars)
+  state = State(jnp.zeros((), jnp.int32), params, {}, vars)
   for step in range(source.num_batches):
     batch = source.batch(step, slice(None))
     total = update(total, state, batch, jax.random.key(0))
   return [
     {
-      'label': data.graph.classes[int(row.argmax())],
+      'label': classes[int(row.argmax())],
       'probability': float(row.max()),
+      'probabilities': row.tolist(),
     }
     for row in np.asarray(made.finish(total))[nodes]
   ]

@@ -20,6 +20,7 @@ from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
+from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, multiple_of, one_of, require
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import State, Task, Update
@@ -27,6 +28,7 @@ from jaxlab.engine.update import accumulate, chain, every, minimise
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import pgd
 from jaxlab.papers.reprogramming import (
+  counting,
   inputs,
   judgement,
   label_map,
@@ -329,6 +331,32 @@ def _program_stage(config: Config, of_victim: str, cell: Cell) -> Stage:
     finish=finish if cell.final else None,
     seed=cell.seed,
     start=start,
+    keep=(lambda space, opened, result: kept(config, opened.data))
+    if cell.final
+    else None,
+  )
+
+
+def kept(config: Config, parts: Parts) -> Kept:
+  """What goes beside a program: the config of its arm, and small images."""
+  d, data = config['data'], parts.data
+  if not data.counting:
+    return images.kept(config, data.sets)
+  takes = {
+    'kind': 'image',
+    'height': data.side,
+    'width': data.side,
+    'channels': 3,
+    'fit': 'crop',
+  }
+  some, _ = counting.counting_squares(jax.random.key(0), 2, d['cell'])
+  names = [f'{n + 1} squares' for n in range(d['num_classes'])]
+  return Kept(
+    takes,
+    [np.uint8(255 * x) for x in np.asarray(some)],
+    {'classes.json': names},
+    config,
+    data={d['name']: 'none needed: it is drawn'},
   )
 
 
@@ -340,30 +368,23 @@ def _like_the_victim(config: Config, victim: victims.Victim, key):
   return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def predict(
-  config: Config, params: Mapping, vars: Mapping, given: np.ndarray
-) -> list[dict[str, Any]]:
+def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
   """The task's labels of its small images, by the reprogrammed victim.
 
-  The config is that of the first arm, the baseline of the study.
-
   Args:
-    params, vars: of the State that a program's stage left.
-    given: [n, k, k, c] uint8, or float32 in [0, 1].
+    inputs: [n, k, k, c] uint8, or float32 in [0, 1].
 
   Returns:
-    One answer an image: `label`, `probabilities` of the labels' sets of
-    classes, and `class`, the victim's own answer.
+    One answer an image: `label`, its `probability`, `probabilities` of the
+    labels' sets of classes, and `class`, the victim's own answer.
 
   Raises:
     InputError: images of another size.
   """
-  arm = arm_of(config, config['study']['baseline'])
-  parts = parts_of(arm)
-  side = parts.data.side
-  cure = 'give images of the size of the config'
-  shape = {'images': {'shape': np.shape(given)[1:3]}}
-  require(shape, {'images.shape': one_of((side, side), cure=cure)}, name='')
+  parts = parts_of(model.config)
+  side, channels = parts.data.side, 3 if parts.data.counting else 0
+  channels = channels or model.config['data']['channels']
+  images.check_images(inputs, side, side, channels)
 
   @jax.jit
   def run(params, vars, images):
@@ -374,12 +395,13 @@ def predict(
     return jnp.exp(each), logits.argmax(-1)
 
   found = []
-  rows = arm['data']['eval_batch_size']
-  for start in range(0, len(given), rows):
-    p, top = run(params, vars, given[start : start + rows])
+  rows = model.config['data']['eval_batch_size']
+  for start in range(0, len(inputs), rows):
+    p, top = run(model.params, model.vars, inputs[start : start + rows])
     found += [
       {
         'label': int(np.argmax(row)),
+        'probability': float(np.max(row)),
         'probabilities': np.asarray(row).tolist(),
         'class': int(of),
       }
