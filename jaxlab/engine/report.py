@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from jaxlab.engine import durable, metrics, sections, workdir
+from jaxlab.engine import durable, metrics, runs, sections, workdir
 
 CURVES = 'curves.png'
 _FIRST = 8  # numbers of the first screen
@@ -182,7 +182,8 @@ def _stage(folder: Path) -> dict[str, Any]:
   given = _sections(folder)
   placed = {section.get('file') for section in given}
   drawn = sorted((folder / 'figures').glob('*.png'))
-  said = {'seed': None, 'fingerprint': '', 'versions': '', 'device': ''}
+  names = ('seed', 'fingerprint', 'versions', 'device', 'date', 'commit')
+  said: dict[str, Any] = dict.fromkeys(names, '')
   measured = None
   path = folder / 'report.json'
   if path.exists():
@@ -196,6 +197,8 @@ def _stage(folder: Path) -> dict[str, Any]:
       or '',
       'versions': ', '.join(f'{k} {v}' for k, v in versions.items()),
       'device': versions.get('device', ''),
+      'date': about.get('date', '')[:10],
+      'commit': about.get('commit', ''),
     }
     words = metrics.duration(about['wall_seconds'])
     words = f'{about["steps"]} steps, {words}' if about['steps'] else words
@@ -252,6 +255,9 @@ def _first(
 def _origin(folder: Path, finished: Sequence[Mapping]) -> dict[str, str]:
   """Where the page is from: what of it differs between stages is with them."""
   found = {'folder': folder.name}
-  for name in ('versions', 'device'):
-    found[name] = '; '.join(dict.fromkeys(x[name] for x in finished)) or '–'
+  if (folder / runs.FILE).is_file():
+    found['command'] = runs.opened(folder).at('')
+  for name in ('date', 'commit', 'device', 'versions'):
+    values = dict.fromkeys(x[name] for x in finished if x[name])
+    found[name] = '; '.join(values) or '–'
   return found

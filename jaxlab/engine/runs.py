@@ -15,7 +15,7 @@ from jaxlab.engine import listing, workdir
 from jaxlab.engine.errors import InputError
 
 FORMAT = 1  # of run.json
-_FILE = 'run.json'
+FILE = 'run.json'
 # Of one place, and no part of what was asked for.
 _OF_PLACE = ('workdir', 'coordinator', 'num_processes', 'process_id')
 
@@ -65,7 +65,7 @@ def note(
     'stages': list(stages),
     'models': list(models),
   }
-  workdir.write_json(folder / _FILE, value)
+  workdir.write_json(folder / FILE, value)
 
 
 def _kept(arguments: Sequence[str]) -> list[str]:
@@ -85,11 +85,11 @@ def opened(folder: Path) -> Run:
   Raises:
     InputError: there is none, or it is of another version.
   """
-  path = folder / _FILE
+  path = folder / FILE
   if not path.is_file():
     if (folder / 'config.json').is_file():
       raise InputError(
-        f'{folder} is a run of an earlier version, without {_FILE}: run the '
+        f'{folder} is a run of an earlier version, without {FILE}: run the '
         f'command that made it again, with --workdir={folder}; nothing that '
         'is finished is trained again'
       )
@@ -121,7 +121,7 @@ def of_model(path: Path) -> tuple[Path, Run | None]:
   """
   if (path / 'model.json').is_file():
     return path, None
-  is_stage = (path.parent / _FILE).is_file() and not (path / _FILE).is_file()
+  is_stage = (path.parent / FILE).is_file() and not (path / FILE).is_file()
   run = opened(path.parent if is_stage else path)
   stage = path.name if is_stage else _only(run)
   if stage not in run.stages:
@@ -157,7 +157,7 @@ def _only(run: Run) -> str:
 
 def _near(folder: Path) -> str:
   at = folder if folder.is_dir() else folder.parent
-  found = sorted(x.parent.name for x in at.glob(f'*/{_FILE}'))[:8]
+  found = sorted(x.parent.name for x in at.glob(f'*/{FILE}'))[:8]
   return f'; in {at} there are the runs {", ".join(found)}' if found else ''
 
 

@@ -209,6 +209,11 @@ def training(
   return Stage(name, run, options.steps, load, open, plan, keep is not None)
 
 
+def _when() -> dict[str, str]:
+  now = time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())
+  return {'date': now, 'commit': card.commit()}
+
+
 def _keep(
   space: Workspace, name: str, seed: int, kept: model.Kept, state: State
 ) -> None:
@@ -219,8 +224,7 @@ def _keep(
     'job': config.get('job', 'task'),
     'stage': name,
     'seed': seed,
-    'date': time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime()),
-    'commit': card.commit(),
+    **_when(),
     'versions': {'jaxlab': listing.version()[7:], **versions()},
   }
   model.write(space.folder(name) / model.FOLDER, state, kept, config, about)
@@ -348,6 +352,7 @@ def _run(stage: Stage, space: Workspace) -> dict[str, Any]:
     name: state_sha256(left) if left is not None else None,
     'after': space.after,
     'config_sha256': workdir.digest(config),
+    **_when(),
     'versions': versions(),
     **space.facts,
   }

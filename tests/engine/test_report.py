@@ -89,7 +89,9 @@ STAGES = [stage.Stage('first', first), stage.Stage('second', second)]
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('report')
   workdir.write_json(folder / 'config.json', _CONFIG)
-  stage.run_all(STAGES, stage.Workspace(folder, _CONFIG, mesh=None, seed=3))
+  space = stage.Workspace(folder, _CONFIG, mesh=None, seed=3)
+  space.command = ('--config=toy', f'--workdir={folder}')
+  stage.run_all(STAGES, space)
   return folder
 
 
@@ -195,6 +197,12 @@ def test_the_page_says_what_computed_it(page):
   ][:1]
   assert re.search(r'fingerprint [^<]*; jax \d+\.\d+', said)
   assert 'model.name' in page.at('td')
+  origin = page.at('td')[-12:]
+  assert origin[::2] == [
+    *('folder', 'command', 'date', 'commit', 'device', 'versions'),
+  ]
+  assert origin[3] == 'python -m jaxlab.main --config=toy'
+  assert re.fullmatch(r'\d{4}-\d\d-\d\d', origin[5])
 
 
 def test_intervals_are_bands_and_share_the_panel_of_their_metric(
