@@ -8,6 +8,8 @@
     --process_id=0                              # and so on, one on each host
 
   python -m jaxlab.main bert_lamb:smoke         # the same by its name
+  python -m jaxlab.main --config=… --workdir=runs/x --eval \
+    --config.ood.epsilons='(.1,)'               # judge again, train nothing
   python -m jaxlab.main --help                  # what there is
   python -m jaxlab.main --help --config=bert_lamb   # its keys
 
@@ -102,7 +104,7 @@ def _run(argv: Sequence[str]) -> None:
   if values.plan:
     _plan(argv, values, config, Path(values.workdir or f'runs/plan-{name}'))
     return
-  command = [config, name, values.offline]
+  command = [config, name, values.offline, values.eval]
   timeout = values.host_timeout
   with (
     hosts.joined(_place(values), command, timeout),
@@ -127,7 +129,7 @@ def _run(argv: Sequence[str]) -> None:
       offline=values.offline,
       profile=_window(values.profile),
     )
-    stage.run_all(stages, space)
+    stage.run_all(stages, space, trains=not values.eval)
     mesh.stop()
 
 
@@ -204,6 +206,12 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   )
   flags.DEFINE_bool(
     'offline', False, 'Open no socket; use what is here.', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'eval',
+    False,
+    'Train nothing: judge what is trained, by the keys given now.',
+    flag_values=values,
   )
   flags.DEFINE_string(
     'profile', '', 'START:STOP steps to trace for xprof.', flag_values=values

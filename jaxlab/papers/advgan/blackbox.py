@@ -21,7 +21,7 @@ from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.require import above, at_least, one_of, require, some
-from jaxlab.engine.stage import Stage, Workspace, training
+from jaxlab.engine.stage import Stage, Workspace, judged_by, training
 from jaxlab.engine.state import Loss, Objective, State, Task, Update, Vars
 from jaxlab.engine.update import minimise
 from jaxlab.ops.augment import to_float
@@ -48,7 +48,8 @@ def program(config: Config) -> list[Stage]:
   before = [
     stage for seed in config['study']['seeds'] for stage in box(config, seed)
   ]
-  return [*before, *study.stages(lambda cell: cell_stages(config, cell))]
+  found = study.stages(lambda cell: cell_stages(config, cell))
+  return judged_by([*before, *found], 'judge.')
 
 
 def check(config: Config) -> None:
@@ -108,7 +109,7 @@ def box(config: Config, seed: int) -> list[Stage]:
     path = space.folder(name) / 'answers.npy'
     return {'answers': np.load(path, allow_pickle=False)}
 
-  asked = Stage(name, answers, load=load)
+  asked = Stage(name, answers, load=load, judges=False)
   if config['oracle']['callable']:
     return [asked]
   model = config['blackbox']['target']

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlab.engine import keys
 from jaxlab.engine.require import at_least, one_of, require, some
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.ops.apgd import apgd
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
@@ -53,7 +53,8 @@ def program(config: Config) -> list[Stage]:
       stages.target_stage(config, plain, seed, c['model']),
       stages.game_stage(config, f'{plain}-game', seed, c['model'], plain),
     ]
-  return [*before, *study.stages(lambda cell: cell_stages(config, cell))]
+  found = study.stages(lambda cell: cell_stages(config, cell))
+  return judged_by([*before, *found], 'judge.')
 
 
 def cell_stages(config: Config, cell: Cell) -> list[Stage]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab.engine.require import one_of, require, some
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.engine.state import Vars
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
@@ -31,7 +31,8 @@ def program(config: Config) -> list[Stage]:
   arms = config['study']['arms']
   require(config, {'study.arms': some(one_of(*config['models']))})
   study = study_of(config, arms, ('success',))
-  return study.stages(lambda cell: cell_stages(config, cell))
+  found = study.stages(lambda cell: cell_stages(config, cell))
+  return judged_by(found, 'judge.')
 
 
 def cell_stages(config: Config, cell: Cell) -> list[Stage]:

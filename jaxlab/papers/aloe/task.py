@@ -17,7 +17,7 @@ from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.require import at_least, between, one_of, require, some
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Stage, Workspace
+from jaxlab.engine.stage import Stage, Workspace, judged_by
 from jaxlab.engine.state import Loss, Update
 from jaxlab.engine.update import minimise
 from jaxlab.ops.attack_objectives import cross_entropy
@@ -49,7 +49,8 @@ def program(config: Config) -> list[Stage]:
     judgement.headlines(config),
   )
   stages = study.stages(lambda cell: cell_stages(config, cell))
-  return [*stages, judgement.budgets_stage(config, study)]
+  stages += [judgement.budgets_stage(config, study)]
+  return judged_by(stages, 'detection.', 'ood.', 'outliers.validation')
 
 
 def check(config: Config) -> None:

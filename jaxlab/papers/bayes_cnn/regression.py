@@ -20,7 +20,7 @@ from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.require import above, at_least, between, require
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Figures, Stage, training
+from jaxlab.engine.stage import Figures, Stage, judged_by, training
 from jaxlab.engine.state import Evaluator, Objective, Task, Vars
 from jaxlab.engine.update import minimise
 from jaxlab.models.bayesian import Bayesian, Mlp, bayesian
@@ -93,7 +93,8 @@ def program(config: Config) -> list[Stage]:
     task=lambda space, inputs: Task(init, {'train': update}),
     inputs=inputs,
   )
-  return [trained, Stage('judge', lambda space: _judge(config, net, space))]
+  judge = Stage('judge', lambda space: _judge(config, net, space))
+  return judged_by([trained, judge], 'evaluation.')
 
 
 def network(config: Config) -> Bayesian:

@@ -29,7 +29,7 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.stage import Stage, training
+from jaxlab.engine.stage import Stage, judged_by, training
 from jaxlab.engine.state import Evaluator, State, Task
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import (
@@ -59,7 +59,7 @@ def program(config: Config) -> list[Stage]:
   check(config)
   study = study_of(config, list(config['methods']), ('f1', 'nats'))
   stages = study.stages(partial(training_stage, config))
-  return [*stages, curves.stage(config, study)]
+  return judged_by([*stages, curves.stage(config, study)], 'study.reach')
 
 
 def check(config: Config) -> None:
