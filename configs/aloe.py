@@ -75,6 +75,7 @@ def mnist():
   )
   # Those that are in an OOD test set, byte by byte: 'refuse' or 'drop'.
   config.outliers.overlap = 'drop'
+  config.outliers.augment = 'none'  # 'crop_flip', by config.data.pad
   config.outliers.ratio = 2  # to each ID image
   config.outliers.weight = 0.5
   config.outliers.candidates = 0  # mined from, for each ID image; 0: no mining
@@ -123,6 +124,7 @@ def mnist():
   config.detection.validation_examples = 500
 
   config.ood = ml_collections.ConfigDict()
+  # One whose other split is in outliers.train is measured and in no mean.
   config.ood.sets = (
     ('letters', 'test'),
     ('textures', 'test'),
@@ -136,6 +138,7 @@ def mnist():
   config.ood.steps = 20  # of PGD
   config.ood.attacked = 500
   config.ood.attacked_each = 100
+  config.ood.paper = False  # beside ours, the paper's own evaluation
   config.ood.adaptive = ml_collections.ConfigDict()
   config.ood.adaptive.methods = ('oe', 'aoe', 'aloe')
   config.ood.adaptive.detectors = ('msp', 'energy')
@@ -168,6 +171,7 @@ def cifar10():
   config.data.mean = (0.4914, 0.4824, 0.4467)
   config.data.std = (0.2471, 0.2435, 0.2616)
   config.data.augment = 'crop_flip'
+  config.outliers.augment = 'crop_flip'
   config.outliers.train = (('clipart', 'train'), ('textures', 'train'))
   config.model.name = 'resnet'
   config.attack.epsilon = 1 / 255
@@ -230,6 +234,7 @@ def paper():
     ('image_folder:LSUN_resize', 'test'),
     ('image_folder:iSUN', 'test'),
   )
+  config.ood.paper = True
   config.ood.examples = 9000
   config.ood.examples_each = 9000
   config.ood.attacked = 1000
@@ -250,7 +255,10 @@ def cifar100():
 
 
 def gtsrb():
-  """Traffic signs, balanced to 10,000 a class; CIFAR-10 instead of SVHN."""
+  """Traffic signs, balanced to 10,000 a class; CIFAR-10 instead of SVHN.
+
+  The signs are taken as they are, the outliers cropped and flipped.
+  """
   config = paper()
   config.data.name = 'image_folder:GTSRB'
   config.data.train_split = 'train'

@@ -248,7 +248,7 @@ def test_eval_names_a_training_that_is_not_finished(tmp_path):
   assert program.ran == ['asked']
   program.run()
   program.steps = 3
-  with pytest.raises(InputError, match='--eval trains nothing, and .*3 steps'):
+  with pytest.raises(InputError, match=r'--eval trains nothing, and .*3 steps'):
     program.run(trains=False)
   assert program.ran == []
 

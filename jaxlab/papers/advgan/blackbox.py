@@ -299,13 +299,16 @@ def student_loss(of: game.Game, refined: bool) -> Loss:
   def loss(params, vars, batch, key):
     del key
     mask = batch['mask']
-    logits, new = of.network.train(params, vars, to_float(batch['image']))
+    image = to_float(batch['image'])
+    logits, new = of.network.train(params, vars, image, mask=mask)
     each = method.distillation(logits, batch['answers'])
     agree = logits.argmax(-1) == batch['answers'].argmax(-1)
     rows = game.masked_sum(jnp.ones(len(mask)), mask)
     metrics = {'agreement': (game.masked_sum(agree, mask), rows)}
     if refined:
-      logits, new = of.network.train(params, {**vars, **new}, batch['changed'])
+      logits, new = of.network.train(
+        params, {**vars, **new}, batch['changed'], mask=mask
+      )
       each = each + method.distillation(logits, batch['changed_answers'])
       told = batch['changed_answers'].argmax(-1)
       agree = logits.argmax(-1) == told

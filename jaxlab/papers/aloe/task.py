@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.data import outliers
-from jaxlab.data.image_sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.require import at_least, between, one_of, require, some
@@ -65,6 +65,7 @@ def check(config: Config) -> None:
       'attack.batch_norm': one_of('running', 'batch'),
       'outliers.ratio': at_least(1),
       'outliers.weight': at_least(0),
+      'outliers.augment': one_of('none', 'crop_flip'),
       'outliers.overlap': one_of('refuse', 'drop'),
     },
   )
@@ -83,6 +84,7 @@ def make_loss(
       convolutions inside loops are slow.
   """
   c, a, net = config['outliers'], config['attack'], task.network
+  vary = images.preparation({**config['data'], 'augment': c['augment']})
   looked_at = net.logits if a['batch_norm'] == 'running' else net.batch_logits
   make = partial(
     pgd,
@@ -116,12 +118,22 @@ def make_loss(
       flat = {
         'image': pixels.reshape(-1, *pixels.shape[2:]),
         'id': ids.reshape(-1),
+        'mask': jnp.repeat(batch['mask'], pixels.shape[1]),
       }
-      varied = task.prepare(second, flat)
+      varied = vary(second, flat)
       batch['outlier'] = varied.reshape(pixels.shape)
     return inner(params, vars, batch, craft)
 
   return loss
+
+
+def make_update(
+  config: Config, arm: str, rate: float, task: ImageTask, platform: str
+) -> Update:
+  """The training step of a method on `params['net']`."""
+  loss = make_loss(config, task, method.FAMILY[arm], platform)
+  tx = optimizers.make(config['optimizer'], config['train']['steps'], rate)
+  return minimise(loss, 'net', tx)
 
 
 def cell_stages(config: Config, cell: Cell) -> list[Stage]:
@@ -130,19 +142,24 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
   ratio, rows = c['candidates'] or c['ratio'], d['batch_size']
 
   def update(task: ImageTask, space: Workspace) -> Update:
-    loss = make_loss(config, task, terms, mesh.platform(space.mesh))
-    steps, rate = config['train']['steps'], cell.rate(space)
-    return minimise(
-      loss, 'net', optimizers.make(config['optimizer'], steps, rate)
-    )
+    platform = mesh.platform(space.mesh)
+    return make_update(config, cell.arm, cell.rate(space), task, platform)
 
-  def source(sets: ImageSets, rows: int) -> Any:
-    own = Sets(config, sets.offline)
-    found = ArraySource(own.train, batch_size=rows, seed=cell.seed)
+  def build(config: Config, offline: bool) -> ImageTask:
+    sets = Sets(config, offline)
+    return images.image_task(config, offline)._replace(sets=sets)
+
+  def about(sets: Sets) -> dict[str, str]:
+    if not terms.outliers:
+      return {}
+    return {'outliers_sha256': sets.outliers_sha256}
+
+  def source(sets: Sets, rows: int) -> Any:
+    found = ArraySource(sets.train, batch_size=rows, seed=cell.seed)
     if not terms.outliers:
       return found
     extra = ArraySource(
-      own.outliers, batch_size=rows * ratio, seed=cell.seed + 2**31
+      sets.outliers, batch_size=rows * ratio, seed=cell.seed + 2**31
     )
     return outliers.Beside(found, extra, ratio)
 
@@ -161,6 +178,8 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
     finish=None,
     source=source,
     more_arrays=more if terms.outliers else {},
+    about=about,
+    build=build,
   )
   if not cell.final:
     return [trained]
