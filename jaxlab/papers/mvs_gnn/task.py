@@ -259,10 +259,11 @@ def training_stage(config: Config, cell: Cell) -> Stage:
 
 def _rules(config: Config, cell: Cell, devices) -> list[partition.Rule]:
   """Histories and live norms are cut by nodes; an unused rule is an error."""
-  name = config['methods'][cell.arm]['sampler']
+  method = config['methods'][cell.arm]
+  name, kept = method['sampler'], method['options'].get('history', True)
   cut = jax.sharding.PartitionSpec(mesh.row_axes(devices))
   found: list[partition.Rule] = []
-  if name in ('mvs', 'vr_gcn') and config['model']['layers'] > 1:
+  if name in ('mvs', 'vr_gcn') and kept and config['model']['layers'] > 1:
     found.append(('^vars/history/', cut))
   if name == 'mvs':
     found.append(('^vars/sampler/live/', cut))
