@@ -278,6 +278,28 @@ def test_four_steps_are_those_of_numpy(case):
   chex.assert_trees_all_close(found, statistics, rtol=1e-4, atol=1e-5)
 
 
+def test_a_network_in_training_leaves_masked_rows_out():
+  shape = (golden.SIDE, golden.SIDE, 1)
+  net = normalised(Tiny(), shape, (golden.MEAN,), (golden.STD,))
+  params, stats = golden.start()
+  params, vars = tree_of({**params, **stats})
+  images = golden.batch('oe', 0)['image'].astype(np.float32) / 255
+
+  def run(images, mask=None):
+    def scalar(params):
+      logits, new = net.train(params, vars, images, mask=mask)
+      rows = slice(None) if mask is None else np.flatnonzero(mask)
+      return jnp.square(logits[rows]).sum(), new
+
+    return quick(jax.value_and_grad(scalar, has_aux=True))(params)
+
+  mask = np.arange(golden.ROWS) != 2
+  broken = np.where(mask[:, None, None, None], images, np.nan)
+  found, wanted = run(jnp.asarray(broken), mask), run(images[mask])
+  chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(run(images, ~mask)))
+
+
 def test_the_stored_steps_are_those_of_their_script():
   kept = json.loads(golden.PATH.read_text())
   assert kept.keys() == golden.CASES.keys()

@@ -19,7 +19,7 @@ from jaxlab.engine.require import (
   require,
 )
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Stage, judged_by, training
+from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, State, Task, Update
 from jaxlab.engine.update import chain, every
 from jaxlab.evals import generative as evals
@@ -122,7 +122,7 @@ def stages(config: Config) -> list[Stage]:
     judge = partial(judgement.judge, config, make(config, arm), seed)
     found += [Stage(f'{arm}-s{seed}-judge', judge)]
   conclude = lambda space: judgement.conclude(config, space)
-  return judged_by([*found, Stage('images', conclude)], 'judge.')
+  return [*found, Stage('images', conclude)]
 
 
 def classifier_stage(config: Config) -> Stage:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import one_of, require
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.engine.state import Vars
 from jaxlab.papers.gaan import game, grid, images
 
@@ -31,7 +31,7 @@ def program(config: Config) -> list[Stage]:
   for name in config['parts']:
     parts[name].check(config)
     stages += parts[name].stages(config)
-  return stages
+  return judged_by(stages, 'judge.')
 
 
 def predict(
