@@ -39,10 +39,10 @@ ARMS = {
 CASES = {
   **{arm: (arm, 0, 'running', 'crop_flip') for arm in ARMS},
   'aloe, batch statistics': ('aloe', 0, 'batch', 'crop_flip'),
-  'aloe, mined': ('aloe', 4, 'running', 'crop_flip'),
+  'aloe, mined': ('aloe', 5, 'running', 'crop_flip'),
   'oe, outliers as they are': ('oe', 0, 'running', 'none'),
 }
-RATIO, QUANTILE, WEIGHT = 2, 0.5, 0.5
+RATIO, QUANTILE, WEIGHT = 2, 0.4, 0.5
 
 
 def start():

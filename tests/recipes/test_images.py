@@ -66,10 +66,12 @@ def test_a_step_is_sgd_on_the_masked_mean(trained):
 
 
 def test_a_masked_row_may_hold_anything(trained):
-  _, update, state, batch = trained
+  task, update, state, batch = trained
   image = batch['image'].astype(np.float32) / 255
   broken = image.copy()
   broken[6:] = np.nan  # those that are masked
+  seen = task.prepare(jax.random.key(0), {**batch, 'image': jnp.array(broken)})
+  assert np.isfinite(seen).all() and not seen[6:].any()
   step = jax.jit(update)
   found, wanted = (
     step(state, {**batch, 'image': x}, jax.random.key(1))[0]
