@@ -904,6 +904,9 @@ jaxlab/engine/stage.py: tests/engine/test_stage.py
   what_a_training_reads_cannot_change
     'unread' in done and own != _own(stage, space): => own is None:
     **found.about, **space.own} => **found.about}
+jaxlab/main.py: tests/test_main.py
+  eval_trains_nothing
+    trains=not values.eval => trains=True
 jaxlab/engine/workdir.py: tests/engine/test_workdir.py
   keys_that_no_stage_counts_may_change
     if not all(_among(key, names) for names in unread) => if True
