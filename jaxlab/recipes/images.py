@@ -163,8 +163,10 @@ def supervised(
 ) -> Update:
   """One gradient step on `params['net']`, with the metric `accuracy`.
 
-  Batch statistics are those of the whole global batch's real rows, on however
-  many devices; with several micro-batches those of each in turn.
+  Batch statistics are those of the whole global batch, on however many
+  devices; with several micro-batches those of each in turn. Rows that are
+  masked count as black images there: a step without masked rows, as those of a
+  training are, is to cost no reduction for them.
 
   Args:
     loss: of the logits; default: cross-entropy.
@@ -175,7 +177,7 @@ def supervised(
   def classified(params, vars, batch, key):
     del key
     labels, mask = batch['label'], batch['mask']
-    logits, new = task.network.train(params, vars, batch['image'], mask=mask)
+    logits, new = task.network.train(params, vars, batch['image'])
     found = of_logits(logits, labels, mask, vars)
     right = jnp.sum((logits.argmax(-1) == labels) & mask).astype(jnp.float32)
     accuracy = (right, mask.sum().astype(jnp.float32))
