@@ -8,6 +8,8 @@
     --process_id=0                              # and so on, one on each host
 
   python -m jaxlab.main bert_lamb:smoke         # the same by its name
+  python -m jaxlab.main --config=… --workdir=runs/x --eval \
+    --config.ood.epsilons='(.1,)'               # judge again, train nothing
   python -m jaxlab.main --help                  # what there is
   python -m jaxlab.main --help --config=bert_lamb   # its keys
 
@@ -109,7 +111,7 @@ def _run(argv: Sequence[str]) -> None:
   if values.plan:
     _plan(argv, values, config, Path(values.workdir or f'runs/plan-{name}'))
     return
-  command = [config, name, values.offline]
+  command = [config, name, values.offline, values.eval]
   timeout = values.host_timeout
   with (
     hosts.joined(_place(values), command, timeout),
@@ -135,7 +137,7 @@ def _run(argv: Sequence[str]) -> None:
       profile=_window(values.profile),
       command=argv[1:],
     )
-    stage.run_all(stages, space)
+    stage.run_all(stages, space, trains=not values.eval)
     mesh.stop()
 
 
@@ -236,6 +238,12 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   )
   flags.DEFINE_bool(
     'offline', False, 'Open no socket; use what is here.', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'eval',
+    False,
+    'Train nothing: judge what is trained, by the keys given now.',
+    flag_values=values,
   )
   flags.DEFINE_string(
     'profile', '', 'START:STOP steps to trace for xprof.', flag_values=values

@@ -1116,8 +1116,121 @@ jaxlab/papers/encouraging/graphs.py: tests/papers/test_encouraging_graphs.py
 jaxlab/engine/stage.py: tests/engine/test_stage.py
   a_model_is_there_before
     if stage.model]\n => if stage.steps > 9]\n
-    'seed': seed,\n    'date' => 'seed': space.seed,\n    'date'
-    load, open, plan, keep is not None) => load, open, plan)
+    'seed': seed,\n    **_when() => 'seed': space.seed,\n    **_when()
+    model=keep is not None, => model=False,
+jaxlab/papers/aloe/method.py: tests/papers/test_aloe.py
+  four_steps_are_those_of_numpy
+    'aoe': Terms(True, True, 0.0) => 'aoe': Terms(False, True, 1.0)
+    total = total + weight * far => total = total + far
+    jnp.argsort(sure, 1) => jnp.argsort(-sure, 1)
+    math.floor(quantile * (candidates - keep)) => math.floor(quantile * keep)
+    mask=jnp.repeat(mask, each)) => mask=jnp.ones(len(flat), bool))
+    wide).reshape(-1, each - 1).mean(-1) => wide).reshape(-1, each - 1).sum(-1)
+  a_masked_row_changes_nothing
+    images, labels = real(batch['image']), => images, labels = batch['image'],
+    outliers, ids = real(batch['outlier']), => outliers, ids = batch['outlier'],
+  acet_attacks_the_second_half
+    outliers[:, each - count :] => outliers[:, :count]
+jaxlab/papers/aloe/task.py: tests/papers/test_aloe.py
+  four_steps_are_those_of_numpy
+    a['batch_norm'] == 'running' => a['batch_norm'] != 'other'
+    weight=c['weight'], => weight=5.0,
+    step_size=a['step_size'] or None => step_size=1e-6
+    keep='last' => keep='best'
+    {**config['data'], 'augment': c['augment']} => config['data']
+    craft, first, second = jax.random => first, craft, second = jax.random
+jaxlab/recipes/optimizers.py: tests/papers/test_aloe.py
+  four_steps_are_those_of_numpy
+    return lambda count: cosine(count + 1) => return lambda count: peak
+    optax.chain(optax.add_decayed_weights(decay), tx) => tx
+    nesterov=c['nesterov'] => nesterov=False
+jaxlab/recipes/optimizers.py: tests/recipes/test_optimizers.py
+  three_updates_of_sgd_by_hand
+    alpha=section['final_fraction'] => alpha=0.0
+    nesterov=c['nesterov'] => nesterov=True
+jaxlab/recipes/images.py: tests/papers/test_aloe.py
+  four_steps_are_those_of_numpy
+    return augment.augment(key, found, batch['id'], *changes) => return found
+jaxlab/recipes/images.py: tests/recipes/test_images.py
+  a_masked_row_may_hold_anything
+    if 'mask' in batch: => if 'no mask' in batch:
+jaxlab/models/normalised.py: tests/papers/test_aloe.py
+  four_steps_are_those_of_numpy
+    counted = mask | ~mask.any() => counted = mask | True
+  a_network_in_training_leaves_masked_rows_out
+    counted = mask | ~mask.any() => counted = mask
+    if mask is not None:\n      images => if mask is None:\n      images
+jaxlab/papers/aloe/judgement.py: tests/papers/test_aloe.py
+  a_set_whose_kind_was_trained_on_is_in_no_mean
+    means = ood.averaged(_unseen(rows)) => means = ood.averaged(rows)
+    averaged(_unseen(own)) => averaged(own)
+  a_test_set_that_was_trained_on_is_not_judged
+    if then not in (None, sets.outliers_sha256): => if then == '':
+jaxlab/papers/aloe/sets.py: tests/papers/test_aloe.py
+  a_set_whose_kind_was_trained_on_is_in_no_mean
+    if not any(method.FAMILY => if any(method.FAMILY
+jaxlab/evals/ood.py: tests/papers/test_aloe.py
+  an_attack_hurts_the_detector_that_it_is_on
+    run = attack(objective, epsilon) => run = attack(objective, 1e-9)
+jaxlab/papers/aloe/paper_evaluation.py: tests/papers/test_aloe.py
+  the_papers_own_evaluation_stands_beside
+    attack = make(objective, epsilon) => attack = make(objective, 1e-9)
+    min(len(images), len(inside['image'])) => len(inside['image'])
+jaxlab/ops/mahalanobis.py: tests/ops/test_mahalanobis.py
+  a_singular_covariance_has_its_pseudo_inverse
+    kept = shares > _SINGULAR => kept = shares > -1.0
+    alive = variances > (_CONSTANT => alive = variances >= 0 * (_CONSTANT
+jaxlab/engine/stage.py: tests/engine/test_stage.py
+  changed_keys_of_the_judgement
+    in (None, _judged(stage, space)) => in (None, done.get('judged_sha256'))
+    () if stage.judges else stage.unread => ()
+  a_judgement_in_a_training
+    () if stage.judges else stage.unread => stage.unread
+  eval_names_a_training
+    if stage.steps and not trains and => if stage.steps and trains and
+  what_a_training_reads_cannot_change
+    'unread' in done and own != _own(stage, space): => own is None:
+    **found.about, **space.own} => **found.about}
+jaxlab/main.py: tests/test_main.py
+  eval_trains_nothing
+    trains=not values.eval => trains=True
+jaxlab/engine/workdir.py: tests/engine/test_workdir.py
+  keys_that_no_stage_counts_may_change
+    if not all(_among(key, names) for names in unread) => if True
+  one_stage_that_counts_a_key_keeps_it
+    if not all(_among(key, names) for names in unread) => if not unread
+  a_checkpoint_that_says_nothing_keeps_every_key
+    found.append(('', ())) => pass
+  a_torn_config_is_known_again
+    free = (*_FREE, *unread) => free = _FREE
+jaxlab/papers/mvs_gnn/training.py: tests/papers/test_mvs_gnn_steps.py
+  a_partial_batch_with_old_embeddings
+    _rows(table, graph.nodes['id'])\n => 0 * _rows(table, graph.nodes['id'])\n
+    set(values[level].astype(table.dtype), => add(0 * values[level],
+    where(weight > 0, weight * each => where(weight > 0, each
+    set(norms, mode='drop') => set(norms[::-1], mode='drop')
+    inputs, grads)\n => 0 * inputs, grads)\n
+  refreshed_histories_and_norms
+    ids = jnp.where(ids < num_nodes, ids, len(table)) => ids = ids + 1
+    if refresh else sampler[ => if not refresh else sampler[
+    at = jnp.where(real, seed, len(live)) => at = seed + 1
+jaxlab/papers/mvs_gnn/minimal_variance.py: tests/papers/test_mvs_gnn_steps.py
+  a_partial_batch_with_old_embeddings
+    history=np.where(of, np.float32(0), weight) => history=weight
+    weight=np.where(of, weight, np.float32(0)) => weight=weight
+    p[drawn], len(p)) => p[drawn] / p[drawn], len(p))
+  without_a_history_every_neighbour_is_fresh
+    if level == 0 or not self.history: => if level == 0:
+jaxlab/papers/mvs_gnn/task.py: tests/papers/test_mvs_gnn_steps.py
+  a_job_without_a_history
+    method['options'].get('history', True) => True
+jaxlab/papers/mvs_gnn/nodewise.py: tests/papers/test_mvs_gnn_steps.py
+  official_rows_are_never_scaled_up
+    np.maximum(1, total) => np.maximum(0.1, total)
+    kept[nodes] = True => kept[nodes] |= False
+  official_rows_draw_alike
+    kept[nodes] = True => kept[nodes] |= False
+    operator.degrees[some], fan_out) => operator.degrees[some] - 1, fan_out)
 """
 
 

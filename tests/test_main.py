@@ -305,6 +305,18 @@ def test_a_workdir_of_another_config_is_refused(finished, refused):
   assert (finished / 'config.json').read_bytes() == before
 
 
+def test_eval_trains_nothing(finished, refused, capfd):
+  assert run(*TINY, '--eval', f'--workdir={finished}') == 0
+  assert 'finished before, skipped' in capfd.readouterr().err
+  refused(
+    '--eval',
+    '--config.train.steps=6',
+    workdir=finished,
+    says=['--eval trains nothing', 'pretrain', '6 steps'],
+  )
+  refused('--eval', says=['--eval trains nothing', 'run without --eval'])
+
+
 def test_a_mistake_at_the_first_try_does_not_spoil_the_workdir(tmp_path):
   folder = f'--workdir={tmp_path / "run"}'
   assert run(*TINY, '--config.data.vocab_size=10', folder) == 2

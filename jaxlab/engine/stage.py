@@ -1,6 +1,8 @@
 """Stages: a program is a list of them, each with its folder and its report.
 
-A finished stage is skipped when the same command runs again.
+A finished stage is skipped when the same command runs again. Where keys of
+the judgement alone were changed (`judged_by`), what reads them runs again, and
+no fit does a step.
 """
 
 import json
@@ -56,6 +58,8 @@ class Workspace:
   after: dict[str, str] = field(default_factory=dict)  # stage -> fingerprint
   show: Callable[[], Any] = lambda: None  # writes report.html as far as it is
   command: Sequence[str] = ()  # the arguments of jaxlab.main
+  # What checkpoints and the report of the running stage were made with.
+  own: dict[str, Any] = field(default_factory=dict)
 
   def folder(self, stage: str) -> Path:
     """WORKDIR/<stage>."""
@@ -101,6 +105,11 @@ class Stage(NamedTuple):
   0 for a stage that does not train. `open(space)` opens the data of a training
   and makes its task; `plan(space)` says what it would compile, without data.
   `model` says that WORKDIR/<stage>/model is left, to predict with.
+
+  `unread` are the keys and sections ('ood.') of the config that no fit and
+  nothing that a fit stands on reads. A stage that `judges` reads them, a
+  training in its `finish`: if one is changed it runs again, a training without
+  a step. Other stages do not.
   """
 
   name: str
@@ -110,6 +119,17 @@ class Stage(NamedTuple):
   open: Callable[[Workspace], tuple[Task, Inputs]] | None = None
   plan: Callable[[Workspace], Planned] | None = None
   model: bool = False
+  unread: tuple[str, ...] = ()
+  judges: bool = True
+
+
+def judged_by(stages: Sequence[Stage], *keys: str) -> list[Stage]:
+  """Stages of whose config `keys` are the judgement's: no fit reads them.
+
+  Args:
+    keys: 'outliers.validation', or a section: 'ood.'.
+  """
+  return [stage._replace(unread=keys) for stage in stages]
 
 
 def training(
@@ -157,14 +177,10 @@ def training(
   def run(space):
     made, found = open(space)
     of_fit = space.seed if seed is None else seed
-    own = {
-      'config_sha256': workdir.digest(space.config),
-      'after': space.after,
-    }
     result = fit(
       name,
       made,
-      found._replace(about={**found.about, **own}),
+      found._replace(about={**found.about, **space.own}),
       replace(
         options,
         profile=space.profile,
@@ -206,7 +222,11 @@ def training(
       flops or {},
     )
 
-  return Stage(name, run, options.steps, load, open, plan, keep is not None)
+  return Stage(
+    *(name, run, options.steps, load, open, plan),
+    model=keep is not None,
+    judges=False,
+  )
 
 
 def _when() -> dict[str, str]:
@@ -253,10 +273,17 @@ def _check_spec(name: str, said: Specs, given: Specs) -> None:
       )
 
 
-def run_all(stages: Sequence[Stage], space: Workspace) -> None:
+def run_all(
+  stages: Sequence[Stage], space: Workspace, trains: bool = True
+) -> None:
   """Runs the stages that are not finished; then writes report.html.
 
+  Args:
+    trains: False: every training must be finished; its judgement is made anew
+      where keys of the judgement were changed.
+
   Raises:
+    InputError: a training is not finished and is not to be.
     Preempted: a signal arrived; what is finished stays finished.
   """
   names = [stage.name for stage in stages]
@@ -265,7 +292,7 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     runs.note(space.dir, space.command, names, kept)
   space.show = partial(report.write_html, space.dir, names)
   try:
-    _run_each(stages, space)
+    _run_each(stages, space, trains)
   except (Preempted, NonFiniteError):
     if hosts.leads():
       for name in names:
@@ -282,13 +309,13 @@ def run_all(stages: Sequence[Stage], space: Workspace) -> None:
     say(f'report: {path}')
 
 
-def _run_each(stages: Sequence[Stage], space: Workspace) -> None:
+def _run_each(stages: Sequence[Stage], space: Workspace, trains: bool) -> None:
   for number, stage in enumerate(stages, 1):
     if stage.load:
       space.loaders[stage.name] = stage.load
     # One answer for all processes, though the leader writes a report meanwhile.
     done = hosts.share(
-      f'{stage.name}: finished?', partial(_finished, stage, space)
+      f'{stage.name}: finished?', partial(_finished, stage, space, trains)
     )
     if done:
       say(f'{stage.name}: finished before, skipped')
@@ -304,11 +331,28 @@ def _run_each(stages: Sequence[Stage], space: Workspace) -> None:
       raise Preempted(f'{stage.name} is finished')
 
 
-def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:
+def _finished(
+  stage: Stage, space: Workspace, trains: bool = True
+) -> dict[str, Any]:
   """The report of a finished stage; {} if it is to be run."""
   path = space.folder(stage.name) / 'report.json'
-  if not path.exists():
-    return {}
+  done = _report(stage, space, path) if path.exists() else {}
+  if stage.steps and not trains and done.get('steps') != stage.steps:
+    raise InputError(
+      f'--eval trains nothing, and {path.parent} is not trained to the '
+      f'{stage.steps} steps of the config; run without --eval first'
+    )
+  same = done.get('judged_sha256') in (None, _judged(stage, space))
+  return done if same and done.get('steps') == stage.steps else {}
+
+
+def _report(stage: Stage, space: Workspace, path: Path) -> dict[str, Any]:
+  """The report of a stage that was run; {} if it stands on nothing now.
+
+  Raises:
+    InputError: it is of more steps, of other keys or of another artefact, or
+      is no report.
+  """
   try:
     done = json.loads(path.read_text())
     steps, after = done['steps'], done['after']
@@ -321,6 +365,13 @@ def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:
       f'{path} is of {steps} steps, the config asks for {stage.steps}; take '
       'more steps or another --workdir'
     )
+  # Reports of versions without `unread` are compared by config.json alone.
+  own = done.get('config_sha256')
+  if stage.steps and 'unread' in done and own != _own(stage, space):
+    raise InputError(
+      f'{path.parent} was trained by another config; take another --workdir, '
+      'or remove that folder to train it again'
+    )
   if after != space.after:
     if stage.steps:
       raise InputError(
@@ -329,13 +380,26 @@ def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:
         '--workdir'
       )
     return {}
-  return done if steps == stage.steps else {}
+  return done
+
+
+def _own(stage: Stage, space: Workspace) -> str:
+  return workdir.digest(space.config, stage.unread)
+
+
+def _judged(stage: Stage, space: Workspace) -> str:
+  return workdir.digest(space.config, () if stage.judges else stage.unread)
 
 
 def _run(stage: Stage, space: Workspace) -> dict[str, Any]:
   folder = space.folder(stage.name)
   folder.mkdir(parents=True, exist_ok=True)
   space.facts, space.page = {}, Sections(folder)
+  space.own = {
+    'config_sha256': _own(stage, space),
+    'unread': list(stage.unread),
+    'after': space.after,
+  }
   began = time.monotonic()
   figures = stage.run(space)
   left = space.artefacts.get(stage.name)
@@ -350,8 +414,8 @@ def _run(stage: Stage, space: Workspace) -> dict[str, Any]:
     'metrics': plain(figures),
     'paper_reported': config.get('paper_reported', {}),
     name: state_sha256(left) if left is not None else None,
-    'after': space.after,
-    'config_sha256': workdir.digest(config),
+    **space.own,
+    'judged_sha256': _judged(stage, space),
     **_when(),
     'versions': versions(),
     **space.facts,

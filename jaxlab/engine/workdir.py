@@ -20,7 +20,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ _PATIENCE = 10.0  # seconds, for what a network file system caches
 # What may change between two runs of one workdir.
 _FREE = (
   'claimed',
+  'title',
   'train.steps',
   'train.log_every_steps',
   'train.eval_every_steps',
@@ -56,14 +57,19 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return dict(sorted(flat.items()))
 
 
-def digest(config: Mapping[str, Any]) -> str:
-  """SHA-256 of what makes a run that run: without steps, logging and paths."""
-  kept = {k: v for k, v in flatten(config).items() if not _free(k)}
+def digest(config: Mapping[str, Any], unread: Sequence[str] = ()) -> str:
+  """SHA-256 of what makes a run that run: without steps, logging and paths.
+
+  Args:
+    unread: keys and sections ('ood.') that are left out, too.
+  """
+  free = (*_FREE, *unread)
+  kept = {k: v for k, v in flatten(config).items() if not _among(k, free)}
   return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
-def _free(key: str) -> bool:
-  return any(key == k or (k[-1] == '.' and key.startswith(k)) for k in _FREE)
+def _among(key: str, names: Sequence[str]) -> bool:
+  return any(key == k or (k[-1] == '.' and key.startswith(k)) for k in names)
 
 
 @contextlib.contextmanager
@@ -73,8 +79,9 @@ def claimed(folder: Path, config: Mapping[str, Any]) -> Iterator[Path]:
   Of several processes the leader takes it for all.
 
   Raises:
-    InputError: the folder is in use, holds a run of another config, cannot be
-      written, or is not the one that the leader sees.
+    InputError: the folder is in use, holds a run of another config (but for
+      keys that no stage begun there counts as its own, see `Stage.unread`),
+      cannot be written, or is not the one that the leader sees.
   """
   with _locked(folder, config) if hosts.leads() else contextlib.nullcontext():
     if hosts.count() > 1:
@@ -162,7 +169,8 @@ def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
   try:
     old = flatten(json.loads(path.read_text()))
   except (ValueError, AttributeError) as error:
-    if _begun_with(folder) == {digest(config)}:
+    known = [(sha, names) for sha, names in _begun(folder) if sha]
+    if known and all(sha == digest(config, names) for sha, names in known):
       print(
         f'{path} was damaged ({error}); it is written again, as checkpoints '
         'and reports say that it was',
@@ -176,11 +184,17 @@ def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     ) from error
   new = json.loads(json.dumps(flatten(config)))
   absent = object()
+  differ = [
+    key
+    for key in sorted({*old, *new})
+    if old.get(key, absent) != new.get(key, absent) and not _among(key, _FREE)
+  ]
+  unread = [names for _, names in _begun(folder)] if differ else []
   changed = [
     f'{key}: {old.get(key, "(absent)")!r} there, '
     f'{new.get(key, "(absent)")!r} here'
-    for key in sorted({*old, *new})
-    if old.get(key, absent) != new.get(key, absent) and not _free(key)
+    for key in differ
+    if not all(_among(key, names) for names in unread)
   ]
   if changed:
     raise InputError(
@@ -189,13 +203,18 @@ def _check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
     )
 
 
-def _begun_with(folder: Path) -> set[str]:
-  """Digests of the configs that checkpoints and reports were made with."""
-  found = set()
-  abouts = folder.glob('*/checkpoints/*/about/metadata')
+def _begun(folder: Path) -> list[tuple[str, Sequence[str]]]:
+  """What every checkpoint and report was made with: config_sha256, '' where it
+  does not say so, and the keys that it does not count."""
+  saved = folder.glob('*/checkpoints/*')
+  abouts = [p / 'about' / 'metadata' for p in saved if p.name.isdigit()]
+  found: list[tuple[str, Sequence[str]]] = []
   for path in (*abouts, *folder.glob('*/report.json')):
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      found.add(str(json.loads(path.read_text())['config_sha256']))
+    try:
+      said = json.loads(path.read_text())
+      found.append((str(said['config_sha256']), tuple(said.get('unread', ()))))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+      found.append(('', ()))
   return found
 
 

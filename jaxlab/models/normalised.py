@@ -1,5 +1,6 @@
 """A classifier as functions of images in [0, 1], its normalisation inside."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ class Network(NamedTuple):
   init: Callable[[jax.Array], tuple[dict, dict]]  # key -> params, vars
   logits: Callable[..., jax.Array]  # with running statistics
   batch_logits: Callable[..., jax.Array]  # with the batch's, which are dropped
-  # (params, vars, images, key for dropout) -> logits and new vars
+  # (params, vars, images, key for dropout, mask [b] bool) -> logits, new vars;
+  # rows that are not in the mask may hold anything and change nothing
   train: Callable[..., tuple[jax.Array, dict]]
   # (images, params, vars, names) -> [b, d] of each name
   features: Callable[..., list[jax.Array]]
@@ -67,14 +69,17 @@ def network(
     prepare: images in [0, 1] -> those that the model reads.
   """
 
-  def run(images, params, vars, train, key=None):
-    return model.apply(
-      {'params': params['net'], **vars['net']},
-      prepare(images),
-      train=train,
-      mutable=['batch_stats'] if train else False,
-      rngs=None if key is None else {'dropout': key},
-    )
+  def run(images, params, vars, train, key=None, mask=None):
+    if mask is not None:
+      images = jnp.where(mask[:, None, None, None], images, 0)
+    with _statistics_of(mask):
+      return model.apply(
+        {'params': params['net'], **vars['net']},
+        prepare(images),
+        train=train,
+        mutable=['batch_stats'] if train else False,
+        rngs=None if key is None else {'dropout': key},
+      )
 
   def init(key):
     dummy = jnp.zeros((1, *shape), jnp.float32)
@@ -82,8 +87,8 @@ def network(
     made.pop('intermediates', None)
     return {'net': made.pop('params')}, {'net': made}
 
-  def train(params, vars, images, key=None):
-    logits, new = run(images, params, vars, True, key)
+  def train(params, vars, images, key=None, mask=None):
+    logits, new = run(images, params, vars, True, key, mask)
     return logits, {'net': dict(new)}
 
   def features(images, params, vars, names):
@@ -97,3 +102,19 @@ def network(
     train,
     features,
   )
+
+
+def _statistics_of(mask: jax.Array | None):
+  """Within it, batch normalisation counts the rows of a mask [b] alone, or all
+  where none is real."""
+  if mask is None:
+    return contextlib.nullcontext()
+  counted = mask | ~mask.any()
+
+  def with_mask(call, args, kwargs, context):
+    if isinstance(context.module, nn.BatchNorm) and kwargs.get('mask') is None:
+      rows = counted.reshape(-1, *[1] * (args[0].ndim - 1))
+      kwargs = {**kwargs, 'mask': rows}
+    return call(*args, **kwargs)
+
+  return nn.intercept_methods(with_mask)

@@ -12,6 +12,11 @@ spatially pooled features (eq. 1), the confidence (eq. 2), the input step
   combine    the weights of layers; from VALIDATION outliers, never from a test
              set of outliers, as the paper's code would
 
+Departs from the paper: layers' confidences are standardised before the logistic
+regression and the two classes weigh alike; ALOE's code gives it the confidences
+as they are, so that its L2 penalty acts on each layer by the size of its
+confidences, and takes as many images of either class.
+
 Departs from the paper: the score is the logistic regression's sum before the
 sigmoid. Its order is the same, but it does not saturate: in float32 the
 sigmoid's derivative is exactly 0 from a logit of 17 on, and attacks on it
@@ -24,24 +29,26 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from sklearn.linear_model import LogisticRegression
 
 from jaxlab.ops.detection import Detector, Score, perturbed
 
 FeaturesFn = Callable[..., Sequence]  # (images, *args) -> layers' [b, d]
 
-# A feature whose variance, given those before it, is a smaller share of its
-# own than this is a combination of them up to float64's rounding.
+# Directions of a smaller share of the variance than this, in features of unit
+# variance, are there by rounding alone.
 _SINGULAR = 1e-10
+# As is a deviation that is a smaller share of the feature's size.
+_CONSTANT = 1e-12
 
 
 class Gaussians(NamedTuple):
-  """One layer's classes, Gaussian with one covariance S = L L'."""
+  """One layer's classes, Gaussian with one covariance S."""
 
   centre: jax.Array  # [d] float32, the features' mean
-  whiten: jax.Array  # [d, d] float32, the inverse of L: lower triangular
-  means: jax.Array  # [k, d] float32, whitened means of classes less the centre
+  # [r, d] float32, with W'W the inverse of S, the pseudo-inverse where r < d.
+  whiten: jax.Array
+  means: jax.Array  # [k, r] float32, whitened means of classes less the centre
 
 
 class Fitted(NamedTuple):
@@ -61,8 +68,10 @@ def fit(
     features: of each layer [n, d] real, pooled over space.
     labels: [n] integer in [0, classes).
     classes: number of classes, each with an image.
-    ridge: added to the covariance's diagonal, as a share of its mean. The
-      cure where it is singular: layers with dead or more features than images.
+    ridge: added to the covariance's diagonal, as a share of its mean. With 0
+      a singular covariance has its pseudo-inverse, as in the official code:
+      dead features say nothing, nor do directions without variance, taken in
+      features of unit variance.
 
   Returns:
     A `Gaussians` of each layer.
@@ -70,7 +79,7 @@ def fit(
   Raises:
     ValueError: naming the layer: shapes or labels that do not fit, features
       that are not finite, a class without images, fewer images than features
-      and classes, a singular covariance.
+      and classes without a ridge, or no feature that varies within a class.
 
   Source: eq. 1, the maximum likelihood (divided by n).
   """
@@ -118,19 +127,19 @@ def _fit_layer(features, labels, counts, ridge, number) -> Gaussians:
   around = features - centre - means[labels]
   covariance = around.T @ around / rows
   variances = np.diag(covariance).copy()
+  alive = variances > (_CONSTANT * np.abs(features).max(0)) ** 2
+  if not alive.any():
+    raise ValueError(
+      f'none of the {width} features of layer {number} varies within a class '
+      '(a dead layer?); leave that layer out'
+    )
   covariance.flat[:: width + 1] += ridge * variances.mean()
-  singular = ValueError(
-    f'the covariance of layer {number} is singular: some of its {width} '
-    'features are constant or combinations of others (dead units?); give '
-    'ridge=1e-3, say, or leave those features out'
-  )
-  try:
-    factor = np.linalg.cholesky(covariance)
-  except np.linalg.LinAlgError:
-    raise singular from None
-  if (np.diag(factor) ** 2 <= _SINGULAR * np.diag(covariance)).any():
-    raise singular
-  whiten = scipy.linalg.solve_triangular(factor, np.eye(width), lower=True)
+  alive |= ridge > 0
+  inverse = np.zeros(width)  # of the deviations
+  inverse[alive] = np.diag(covariance)[alive] ** -0.5
+  shares, axes = np.linalg.eigh(covariance * inverse * inverse[:, None])
+  kept = shares > _SINGULAR
+  whiten = (axes[:, kept] / np.sqrt(shares[kept])).T * inverse
   return Gaussians(
     *(jnp.asarray(x, jnp.float32) for x in (centre, whiten, means @ whiten.T))
   )

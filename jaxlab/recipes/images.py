@@ -50,7 +50,8 @@ class ImageTask(NamedTuple):
 
   network: Network
   sets: Any  # ImageSets, opened when asked; None under --plan
-  # (key, batch) -> [b, h, w, c] float32 in [0, 1], augmented for training
+  # (key, batch) -> [b, h, w, c] float32 in [0, 1], augmented for training; 0
+  # where the batch has a mask and it is False
   prepare: Callable[[jax.Array, Mapping], jax.Array]
   # (params, vars, batch) -> logits [b, k], with running statistics
   logits: Callable[..., jax.Array]
@@ -94,18 +95,27 @@ def image_task(config: Config, offline: bool = True) -> ImageTask:
     )
   except ValueError as error:
     raise InputError(str(error)) from error
-  changes = _augmentation(d)
-
-  def prepare(key, batch):
-    if not changes:
-      return _centre(augment.to_float(batch['image']), d['crop'])
-    return augment.augment(key, batch['image'], batch['id'], *changes)
 
   def logits(params, vars, batch):
     images = _centre(augment.to_float(batch['image']), d['crop'])
     return network.logits(images, params, vars)
 
-  return ImageTask(network, ImageSets(d, offline), prepare, logits)
+  return ImageTask(network, ImageSets(d, offline), preparation(d), logits)
+
+
+def preparation(d: Config) -> Callable[[jax.Array, Mapping], jax.Array]:
+  """`ImageTask.prepare` of a section `data`: its `augment`, `pad`, `crop`."""
+  changes = _augmentation(d)
+
+  def prepare(key, batch):
+    found = augment.to_float(batch['image'])
+    if 'mask' in batch:  # such a row may hold anything, NaN too
+      found = jnp.where(batch['mask'][:, None, None, None], found, 0.0)
+    if not changes:
+      return _centre(found, d['crop'])
+    return augment.augment(key, found, batch['id'], *changes)
+
+  return prepare
 
 
 def _augmentation(d: Config) -> list[augment.Augment]:
@@ -158,7 +168,9 @@ def supervised(
   """One gradient step on `params['net']`, with the metric `accuracy`.
 
   Batch statistics are those of the whole global batch, on however many
-  devices; with several micro-batches those of each in turn.
+  devices; with several micro-batches those of each in turn. Rows that are
+  masked count as black images there: a step without masked rows, as those of a
+  training are, is to cost no reduction for them.
 
   Args:
     loss: of the logits; default: cross-entropy.
@@ -168,8 +180,8 @@ def supervised(
 
   def classified(params, vars, batch, key):
     del key
-    logits, new = task.network.train(params, vars, batch['image'])
     labels, mask = batch['label'], batch['mask']
+    logits, new = task.network.train(params, vars, batch['image'])
     found = of_logits(logits, labels, mask, vars)
     right = jnp.sum((logits.argmax(-1) == labels) & mask).astype(jnp.float32)
     accuracy = (right, mask.sum().astype(jnp.float32))
@@ -218,9 +230,10 @@ def classifier_stage(
   start: Callable[[Workspace], Start] | None = None,
   finish: Finish | None = test_figures,
   vars: Mapping[str, Tree] | None = None,
-  source: Callable[[ImageSets, int], Source] | None = None,
+  source: Callable[[Any, int], Source] | None = None,
   more_arrays: Spec | None = None,
   evals: Callable[[ImageTask, Workspace], Mapping] | None = None,
+  about: Callable[[Any], Mapping[str, Any]] | None = None,
   build: Callable[[Config, bool], ImageTask] = image_task,
   keep: bool = False,
   own: Config | None = None,
@@ -238,6 +251,7 @@ def classifier_stage(
     source: (sets, rows) -> training batches; default: `train_split`.
     more_arrays: arrays that its batches have beside those of `spec`.
     evals: further evaluations, name -> (Evaluator, feed).
+    about: digests of data that a checkpoint belongs to.
     build: (config, offline) -> the classifier with its data.
     keep: leave a model, for the job's `predict`.
     own: the config that `predict` reads; default: this one.
@@ -269,7 +283,7 @@ def classifier_stage(
     else:
       batches = built.sets.source(d['train_split'], d['batch_size'], of_run)
     feed = Feed(batches, space.mesh, workers=d['workers'], ahead=d['ahead'])
-    return Inputs(feed, found, data=built)
+    return Inputs(feed, found, about(built.sets) if about else {}, built)
 
   arrays = {'train': {**spec(config)['train'], **(more_arrays or {})}}
   return training(

@@ -147,6 +147,120 @@ def test_a_training_on_an_artefact_that_changed_names_the_cure(tmp_path):
       assert done.get(key) == want.get(key)
 
 
+class Judged:
+  """A training with a finish, host work beside it, a judgement and a table."""
+
+  def __init__(self, folder, steps=2):
+    self.folder, self.steps, self.ran = folder, steps, []
+
+  def run(self, judges=False, trains=True, **changes):
+    self.ran = []
+    config = {
+      'paper': 'toy',
+      'train': {'steps': self.steps},
+      'rate': 1.0,
+      'judge': {'by': 1},
+    }
+    config |= changes
+    toy = toys.second_shape()
+
+    def task(space, inputs):
+      self.ran.append('opened')
+      return toy.task
+
+    def finish(space, inputs, result):
+      self.ran.append(f'finish of {result.step}')
+      return {'by': float(config['judge']['by'])}
+
+    trained = stage.training(
+      'fit',
+      loop.Options(steps=self.steps),
+      spec=lambda space: toy.source.spec,
+      task=task,
+      inputs=lambda space: loop.Inputs(Feed(toy.source, space.mesh)),
+      finish=finish,
+    )
+    stages = stage.judged_by(
+      [
+        stage.Stage('asked', lambda space: self.host('asked'), judges=False),
+        trained._replace(judges=judges),
+        stage.Stage('judge', lambda space: self.judge(space)),
+        stage.Stage('table', lambda space: self.host('table')),
+      ],
+      'judge.',
+    )
+    workdir.write_json(self.folder / 'config.json', config)
+    space = stage.Workspace(self.folder, config, mesh.make(), seed=0)
+    stage.run_all(stages, space, trains)
+
+  def host(self, name):
+    self.ran.append(name)
+    return {}
+
+  def judge(self, space):
+    self.ran.append('judge')
+    return {'step': float(space.artefact('fit').step)}
+
+  def lines(self):
+    return (self.folder / 'fit' / 'metrics.jsonl').read_text()
+
+
+def test_changed_keys_of_the_judgement_are_judged_again_and_train_nothing(
+  tmp_path,
+):
+  program = Judged(tmp_path)
+  program.run()
+  assert program.ran == ['asked', 'opened', 'finish of 2', 'judge', 'table']
+  lines = program.lines()
+  fitted = json.loads((tmp_path / 'fit' / 'report.json').read_text())
+  for trains in (True, False):
+    program.run(trains=trains)
+    assert program.ran == []
+  program.run(trains=False, judge={'by': 2})
+  assert program.ran == ['judge', 'opened', 'table']  # opened to be loaded
+  again = json.loads((tmp_path / 'fit' / 'report.json').read_text())
+  assert (again, program.lines()) == (fitted, lines)
+  program.run(judge={'by': 2})
+  assert program.ran == []
+
+
+def test_a_judgement_in_a_training_is_made_again_without_a_step(tmp_path):
+  program = Judged(tmp_path)
+  program.run(judges=True)
+  lines = program.lines()
+  before = json.loads((tmp_path / 'fit' / 'report.json').read_text())
+  program.run(judges=True, trains=False, judge={'by': 3})
+  assert program.ran == ['opened', 'finish of 2', 'judge', 'table']
+  after = json.loads((tmp_path / 'fit' / 'report.json').read_text())
+  assert after['metrics'] == {**before['metrics'], 'by': 3.0}
+  assert after['state_sha256'] == before['state_sha256']
+  assert program.lines() == lines and not after['traces']
+
+
+def test_what_a_training_reads_cannot_change_under_it(tmp_path):
+  program = Judged(tmp_path)
+  program.run()
+  with pytest.raises(InputError, match='fit was trained by another config'):
+    program.run(rate=2.0)
+  (tmp_path / 'fit' / 'report.json').unlink()  # as killed before it
+  with pytest.raises(InputError, match='was begun with config_sha256'):
+    program.run(rate=2.0)
+  program.run(judge={'by': 2})
+  assert program.ran[1:3] == ['opened', 'finish of 2']
+
+
+def test_eval_names_a_training_that_is_not_finished(tmp_path):
+  program = Judged(tmp_path)
+  with pytest.raises(InputError, match='fit is not trained to the 2 steps'):
+    program.run(trains=False)
+  assert program.ran == ['asked']
+  program.run()
+  program.steps = 3
+  with pytest.raises(InputError, match=r'--eval trains nothing, and .*3 steps'):
+    program.run(trains=False)
+  assert program.ran == []
+
+
 def test_a_figure_that_is_not_finite_is_null_in_the_report(tmp_path):
   program = Program(tmp_path)
   program.one = lambda space: {'size': float('nan'), 'other': 1.0}

@@ -57,6 +57,7 @@ _FREE = [
   ('mesh.data', 8),
   ('mesh.model', 2),
   ('paper_reported.accuracy', 0.91),
+  ('title', 'Another'),
 ]
 _BOUND = [
   ('seed', 1),
@@ -99,6 +100,78 @@ def test_another_config_is_an_input_error_that_lists_the_keys(
     pass
   assert f'({key}: ' in str(caught.value)
   assert '--workdir' in str(caught.value)
+
+
+def _judged(folder, stages):
+  """A folder of stages: name -> (keys that it does not count, is trained)."""
+  config = {**_CONFIG, 'ood': {'steps': 2, 'sets': ['a']}, 'seen': 1}
+  for name, (unread, trained) in stages.items():
+    said = {'config_sha256': workdir.digest(config, unread), 'unread': unread}
+    path = folder / name / 'report.json'
+    if trained:
+      path = folder / name / 'checkpoints' / '5' / 'about' / 'metadata'
+    path.parent.mkdir(parents=True)
+    workdir.write_json(path, said)
+  workdir.write_json(folder / 'config.json', config)
+  return copy.deepcopy(config)
+
+
+def test_keys_that_no_stage_counts_may_change_and_no_others(tmp_path):
+  both = {'train': (['ood.'], True), 'judge': (['ood.'], False)}
+  config = _judged(tmp_path, both)
+  config['ood']['steps'] = 9
+  config['ood']['new'] = 1
+  with workdir.claimed(tmp_path, config):
+    pass
+  config['seen'] = 2
+  with (
+    pytest.raises(
+      InputError, match=r'another config \(seen: 1 there, 2 here\)'
+    ),
+    workdir.claimed(tmp_path, config),
+  ):
+    pass
+
+
+@pytest.mark.parametrize('trained', [True, False])
+def test_one_stage_that_counts_a_key_keeps_it(tmp_path, trained):
+  stages = {'train': (['ood.'], True), 'other': (['ood.sets'], trained)}
+  config = _judged(tmp_path, stages)
+  config['ood']['sets'] = ['b']
+  with workdir.claimed(tmp_path, config):
+    pass
+  config['ood']['steps'] = 9
+  with (
+    pytest.raises(InputError, match=r'\(ood\.steps: 2 there, 9 here\)'),
+    workdir.claimed(tmp_path, config),
+  ):
+    pass
+
+
+def test_a_checkpoint_that_says_nothing_keeps_every_key(tmp_path):
+  config = _judged(tmp_path, {'train': (['ood.'], True)})
+  (about,) = tmp_path.glob('train/checkpoints/5/about/metadata')
+  about.write_text('{}')
+  config['ood']['steps'] = 9
+  with (
+    pytest.raises(InputError, match=r'\(ood\.steps: 2 there, 9 here\)'),
+    workdir.claimed(tmp_path, config),
+  ):
+    pass
+
+
+def test_a_torn_config_is_known_again_whatever_the_judgement_reads(tmp_path):
+  config = _judged(tmp_path, {'train': (['ood.'], True)})
+  (tmp_path / 'config.json').write_text('{')
+  config['ood']['steps'] = 9
+  with workdir.claimed(tmp_path, config):
+    pass
+  config['seen'] = 2
+  with (
+    pytest.raises(InputError, match='is not the JSON of a config'),
+    workdir.claimed(tmp_path, config),
+  ):
+    pass
 
 
 def test_several_keys_are_listed_with_both_values(tmp_path):

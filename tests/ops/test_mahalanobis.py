@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.spatial.distance
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.linear_model import LogisticRegression
@@ -104,6 +105,36 @@ def test_ridge_makes_dead_units_and_few_images_fit():
   assert np.isfinite(found).all()
 
 
+def test_a_singular_covariance_has_its_pseudo_inverse():
+  """A dead unit, one that is the same for all of a class, a copy."""
+  features, labels = gaussian()
+  wide = np.concatenate(
+    [
+      np.full((300, 1), 0.1),
+      features,
+      np.array([0.3, 0.7, 1.9])[labels, None],
+      features[:, 2:3],
+    ],
+    1,
+  )
+  means = np.stack([wide[labels == c].mean(0) for c in range(CLASSES)])
+  around = wide - means[labels]
+  inverse = scipy.linalg.pinvh(around.T @ around / 300, rtol=1e-10)
+  others = wide + 2 * np.roll(around, 7, 0)  # no two copies differ
+  expected = [
+    -0.5 * min((x - m) @ inverse @ (x - m) for m in means) for x in others[:20]
+  ]
+  (layer,) = mahalanobis.fit([wide], labels, CLASSES, ridge=0.0)
+  assert layer.whiten.shape == (5, 8)
+  found = mahalanobis.confidence(layer, jnp.asarray(others[:20], jnp.float32))
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  # What never moved says nothing when it does.
+  moved = jnp.asarray(others[:20], jnp.float32).at[:, 0].add(1.0)
+  np.testing.assert_allclose(
+    mahalanobis.confidence(layer, moved), found, rtol=1e-5
+  )
+
+
 def test_layers_are_moved_towards_their_own_closest_class(toy):
   images, weights, layers = toy
   eta = 1e-3
@@ -188,8 +219,8 @@ _FEATURES, _LABELS = gaussian(rows=60)
   'change, words',
   [
     (
-      {'features': [_FEATURES, _FEATURES * [1, 0, 1, 1, 1]]},
-      'covariance of layer 1 is singular.*ridge',
+      {'features': [_FEATURES, np.full((60, 5), 0.1)]},
+      'none of the 5 features of layer 1 varies',
     ),
     (
       {'features': [_FEATURES[:6]], 'labels': _LABELS[:6]},

@@ -1,10 +1,12 @@
 """ALOE: the family's identities, its batches, and a run from end to end."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +17,19 @@ import jaxlab
 from jaxlab.data.image_sets import ImageSets, drawn
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.update import create_state
+from jaxlab.models.normalised import normalised
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import from_logits, uniform_cross_entropy
-from jaxlab.papers.aloe import detectors, method, task
+from jaxlab.papers.aloe import detectors, judgement, method, task
 from jaxlab.papers.aloe.sets import Sets
+from jaxlab.recipes import images
 from jaxlab.recipes.images import image_task
+from jaxlab.recipes.study import Cell
 from tests import runs
+from tests.goldens import aloe_steps as golden
+from tests.ops.attacked import quick_compiles
 
 # Programs that run once or twice.
 quick = partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
@@ -29,6 +37,9 @@ CLASSES, SIDE = 5, 6
 
 
 config_of = partial(runs.config_of, 'aloe')
+
+
+_quick = pytest.fixture(autouse=True, scope='module')(quick_compiles)
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +56,10 @@ def logits_of(images, params, vars):
   return flat @ params['net']['w']
 
 
-def forward(params, vars, images):
+def forward(params, vars, images, mask):
   logits = logits_of(images, params, vars)
-  seen = images.reshape(len(images), -1).mean(0)
-  mean = 0.9 * vars['net']['mean'] + 0.1 * seen
+  flat = images.reshape(len(images), -1)
+  mean = 0.9 * vars['net']['mean'] + 0.1 * mask @ flat / mask.sum()
   return logits, {'net': {'mean': mean}}
 
 
@@ -82,52 +93,14 @@ def toy(rows=8, ratio=2, seed=0):
   return params, vars, batch
 
 
-def value_and_grad(loss, params, vars, batch):
+def whole(loss, params, vars, batch):
+  """Value, gradients and new vars, compiled with few optimizations."""
+
   def scalar(params):
     found = loss(params, vars, batch, jax.random.key(3))
-    return found.sum / found.weight
+    return found.sum / found.weight, found.vars
 
-  return jax.jit(jax.value_and_grad(scalar))(params)
-
-
-def same(one, other, **tolerance):
-  given = toy()
-  chex.assert_trees_all_close(
-    value_and_grad(one, *given), value_and_grad(other, *given), **tolerance
-  )
-
-
-def test_aloe_without_a_budget_is_outlier_exposure():
-  same(loss_of('aloe', epsilon=0.0), loss_of('oe'), rtol=1e-6)
-  same(loss_of('aoe', epsilon=0.0), loss_of('oe'), rtol=1e-6)
-
-
-def test_aloe_without_a_weight_is_adversarial_training():
-  same(loss_of('aloe', weight=0.0), loss_of('adv'), rtol=1e-6)
-  same(loss_of('oe', weight=0.0), loss_of('original'), rtol=1e-6)
-
-
-def test_the_losses_are_those_of_the_table_written_out():
-  params, vars, batch = toy()
-  value, _ = value_and_grad(loss_of('oe'), params, vars, batch)
-  logits = np.asarray(logits_of(batch['image'], params, vars), np.float64)
-  flat = batch['outlier'].reshape(-1, SIDE, SIDE, 1)
-  far = np.asarray(logits_of(flat, params, vars), np.float64)
-  lse = lambda z: (
-    np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1)) + z.max(-1)
-  )
-  own = lse(logits) - logits[np.arange(8), batch['label']]
-  expected = own.mean() + 0.5 * (lse(far) - far.mean(-1)).mean()
-  np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-
-def test_attacks_raise_the_losses_that_they_are_against():
-  given = toy()
-  values = {m: value_and_grad(loss_of(m), *given)[0] for m in method.FAMILY}
-  assert values['adv'] > values['original'] + 0.1
-  assert values['aoe'] > values['oe'] + 0.1
-  assert values['aloe'] > values['aoe'] + 0.1
-  assert values['oe'] < values['acet'] < values['aloe']
+  return quick(jax.value_and_grad(scalar, has_aux=True))(params)
 
 
 def test_acet_attacks_the_second_half_of_the_outliers_alone():
@@ -135,36 +108,45 @@ def test_acet_attacks_the_second_half_of_the_outliers_alone():
   seen = {}
 
   def attack(key, images, ids, params, vars):
-    seen['ids'] = ids
+    seen.update(ids=ids, images=images)
     return images
 
   loss = method.robust_loss(
     forward, method.FAMILY['acet'], attack_outliers=attack
   )
-  loss(params, vars, batch, jax.random.key(0))
-  assert seen['ids'].tolist() == batch['outlier_id'][:, 2:].reshape(-1).tolist()
+
+  def attacked():
+    loss(params, vars, batch, jax.random.key(0))
+    return seen
+
+  found = quick(attacked)()
+  for name, array in (('ids', 'outlier_id'), ('images', 'outlier')):
+    wanted = batch[array][:, 2:].reshape(found[name].shape)
+    np.testing.assert_array_equal(found[name], wanted)
 
 
-def test_a_masked_row_counts_nothing_whatever_it_holds():
+@pytest.mark.parametrize('name', ['oe', 'aloe'])
+def test_a_masked_row_changes_nothing_whatever_it_holds(name):
+  """Neither the loss, nor its gradients, nor statistics: as if it were not."""
   params, vars, batch = toy()
-  mask = batch['mask'].at[3].set(False)
-  clean = {**batch, 'mask': mask}
   broken = {
-    **clean,
+    **batch,
+    'mask': batch['mask'].at[3].set(False),
     'image': batch['image'].at[3].set(jnp.nan),
+    'outlier': batch['outlier'].at[3].set(jnp.nan),
     'label': batch['label'].at[3].set(-7),
   }
-  loss = loss_of('oe')
-  a, b = (value_and_grad(loss, params, vars, x) for x in (clean, broken))
-  np.testing.assert_allclose(a[0], b[0], rtol=1e-6)
-  assert np.isfinite(b[0])
+  without = {k: jnp.delete(x, 3, 0) for k, x in batch.items()}
+  loss = loss_of(name)
+  found, wanted = (whole(loss, params, vars, x) for x in (broken, without))
+  chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_attacks_leave_vars_to_the_pass_of_the_loss():
   """The new running mean is of the images trained on, once."""
   params, vars, batch = toy()
   loss = loss_of('aloe', epsilon=0.0)
-  found = loss(params, vars, batch, jax.random.key(0))
+  found = quick(loss)(params, vars, batch, jax.random.key(0))
   both = np.concatenate([batch['image'][:, None], batch['outlier']], 1)
   seen = both.reshape(24, -1).mean(0)
   np.testing.assert_allclose(
@@ -205,6 +187,130 @@ def test_what_the_method_cannot_do_is_named():
   params, vars, batch = toy()
   with pytest.raises(ValueError, match='2 candidates a row, 3 to keep'):
     loss_of('oe', mine=mine)(params, vars, batch, jax.random.key(0))
+
+
+# --- four steps, against NumPy ---
+
+
+class Tiny(nn.Module):
+  """The network of tests/goldens/aloe_steps.py."""
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    x = image.reshape(len(image), -1)
+    x = nn.Dense(golden.HIDDEN, use_bias=False, name='in')(x)
+    x = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=golden.MOMENTUM,
+      epsilon=golden.EPSILON,
+      name='norm',
+    )(x)
+    return nn.Dense(golden.CLASSES, name='out')(nn.relu(x))
+
+
+def golden_config(case):
+  _, candidates, statistics, changes = golden.CASES[case]
+  config = config_of('smoke')
+  config.update_from_flattened_dict(
+    {
+      'data.size': golden.SIDE,
+      'data.augment': 'crop_flip',
+      'data.pad': golden.PAD,
+      'outliers.augment': changes,
+      'outliers.ratio': golden.RATIO,
+      'outliers.candidates': candidates,
+      'outliers.quantile': golden.QUANTILE,
+      'outliers.weight': golden.WEIGHT,
+      'attack.epsilon': golden.EPS,
+      'attack.steps': golden.ATTACK_STEPS,
+      'attack.step_size': golden.STEP_SIZE,
+      'attack.batch_norm': statistics,
+      'optimizer.weight_decay': golden.DECAY,
+      'optimizer.momentum': golden.MOMENTUM,
+      'optimizer.final_fraction': golden.FINAL,
+      'train.steps': golden.STEPS,
+    }
+  )
+  return config.to_dict()
+
+
+def tree_of(found):
+  """Parameters and statistics of the reference as those of `Tiny`."""
+  rows = lambda name, width: np.reshape(found[name], (-1, width))
+  params = {
+    'in': {'kernel': rows('V', golden.HIDDEN)},
+    'norm': {'scale': found['scale'], 'bias': found['bias']},
+    'out': {'kernel': rows('W', golden.CLASSES), 'bias': found['b']},
+  }
+  vars = {'batch_stats': {'norm': {k: found[k] for k in ('mean', 'var')}}}
+  return jax.tree.map(
+    lambda x: np.asarray(x, np.float32),
+    ({'net': params}, {'net': vars}),
+    is_leaf=lambda x: isinstance(x, list),
+  )
+
+
+@pytest.mark.parametrize('case', golden.CASES)
+def test_four_steps_are_those_of_numpy(case):
+  """Losses, parameters and statistics, at partial batches."""
+  kept = json.loads(golden.PATH.read_text())[case]
+  config, (arm, *_) = golden_config(case), golden.CASES[case]
+  shape = (golden.SIDE, golden.SIDE, 1)
+  built = images.ImageTask(
+    normalised(Tiny(), shape, (golden.MEAN,), (golden.STD,)),
+    None,
+    images.preparation(config['data']),
+    None,
+  )
+  update = task.make_update(config, arm, golden.RATE, built, 'cpu')
+  params, stats = golden.start()
+  params, vars = tree_of({**params, **stats})
+  state, step = create_state(params, update, vars=vars), quick(update)
+  losses = []
+  for t in range(golden.STEPS):
+    key = jax.random.fold_in(jax.random.key(7), t)
+    batch = golden.batch(case, t)
+    if arm in ('original', 'adv'):
+      batch = {k: v for k, v in batch.items() if 'outlier' not in k}
+    state, metrics = step(state, batch, key)
+    losses.append(metrics['loss'][0] / metrics['loss'][1])
+  np.testing.assert_allclose(losses, kept['losses'], rtol=2e-5)
+  wanted, statistics = tree_of(kept)
+  # float32 against float64 over four steps.
+  chex.assert_trees_all_close(state.params, wanted, rtol=1e-4, atol=1e-5)
+  found = {'net': state.vars['net']}
+  chex.assert_trees_all_close(found, statistics, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_in_training_leaves_masked_rows_out():
+  shape = (golden.SIDE, golden.SIDE, 1)
+  net = normalised(Tiny(), shape, (golden.MEAN,), (golden.STD,))
+  params, stats = golden.start()
+  params, vars = tree_of({**params, **stats})
+  images = golden.batch('oe', 0)['image'].astype(np.float32) / 255
+
+  def run(images, mask=None):
+    def scalar(params):
+      logits, new = net.train(params, vars, images, mask=mask)
+      rows = slice(None) if mask is None else np.flatnonzero(mask)
+      return jnp.square(logits[rows]).sum(), new
+
+    return quick(jax.value_and_grad(scalar, has_aux=True))(params)
+
+  mask = np.arange(golden.ROWS) != 2
+  broken = np.where(mask[:, None, None, None], images, np.nan)
+  found, wanted = run(jnp.asarray(broken), mask), run(images[mask])
+  chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
+  none = run(images, np.zeros(golden.ROWS, bool))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(none))
+
+
+def test_the_stored_steps_are_those_of_their_script():
+  kept = json.loads(golden.PATH.read_text())
+  assert kept.keys() == golden.CASES.keys()
+  made = golden.trained('aloe, mined')
+  for name, values in kept['aloe, mined'].items():
+    np.testing.assert_allclose(made[name], values, rtol=1e-6)
 
 
 # --- the network ---
@@ -406,9 +512,11 @@ def tiny_config():
   config.detection.detectors = ('odin', 'mahalanobis')
   config.detection.odin_etas = (0.0, 0.01)
   config.detection.mahalanobis_etas = (0.0,)
-  config.detection.layers = ('embedding',)
-  config.detection.fit_examples = 100
-  config.ood.sets = (('gaussian_noise', 'test'),)
+  config.detection.layers = ('embedding',)  # of which some are dead
+  config.detection.ridge = 0.0
+  config.detection.fit_examples = 120
+  config.ood.sets = (('gaussian_noise', 'test'), ('uniform_noise', 'test'))
+  config.ood.paper = True
   config.ood.examples = 60
   config.ood.examples_each = 30
   config.ood.attacked = 20
@@ -479,17 +587,92 @@ def test_an_image_is_told_by_the_threshold_of_validation_images(
   assert {*plain} == {'label', 'probability', 'probabilities'}
 
 
-def test_an_attack_never_helps_the_detector_that_it_is_on(finished):
+def test_a_set_whose_kind_was_trained_on_is_in_no_mean(finished):
+  for name in ('ood', 'paper'):
+    rows = json.loads((finished / 'oe-s0-ood' / f'{name}.json').read_text())
+    sets = {r['ood'] for r in rows}
+    seen = 'uniform_noise test (seen in training)'
+    assert sets == {'gaussian_noise test', seen, 'mean'}
+    groups = {}
+    for row in rows:
+      keys = (row['attack'], row['detector'], row.get('epsilon'))
+      groups.setdefault((*keys, row.get('setting')), {})[row['ood']] = row
+    for of in groups.values():
+      mean, only = of['mean'], of['gaussian_noise test']
+      assert mean['auroc'] == only['auroc'] and of[seen]
+
+
+def test_the_papers_own_evaluation_stands_beside(finished):
+  rows = json.loads((finished / 'oe-s0-ood' / 'paper.json').read_text())
+  of = {(r['attack'], r['detector'], r['ood']): r for r in rows}
+  assert {k[0] for k in of} == {'none', 'aloe-10'}
+  assert {k[1] for k in of} == {'odin', 'mahalanobis'}
+  assert {r['examples'] for r in rows if r['ood'] != 'mean'} == {10}
+  report = json.loads((finished / 'oe-s0-ood' / 'report.json').read_text())
+  name = 'test/paper/aloe-10/odin/auroc'
+  mean = of['aloe-10', 'odin', 'mean']
+  assert report['metrics'][name] == mean['auroc']
+  assert {'fpr', 'auroc', 'detection_error', 'auin', 'auout'} <= mean.keys()
+  assert mean['auroc'] < of['none', 'odin', 'mean']['auroc']
+
+
+def test_changed_budgets_judge_a_finished_run_again_and_train_nothing(
+  finished, tmp_path, monkeypatch
+):
+  folder = tmp_path / 'copy'
+  shutil.copytree(finished, folder)
+  monkeypatch.setenv('JAXLAB_DATA_DIR', str(finished / 'data'))
+  config = tiny_config()
+  config.title = 'Another'
+  config.detection.detectors = ('msp',)
+  config.ood.paper = False
+  config.ood.epsilons = (1 / 255,)
+  config.ood.sets = (('gaussian_noise', 'test'),)
+  before = (folder / 'oe-s0' / 'report.json').read_bytes()
+  with workdir.claimed(folder, config.to_dict()):
+    devices = mesh.make(devices=jax.devices()[:1])
+    space = stage.Workspace(folder, config.to_dict(), devices, 0)
+    stage.run_all(task.program(space.config), space, trains=False)
+  assert (folder / 'oe-s0' / 'report.json').read_bytes() == before
+  rows = json.loads((folder / 'oe-s0-ood' / 'ood.json').read_text())
+  assert {round(255 * r['epsilon']) for r in rows} == {0, 1}
+  table = (folder / 'study' / 'tables.md').read_text()
+  assert 'both 1/255/auroc' in table and 'both 8/255/auroc' not in table
+  config.attack.epsilon = 0.2
+  with (
+    pytest.raises(InputError, match=r'another config \(attack\.epsilon: '),
+    workdir.claimed(folder, config.to_dict()),
+  ):
+    pass
+
+
+def test_a_test_set_that_was_trained_on_is_not_judged(finished, tmp_path):
+  """Its images were not left out of the training."""
+  trained = tmp_path / 'oe-s0'
+  trained.mkdir()
+  report = json.loads((finished / 'oe-s0' / 'report.json').read_text())
+  sets = Sets(tiny_config().to_dict(), offline=True)
+  assert report['outliers_sha256'] == sets.outliers_sha256
+  report['outliers_sha256'] = '00'
+  workdir.write_json(trained / 'report.json', report)
+  space = stage.Workspace(tmp_path, {}, None, 0)
+  cell = Cell('oe-s0', 'oe', None, 0.1, 0)
+  with pytest.raises(InputError, match='oe-s0 was trained on other outliers'):
+    judgement._check_apart(cell, sets, space)
+  judgement._check_apart(cell._replace(arm='adv'), sets, space)
+
+
+def test_an_attack_hurts_the_detector_that_it_is_on(finished):
   rows = json.loads((finished / 'oe-s0-ood' / 'ood.json').read_text())
   at = {
-    (r['detector'], r['setting']): r['auroc']
+    (r['attack'], r['detector'], r['setting']): r['auroc']
     for r in rows
-    if r['attack'] == 'pgd-2' and r['ood'] == 'mean'
+    if r['ood'] == 'mean'
   }
   for detector in ('odin', 'mahalanobis'):
-    clean, both = at[detector, 'clean'], at[detector, 'both']
-    for one in ('in', 'out'):
-      assert both <= at[detector, one] <= clean
+    clean, both = at['pgd-2', detector, 'clean'], at['pgd-2', detector, 'both']
+    one = [at['pgd-2', detector, side] for side in ('in', 'out')]
+    assert both < min(one) <= max(one) <= clean
 
 
 def test_accuracy_is_judged_under_attack_too(finished):

@@ -272,7 +272,7 @@ def test_frozen_leaves_stay_and_each_region_learns_from_its_crop(stepped):
   # The bias of the head: minus the rate times the mean error, which is p less
   # the smoothed label.
   logits, _ = jax.jit(made.train)(
-    state.params, state.vars, batch['image'], jax.random.key(0)
+    state.params, state.vars, batch['image'], jax.random.key(0), batch['mask']
   )
   p = np.asarray(jax.nn.softmax(logits))[:3]
   target = 0.9 * np.eye(16)[batch['label'][:3]] + 0.1 / 16

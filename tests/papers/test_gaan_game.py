@@ -7,6 +7,7 @@ import pytest
 
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.model import Model
+from jaxlab.engine.stage import Stage
 from jaxlab.engine.state import State
 from jaxlab.engine.update import create_state
 from jaxlab.main import program_of
@@ -272,9 +273,12 @@ def test_a_classifier_below_its_stated_accuracy_ends_the_run_at_once(
 ):
   config = {**CONFIG, 'judge': {**CONFIG['judge'], 'accuracy': 0.9}}
   given = {}
-  monkeypatch.setattr(
-    images.images, 'classifier_stage', lambda *_, **more: given.update(more)
-  )
+
+  def stage(name, config, update, **more):
+    given.update(more)
+    return Stage(name, None)
+
+  monkeypatch.setattr(images.images, 'classifier_stage', stage)
   monkeypatch.setattr(
     images.images, 'test_figures', lambda *_: {'test/accuracy': 0.875}
   )

@@ -47,7 +47,8 @@ def linear(outputs):
     del vars
     return images.reshape(len(images), -1) @ params['net']['w']
 
-  def train(params, vars, images):
+  def train(params, vars, images, mask):
+    del mask
     return logits(images, params, vars), {'net': {}}
 
   draw = np.random.default_rng(3)

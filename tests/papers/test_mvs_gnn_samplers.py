@@ -164,6 +164,7 @@ SAMPLERS = {
   'uniform': Uniform,
   'neighbour': neighbour,
   'replaced': partial(neighbour, replace=True),
+  'official': partial(neighbour, official_rows=True),
   'vr_gcn': VRGCN,
   'labor': partial(Labor, fan_out=3),
   'fastgcn': partial(FastGCN, layer_size=12),
@@ -174,6 +175,7 @@ SAMPLERS = {
   'graphsaint-edge': partial(GraphSAINT, kind='edge'),
   'graphsaint-walk': partial(GraphSAINT, kind='walk'),
   'mvs': mvs,
+  'mvs-exact': partial(mvs, history=False),
   'mvs-bernoulli': partial(mvs, draw='bernoulli', mix=0.1),
   'refresh': Refresh,
 }

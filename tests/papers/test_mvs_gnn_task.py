@@ -164,39 +164,6 @@ def test_mvs_over_all_nodes_and_a_refresh_are_full_batch_gradient_descent():
     )
 
 
-def test_a_step_writes_the_history_of_its_nodes_and_no_other():
-  operator, nodes, train = graph()
-  net = net_of('gcn')
-  sampler = MVS(operator, train, 7, 2)
-  batch, shape = batch_of(sampler, nodes)
-  large, large_shape = batch_of(Refresh(operator, train, 30, 2), nodes)
-  made, state = state_of(net, {'train': shape, 'refresh': large_shape})
-  batch['mask'] = large['mask'] = np.ones(4, bool)
-  steps = {kind: quick(update) for kind, update in made.steps.items()}
-  after, _ = steps['train'](state, batch, jax.random.key(0))
-  seeds = np.unique(batch['seed'])[:-1]
-  assert len(seeds) == 7
-  table = np.asarray(after.vars['history']['0'])
-  np.testing.assert_array_equal(np.flatnonzero(table.any(1)), seeds)
-  params = state.params['net']
-  matrix = dense(operator)
-  want = jax.nn.relu(
-    matrix @ nodes.features @ params['gather0']['kernel'] + params['bias0']
-  )
-  np.testing.assert_allclose(table[seeds], want[seeds], rtol=1e-4, atol=1e-6)
-  live = np.asarray(after.vars['sampler']['live']['norm'])
-  np.testing.assert_array_equal(np.flatnonzero(live), seeds)
-  # Nothing is published but by a refresh.
-  chex.assert_trees_all_equal(
-    after.vars['sampler']['published'], state.vars['sampler']['published']
-  )
-  last, _ = steps['refresh'](after, large, jax.random.key(0))
-  published = jax.device_get(last.vars['sampler']['published'])
-  real = published['id'] < NODES
-  np.testing.assert_array_equal(np.sort(published['id'][real]), train)
-  assert (published['norm'][real] > 0).all()
-
-
 def test_steps_between_refreshes_publish_fresh_norms_of_the_same_nodes():
   operator, nodes, train = graph()
   batch, shape = batch_of(MVS(operator, train, 7, 2), nodes)

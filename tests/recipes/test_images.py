@@ -66,6 +66,21 @@ def test_a_step_is_sgd_on_the_masked_mean(trained):
   assert (metrics['accuracy'][0], metrics['accuracy'][1]) == (right, 6)
 
 
+def test_a_masked_row_may_hold_anything(trained):
+  task, update, state, batch = trained
+  image = batch['image'].astype(np.float32) / 255
+  broken = image.copy()
+  broken[6:] = np.nan  # those that are masked
+  seen = task.prepare(jax.random.key(0), {**batch, 'image': jnp.array(broken)})
+  assert np.isfinite(seen).all() and not seen[6:].any()
+  step = jax.jit(update)
+  found, wanted = (
+    step(state, {**batch, 'image': x}, jax.random.key(1))[0]
+    for x in (broken, image)
+  )
+  chex.assert_trees_all_equal(found.params, wanted.params)
+
+
 def test_micro_batches_and_a_loss_of_ones_own(trained):
   task, update, state, batch = trained
   batch = {**batch, 'mask': np.ones(8, bool)}

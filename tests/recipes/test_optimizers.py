@@ -27,6 +27,30 @@ SECTION = {
 }
 
 
+def test_three_updates_of_sgd_by_hand():
+  """Rate 1 falling to .2 in four updates, momentum .5 (Nesterov), decay .1.
+
+  The gradient is 2 throughout, the parameter 1 at first:
+
+    rate .2 + .4 (1 + cos)  gradient + .1 w  momentum  step      w
+    .882843                 2.1              2.1       3.15      -1.780955
+    .6                      1.821905         2.871905  3.257857  -3.735669
+    .317157                 1.626433         3.062385  3.157626  -4.737132
+  """
+  section = {**SECTION, 'schedule': 'cosine', 'final_fraction': 0.2}
+  section |= {'momentum': 0.5, 'weight_decay': 0.1}
+  tx = optimizers.make(section, 4, 1.0)
+  w = jnp.float32(1.0)
+  state = tx.init(w)
+  for wanted in (-1.780955, -3.735669, -4.737132):
+    update, state = tx.update(jnp.float32(2.0), state, w)
+    w = optax.apply_updates(w, update)
+    np.testing.assert_allclose(w, wanted, rtol=1e-6)
+  plain = optimizers.make({**section, 'nesterov': False}, 4, 1.0)
+  update, _ = plain.update(jnp.float32(2.0), plain.init(w), jnp.float32(1.0))
+  np.testing.assert_allclose(update, -0.882843 * 2.1, rtol=1e-6)
+
+
 def steps(tx, count=3):
   params = jnp.array([1.0, -2.0])
   state, found = tx.init(params), []

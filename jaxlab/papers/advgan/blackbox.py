@@ -22,7 +22,7 @@ from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.model import Model
 from jaxlab.engine.require import above, at_least, one_of, require, some
-from jaxlab.engine.stage import Stage, Workspace, training
+from jaxlab.engine.stage import Stage, Workspace, judged_by, training
 from jaxlab.engine.state import Loss, Objective, State, Task, Update
 from jaxlab.engine.update import minimise
 from jaxlab.ops.augment import to_float
@@ -49,7 +49,8 @@ def program(config: Config) -> list[Stage]:
   before = [
     stage for seed in config['study']['seeds'] for stage in box(config, seed)
   ]
-  return [*before, *study.stages(lambda cell: cell_stages(config, cell))]
+  found = study.stages(lambda cell: cell_stages(config, cell))
+  return judged_by([*before, *found], 'judge.')
 
 
 def check(config: Config) -> None:
@@ -109,7 +110,7 @@ def box(config: Config, seed: int) -> list[Stage]:
     path = space.folder(name) / 'answers.npy'
     return {'answers': np.load(path, allow_pickle=False)}
 
-  asked = Stage(name, answers, load=load)
+  asked = Stage(name, answers, load=load, judges=False)
   if config['oracle']['callable']:
     return [asked]
   model = config['blackbox']['target']
@@ -302,13 +303,16 @@ def student_loss(of: game.Game, refined: bool) -> Loss:
   def loss(params, vars, batch, key):
     del key
     mask = batch['mask']
-    logits, new = of.network.train(params, vars, to_float(batch['image']))
+    image = to_float(batch['image'])
+    logits, new = of.network.train(params, vars, image, mask=mask)
     each = method.distillation(logits, batch['answers'])
     agree = logits.argmax(-1) == batch['answers'].argmax(-1)
     rows = game.masked_sum(jnp.ones(len(mask)), mask)
     metrics = {'agreement': (game.masked_sum(agree, mask), rows)}
     if refined:
-      logits, new = of.network.train(params, {**vars, **new}, batch['changed'])
+      logits, new = of.network.train(
+        params, {**vars, **new}, batch['changed'], mask=mask
+      )
       each = each + method.distillation(logits, batch['changed_answers'])
       told = batch['changed_answers'].argmax(-1)
       agree = logits.argmax(-1) == told

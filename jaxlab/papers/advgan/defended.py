@@ -15,7 +15,7 @@ import numpy as np
 from jaxlab.engine import keys
 from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, one_of, require, some
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.ops.apgd import apgd
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
@@ -54,7 +54,8 @@ def program(config: Config) -> list[Stage]:
       stages.target_stage(config, plain, seed, c['model']),
       stages.game_stage(config, f'{plain}-game', seed, c['model'], plain),
     ]
-  return [*before, *study.stages(lambda cell: cell_stages(config, cell))]
+  found = study.stages(lambda cell: cell_stages(config, cell))
+  return judged_by([*before, *found], 'judge.')
 
 
 def cell_stages(config: Config, cell: Cell) -> list[Stage]:

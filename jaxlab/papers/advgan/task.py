@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxlab.engine.model import Model
 from jaxlab.engine.require import one_of, require, some
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
 from jaxlab.recipes.judge import args_of
@@ -31,7 +31,8 @@ def program(config: Config) -> list[Stage]:
   arms = config['study']['arms']
   require(config, {'study.arms': some(one_of(*config['models']))})
   study = study_of(config, arms, ('success',))
-  return study.stages(lambda cell: cell_stages(config, cell))
+  found = study.stages(lambda cell: cell_stages(config, cell))
+  return judged_by(found, 'judge.')
 
 
 def cell_stages(config: Config, cell: Cell) -> list[Stage]:

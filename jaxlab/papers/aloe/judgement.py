@@ -2,6 +2,8 @@
 
 Detectors are tuned on validation images and validation outliers, never on a
 test set. Every detector is attacked by itself (jaxlab/ops/score_attacks.py).
+An OOD set whose kind outliers were trained on, by another split, has its rows
+and is in no mean.
 """
 
 import json
@@ -13,6 +15,7 @@ import numpy as np
 
 from jaxlab.data.image_sets import drawn
 from jaxlab.engine import keys, model, workdir
+from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.require import (
   at_least,
@@ -31,8 +34,9 @@ from jaxlab.evals.classify import classify
 from jaxlab.ops import adversarial
 from jaxlab.ops.attacks import apgd, pgd
 from jaxlab.papers.aloe import detectors as of_scores
+from jaxlab.papers.aloe import method, paper_evaluation
 from jaxlab.papers.aloe.detectors import DETECTORS, tuned
-from jaxlab.papers.aloe.sets import Sets
+from jaxlab.papers.aloe.sets import Sets, seen
 from jaxlab.recipes import judge
 from jaxlab.recipes.images import ImageTask, image_task
 from jaxlab.recipes.judge import Row
@@ -40,6 +44,7 @@ from jaxlab.recipes.study import Cell, Study
 
 Config = Mapping[str, Any]
 
+_SEEN = '(seen in training)'  # of OOD sets that no mean counts
 MAIN = ('auroc', 'fpr_at_95tpr_id_positive')
 _OTHER = (
   'fpr_at_95tpr_ood_positive',
@@ -63,12 +68,18 @@ def check(config: Config) -> None:
       'detection.odin_etas': each(between(0, 1, units)),
       'detection.mahalanobis_etas': each(between(0, 1, units)),
       'ood.sets': filled('give at least one OOD set'),
+      'ood.paper': one_of(True, False),
       'ood.epsilons': budgets,
       'ood.steps': at_least(1),
       f'{adaptive}.epsilons': budgets,
       f'{adaptive}.detectors': each(one_of(*DETECTORS)),
     },
   )
+  if not {name for name, _ in config['ood']['sets']} - seen(config):
+    raise InputError(
+      f'config.ood.sets {config["ood"]["sets"]} are all of sets that '
+      'config.outliers.train trains on; give one that is not seen in training'
+    )
   if config['ood']['adaptive']['methods']:
     cure = 'one of config.detection.detectors'
     among = each(one_of(*known, cure=cure))
@@ -117,6 +128,7 @@ def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
     features=partial(task.network.features, names=layers)
   )
   args, sets = judge.args_of(state), Sets(config, space.offline)
+  _check_apart(cell, sets, space)
   found, chosen = tuned(config, net, args, sets, space.mesh)
   model.add(
     space.folder(cell.name) / model.FOLDER,
@@ -126,12 +138,15 @@ def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
   o = config['ood']
   test = sets.inliers(config['data']['test_split'])
 
+  def outliers(count):
+    return {_name(config, n, s): sets.ood(n, s, count) for n, s in o['sets']}
+
   def table(detectors, inside, outside, attack=None, epsilons=()):
     return judge.outlier_rows(
       sets,
       detectors,
       drawn(test, inside),
-      {f'{n} {s}'.strip(): sets.ood(n, s, outside) for n, s in o['sets']},
+      outliers(outside),
       space.mesh,
       attack=attack and judge.cached(attack, space.mesh),
       epsilons=epsilons,
@@ -155,6 +170,20 @@ def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
       some, a['examples'], a['examples_each'], attack, a['epsilons']
     )
     rows += _named(_adaptive(a), adaptive)
+  papers = {}
+  if o['paper']:
+    own = paper_evaluation.rows(
+      net.logits,
+      args,
+      found,
+      sets,
+      drawn(test, o['attacked']),
+      outliers(o['attacked_each']),
+      space.mesh,
+      keys.stream(space.seed, 'ood'),
+      config['attack']['epsilon'],
+    )
+    papers = _paper(space, folder, own)
   workdir.write_json(folder / 'ood.json', rows)
   _show(space, rows, ids, others, o['epsilons'])
   accuracy = _accuracy(config, task, state, sets, test, space)
@@ -164,7 +193,50 @@ def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
     if row['ood'] == 'mean'
     for column in MAIN
   }
-  return {**accuracy, **chosen, **means}
+  return {**accuracy, **chosen, **means, **papers}
+
+
+def _check_apart(cell: Cell, sets: Sets, space: Workspace) -> None:
+  """Raises InputError where the network was trained on what it is tested on.
+
+  Outliers of the OOD test sets are left out of the training; `ood.sets` may
+  have others since.
+  """
+  if not method.FAMILY[cell.arm].outliers:
+    return
+  path = space.folder(cell.name) / 'report.json'
+  then = json.loads(path.read_text()).get('outliers_sha256')
+  if then not in (None, sets.outliers_sha256):
+    raise InputError(
+      f'{cell.name} was trained on other outliers than those that '
+      'config.ood.sets leaves now: it may have seen images of a test set; take '
+      'the sets that it was trained beside, or train in another --workdir'
+    )
+
+
+def _name(config: Config, name: str, split: str) -> str:
+  """Of an OOD set, in tables."""
+  if name in seen(config):
+    return f'{name} {split} {_SEEN}'
+  return f'{name} {split}'.strip()
+
+
+def _unseen(rows: Sequence[Row]) -> list[Row]:
+  return [row for row in rows if not row['ood'].endswith(_SEEN)]
+
+
+def _paper(space: Workspace, folder, own: list[Row]) -> Figures:
+  """The paper's own evaluation: table, paper.json, and means as figures."""
+  means = paper_evaluation.averaged(_unseen(own))
+  rows = [*own, *means]
+  workdir.write_json(folder / 'paper.json', rows)
+  columns = [name for name in own[0] if name != 'examples'] + ['examples']
+  space.page.table("The paper's own evaluation", columns, rows)
+  return {
+    f'test/paper/{row["attack"]}/{row["detector"]}/{name}': row[name]
+    for row in means
+    for name in ('auroc', 'fpr', 'detection_error')
+  }
 
 
 def _adaptive(a: Config) -> str:
@@ -172,7 +244,8 @@ def _adaptive(a: Config) -> str:
 
 
 def _named(attack: str, rows: Sequence[Row]) -> list[Row]:
-  return [{'attack': attack, **row} for row in [*rows, *ood.averaged(rows)]]
+  means = ood.averaged(_unseen(rows))
+  return [{'attack': attack, **row} for row in [*rows, *means]]
 
 
 def label(row: Row) -> str:
@@ -236,20 +309,20 @@ def budgets_stage(config: Config, study: Study) -> Stage:
 
   def run(space):
     curves: dict[str, dict[float, list[float]]] = {}
-    for method in study.arms:
-      for cell in study.finals(method):
+    for arm in study.arms:
+      for cell in study.finals(arm):
         path = space.folder(f'{cell.name}-ood') / 'ood.json'
         for row in json.loads(path.read_text()):
           main = row['ood'] == 'mean' and row['detector'] == first
           plain = not row['attack'].startswith('apgd')
           if main and plain and row['setting'] in ('clean', 'both'):
-            line = curves.setdefault(method, {})
+            line = curves.setdefault(arm, {})
             line.setdefault(255 * row['epsilon'], []).append(row['auroc'])
 
     def draw(axes):
-      for method, points in curves.items():
+      for arm, points in curves.items():
         line = sorted((e, np.mean(x)) for e, x in points.items())
-        axes.plot(*zip(*line), 'o-', label=method)
+        axes.plot(*zip(*line), 'o-', label=arm)
       axes.set_xlabel('budget in 1/255, ID and OOD images attacked')
       axes.set_ylabel(f'AUROC of {first}, mean over OOD sets')
       axes.grid(alpha=0.3)

@@ -99,8 +99,9 @@ def robust_loss(
     outlier_id: [b, r] int32
 
   Args:
-    forward: (params, vars, images [n, h, w, c]) -> (logits [n, k], new vars),
-      in training mode.
+    forward: (params, vars, images [n, h, w, c], mask=[n] bool) -> (logits
+      [n, k], new vars), in training mode; rows that are not in the mask change
+      no statistics.
     terms: of FAMILY.
     attack_inliers: attack(key, images, ids, labels, params, vars).
     attack_outliers: attack(key, images, ids, params, vars).
@@ -127,13 +128,16 @@ def robust_loss(
   def loss(params, vars, batch, key):
     craft_in, craft_out = jax.random.split(key)
     fixed = jax.lax.stop_gradient((params, vars))
-    images, labels, mask = batch['image'], batch['label'], batch['mask']
+    labels, mask = batch['label'], batch['mask']
+    # A masked row may hold anything, NaN too.
+    real = lambda x: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+    images, labels = real(batch['image']), real(labels)
     rows = mask.sum().astype(jnp.float32)
     if terms.attack_inliers and attack_inliers is not None:
       images = attack_inliers(craft_in, images, batch['id'], labels, *fixed)
     images = images[:, None]
     if terms.outliers:
-      outliers, ids = batch['outlier'], batch['outlier_id']
+      outliers, ids = real(batch['outlier']), batch['outlier_id']
       if mine is not None:
         outliers, ids = mine(outliers, ids, *fixed)
       outliers = _attacked(
@@ -143,11 +147,8 @@ def robust_loss(
     images = jax.lax.stop_gradient(images)
     each = images.shape[1]
     flat = images.reshape(-1, *images.shape[2:])
-    logits, new = forward(params, vars, flat)
+    logits, new = forward(params, vars, flat, mask=jnp.repeat(mask, each))
     logits = logits.astype(jnp.float32).reshape(-1, each, logits.shape[-1])
-    # A masked row may hold anything, NaN too: nothing of it has a gradient.
-    logits = jnp.where(mask[:, None, None], logits, 0.0)
-    labels = jnp.where(mask, labels, 0)
     own = jnp.where(mask, nats(logits[:, 0], labels), 0.0)
     right = (logits[:, 0].argmax(-1) == labels) & mask
     metrics = {

@@ -8,8 +8,10 @@ import numpy as np
 
 from jaxlab.data import image_sets, outliers
 from jaxlab.engine.errors import InputError
+from jaxlab.engine.fingerprint import leaves_sha256
 from jaxlab.engine.metrics import say
 from jaxlab.evals.ood import overlapping, refuse_overlap
+from jaxlab.papers.aloe import method
 
 Config = Mapping[str, Any]
 
@@ -58,6 +60,11 @@ class Sets(image_sets.ImageSets):
     return {'image': self._apart(found)}
 
   @cached_property
+  def outliers_sha256(self) -> str:
+    """Of the outliers to train on, without those of a test set."""
+    return leaves_sha256([('outliers', self.outliers['image'])])
+
+  @cached_property
   def validation_outliers(self) -> np.ndarray:
     """Outliers that detectors are tuned on; none of them is in a test set.
 
@@ -83,6 +90,17 @@ class Sets(image_sets.ImageSets):
   def _real_tests(self) -> Sequence[tuple[str, str]]:
     made = ('corrupted:', *outliers.NOISES)
     return [p for p in self.config['ood']['sets'] if not p[0].startswith(made)]
+
+
+def seen(config: Config) -> set[str]:
+  """Names of sets of which a method of the study has outliers to train on.
+
+  Another split of such a set is no OOD test set: its kind was seen in training.
+  """
+  methods = config['study']['methods']
+  if not any(method.FAMILY[name].outliers for name in methods):
+    return set()
+  return {name for name, _ in config['outliers']['train']}
 
 
 def _without(found: np.ndarray, tests: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -9,16 +9,16 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.data import outliers
-from jaxlab.data.image_sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, between, one_of, require, some
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Stage, Workspace
+from jaxlab.engine.stage import Stage, Workspace, judged_by
 from jaxlab.engine.state import Loss, Update
 from jaxlab.engine.update import minimise
 from jaxlab.ops.attack_objectives import cross_entropy
@@ -48,7 +48,8 @@ def program(config: Config) -> list[Stage]:
     judgement.headlines(config),
   )
   stages = study.stages(lambda cell: cell_stages(config, cell))
-  return [*stages, judgement.budgets_stage(config, study)]
+  stages += [judgement.budgets_stage(config, study)]
+  return judged_by(stages, 'detection.', 'ood.', 'outliers.validation')
 
 
 def check(config: Config) -> None:
@@ -63,6 +64,7 @@ def check(config: Config) -> None:
       'attack.batch_norm': one_of('running', 'batch'),
       'outliers.ratio': at_least(1),
       'outliers.weight': at_least(0),
+      'outliers.augment': one_of('none', 'crop_flip'),
       'outliers.overlap': one_of('refuse', 'drop'),
     },
   )
@@ -81,6 +83,7 @@ def make_loss(
       convolutions inside loops are slow.
   """
   c, a, net = config['outliers'], config['attack'], task.network
+  vary = images.preparation({**config['data'], 'augment': c['augment']})
   looked_at = net.logits if a['batch_norm'] == 'running' else net.batch_logits
   make = partial(
     pgd,
@@ -114,12 +117,22 @@ def make_loss(
       flat = {
         'image': pixels.reshape(-1, *pixels.shape[2:]),
         'id': ids.reshape(-1),
+        'mask': jnp.repeat(batch['mask'], pixels.shape[1]),
       }
-      varied = task.prepare(second, flat)
+      varied = vary(second, flat)
       batch['outlier'] = varied.reshape(pixels.shape)
     return inner(params, vars, batch, craft)
 
   return loss
+
+
+def make_update(
+  config: Config, arm: str, rate: float, task: ImageTask, platform: str
+) -> Update:
+  """The training step of a method on `params['net']`."""
+  loss = make_loss(config, task, method.FAMILY[arm], platform)
+  tx = optimizers.make(config['optimizer'], config['train']['steps'], rate)
+  return minimise(loss, 'net', tx)
 
 
 def cell_stages(config: Config, cell: Cell) -> list[Stage]:
@@ -128,19 +141,24 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
   ratio, rows = c['candidates'] or c['ratio'], d['batch_size']
 
   def update(task: ImageTask, space: Workspace) -> Update:
-    loss = make_loss(config, task, terms, mesh.platform(space.mesh))
-    steps, rate = config['train']['steps'], cell.rate(space)
-    return minimise(
-      loss, 'net', optimizers.make(config['optimizer'], steps, rate)
-    )
+    platform = mesh.platform(space.mesh)
+    return make_update(config, cell.arm, cell.rate(space), task, platform)
 
-  def source(sets: ImageSets, rows: int) -> Any:
-    own = Sets(config, sets.offline)
-    found = ArraySource(own.train, batch_size=rows, seed=cell.seed)
+  def build(config: Config, offline: bool) -> ImageTask:
+    sets = Sets(config, offline)
+    return images.image_task(config, offline)._replace(sets=sets)
+
+  def about(sets: Sets) -> dict[str, str]:
+    if not terms.outliers:
+      return {}
+    return {'outliers_sha256': sets.outliers_sha256}
+
+  def source(sets: Sets, rows: int) -> Any:
+    found = ArraySource(sets.train, batch_size=rows, seed=cell.seed)
     if not terms.outliers:
       return found
     extra = ArraySource(
-      own.outliers, batch_size=rows * ratio, seed=cell.seed + 2**31
+      sets.outliers, batch_size=rows * ratio, seed=cell.seed + 2**31
     )
     return outliers.Beside(found, extra, ratio)
 
@@ -161,6 +179,8 @@ def cell_stages(config: Config, cell: Cell) -> list[Stage]:
     more_arrays=more if terms.outliers else {},
     keep=cell.final,
     also=_outlier_sets(c) if terms.outliers else (),
+    about=about,
+    build=build,
   )
   if not cell.final:
     return [trained]

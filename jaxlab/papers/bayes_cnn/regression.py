@@ -21,7 +21,7 @@ from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, between, require
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Figures, Stage, training
+from jaxlab.engine.stage import Figures, Stage, judged_by, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.models.bayesian import Bayesian, Mlp, bayesian
@@ -95,7 +95,8 @@ def program(config: Config) -> list[Stage]:
     inputs=inputs,
     keep=lambda space, opened, result: kept(),
   )
-  return [trained, Stage('judge', lambda space: _judge(config, net, space))]
+  judge = Stage('judge', lambda space: _judge(config, net, space))
+  return judged_by([trained, judge], 'evaluation.')
 
 
 def kept() -> Kept:

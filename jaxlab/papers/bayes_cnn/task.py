@@ -20,7 +20,7 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.papers.bayes_cnn import arms, judgement, method, priors
 from jaxlab.papers.bayes_cnn.arms import POST_HOC, TRAINED, VARIATIONAL
 from jaxlab.recipes import optimizers
@@ -39,7 +39,8 @@ def program(config: Config) -> list[Stage]:
   check(config)
   study = make_study(config)
   stages = study.stages(lambda cell: cell_stages(config, cell))
-  return [*stages, judgement.figures_stage(config, study)]
+  figures = judgement.figures_stage(config, study)
+  return judged_by([*stages, figures], 'evaluation.', 'predict.')
 
 
 def check(config: Config) -> None:

@@ -62,7 +62,7 @@ class Nets(NamedTuple):
   init: Callable[[jax.Array], tuple[dict, dict]]  # key -> params, vars
   # (params, vars, pages [b, h, w, 1] uint8) -> logits [b, r, k]
   logits: Callable[..., jax.Array]
-  # (params, vars, pages, key) -> logits [b, r, k], new vars
+  # (params, vars, pages, key, mask [b] bool or None) -> logits, new vars
   train: Callable[..., tuple[jax.Array, dict]]
 
 
@@ -136,12 +136,12 @@ def nets_of(
     one = lambda x, p, v: network.logits(x, {'net': p}, {'net': v})
     return _each(one, read(pages), params['nets'], vars['nets'])
 
-  def train(params, vars, pages, key):
+  def train(params, vars, pages, key, mask=None):
     if m['batch_norm'] == 'running':
       return logits(params, vars, pages), {}
 
     def one(x, p, v, k):
-      found, new = network.train({'net': p}, {'net': v}, x, k)
+      found, new = network.train({'net': p}, {'net': v}, x, k, mask)
       return found, new['net']
 
     split = jax.random.split(key, count)
@@ -225,8 +225,8 @@ def make_update(config: Config, level: str, nets: Nets) -> Update:
   def loss(params, vars, batch, key):
     if m['frozen']:
       params = {'nets': frozen(params['nets'], m['frozen'])}
-    logits, new = nets.train(params, vars, batch['image'], key)
     labels, mask = batch['label'], batch['mask']
+    logits, new = nets.train(params, vars, batch['image'], key, mask)
     # Summed over regions, so that each has the gradient of one alone.
     pairs = [
       masked_cross_entropy(x, labels, mask, m['smoothing'])

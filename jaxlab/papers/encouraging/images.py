@@ -11,7 +11,7 @@ from jaxlab.data.image_sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.require import at_least, require
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.engine.state import Objective, Update
 from jaxlab.papers.encouraging import analysis, arms, image_judgement
 from jaxlab.recipes import images, optimizers
@@ -36,7 +36,8 @@ def program(config: Config) -> list[Stage]:
   image_judgement.check(config)
   study = study_of(config, list(config['losses']), ('accuracy', 'nats'))
   stages = study.stages(partial(training_stage, config))
-  return [*stages, image_judgement.figures_stage(study)]
+  stages += [image_judgement.figures_stage(study)]
+  return judged_by(stages, 'ood.', 'adversarial.', 'analysis.')
 
 
 def long_tailed(labels: np.ndarray, classes: int, ratio: float) -> np.ndarray:
@@ -111,7 +112,7 @@ def training_stage(config: Config, cell: Cell) -> Stage:
       config, cell, of_rows, space, inputs, result.state
     )
 
-  return classifier_stage(
+  trained = classifier_stage(
     cell.name,
     config,
     lambda task, space: make_update(config, cell.arm, cell.rate(space), task),
@@ -125,3 +126,4 @@ def training_stage(config: Config, cell: Cell) -> Stage:
     evals=evals,
     keep=cell.final,
   )
+  return trained._replace(judges=cell.final)

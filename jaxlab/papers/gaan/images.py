@@ -150,9 +150,10 @@ def classifier_stage(config: Config) -> Stage:
   options = Options(
     **{**config['train'], **own['train'], 'steps': own['steps']}
   )
-  return images.classifier_stage(
+  trained = images.classifier_stage(
     'classifier', config, update, options=options, finish=finish
   )
+  return trained._replace(judges=True)
 
 
 def stage(config: Config, arm: str, seed: int) -> Stage:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.model import Model
 from jaxlab.engine.require import one_of, require
-from jaxlab.engine.stage import Stage
+from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.papers.gaan import game, grid, images
 
 Config = Mapping[str, Any]
@@ -31,7 +31,7 @@ def program(config: Config) -> list[Stage]:
   for name in config['parts']:
     parts[name].check(config)
     stages += parts[name].stages(config)
-  return stages
+  return judged_by(stages, 'judge.')
 
 
 def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:

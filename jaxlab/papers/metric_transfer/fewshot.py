@@ -12,7 +12,7 @@ from jaxlab.data.image_sets import ImageSets
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, each, filled, one_of, require, some
-from jaxlab.engine.stage import Figures, Stage, Workspace
+from jaxlab.engine.stage import Figures, Stage, Workspace, judged_by
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.metric_transfer import (
   embedding,
@@ -54,7 +54,8 @@ def program(config: Config) -> list[Stage]:
   sets = [tuple(one) for one in config['fewshot']['sets']]
   stages = [Stage(_stage(one), partial(_run, config, one)) for one in sets]
   measured = partial(_measured, config, _stage(sets[0]))
-  return [*metric, *stages, claims_stage('few_shot', measured)]
+  stages += [claims_stage('few_shot', measured)]
+  return judged_by([*metric, *stages], 'fewshot.')
 
 
 def _stage(one: tuple) -> str:

@@ -163,7 +163,7 @@ def cell_stage(config: Config, cell: Cell) -> Stage:
 
     def loss(params, vars, batch, key):
       seen = built.prepare(key, batch)
-      logits, new = network.train(params, vars, seen)
+      logits, new = network.train(params, vars, seen, mask=batch['mask'])
       answers = jax.nn.one_hot(logits.argmax(-1), d['num_classes'])
       rise = jnp.clip(3 * vars['updates'] / steps - 1, 0, 1)
       own = batch['own']

@@ -127,14 +127,15 @@ def make_loss(config: Config, network: Network, devices: mesh.Mesh):
       lambda i: jax.random.randint(jax.random.fold_in(draw, i), (), 0, 4)
     )(batch['id'])
     turned = method.rotate(seen(vary, batch), turns)
-    logits, new = network.train(params, vars, turned)
+    logits, new = network.train(params, vars, turned, mask=batch['mask'])
     return images.cross_entropy()(logits, turns, batch['mask'], vars).replace(
       vars=new
     )
 
   def metric(params, vars, batch, key):
     draw, vary = jax.random.split(key)
-    output, new = network.train(params, vars, seen(vary, batch))
+    x, mask = seen(vary, batch), batch['mask']
+    output, new = network.train(params, vars, x, mask=mask)
     if m['centre']:
       mean = jnp.average(output, 0, weights=batch['mask'])
       moved = 0.9 * vars['centre'] + 0.1 * lax.stop_gradient(mean)
@@ -142,7 +143,7 @@ def make_loss(config: Config, network: Network, devices: mesh.Mesh):
     # Each device compares all of the batch with its own rows of the bank.
     everywhere = NamedSharding(devices, PartitionSpec())
     v = lax.with_sharding_constraint(method.unit(output), everywhere)
-    bank, index, mask = dict(vars['bank']), batch['id'], batch['mask']
+    bank, index = dict(vars['bank']), batch['id']
     labels = batch['label']
     own = jnp.where(mask, index, len(bank['labels']))
     known = bank['labels'].at[own].set(labels, mode='drop')

@@ -39,10 +39,12 @@ class MVS(Sampler):
     floor: in [0, 1]; p is at least this much of B / |V_S|.
     clip: weights are at most this many times 1 / B, those of a uniform batch;
       0: as they are. Clipped weights are biased.
+    history: False: every layer gathers all neighbours and computes them, as a
+      refresh does: no value is old and gradients pass through all of them. Of
+      the paper's method the nodes and their weights are left.
   """
 
-  history = True
-
+  history: bool = True
   draw: Draw = 'systematic'
   mix: float = 0.0
   floor: float = 0.0
@@ -99,7 +101,7 @@ class MVS(Sampler):
 
     def draw(level: int, nodes: np.ndarray) -> Edges:
       edges = all_edges(operator, level, nodes)
-      if level == 0:
+      if level == 0 or not self.history:
         return edges
       of, weight = fresh[edges.senders], edges.weight
       return edges._replace(

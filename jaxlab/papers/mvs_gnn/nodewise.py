@@ -92,15 +92,23 @@ class Neighbour(NodeWise):
   An entry weighs L_ij degree / fan-out. A node with no more neighbours than
   the fan-out keeps them all as they are.
 
+  With `official_rows` as the baseline of MVS' official code: each row draws as
+  many of its entries, with replacement and its loop among them; then every row
+  keeps its entries at all nodes that any row drew or that are destinations, and
+  is divided by max(1, its sum). Where the rows of L sum to less than 1 a
+  sampled row is thus never scaled up: biased towards 0.
+
   Raises:
     InputError: as many fan-outs as layers are needed, all at least 1.
   """
 
   fan_outs: Sequence[int] = (10, 10)  # from the output layer down
   replace: bool = False  # draw with replacement, from rows that have an entry
+  official_rows: bool = False
 
   def __post_init__(self):
     super().__post_init__()
+    self.unbiased = not self.official_rows
     if len(self.fan_outs) != self.num_layers:
       raise InputError(
         f'fan_outs = {tuple(self.fan_outs)} are {len(self.fan_outs)}, and '
@@ -111,8 +119,22 @@ class Neighbour(NodeWise):
 
   def edges(self, rng, level, nodes):
     fan_out = self.fan_outs[self.num_layers - 1 - level]
+    if self.official_rows:
+      return self._official(rng, level, nodes, fan_out)
     drawn = self._drawn(rng, nodes, fan_out, self.replace)
     return joined(drawn, self._loops(nodes))
+
+  def _official(self, rng, level, nodes: np.ndarray, fan_out: int) -> Edges:
+    operator = self.operator
+    some = nodes[operator.degrees[nodes] > 0]
+    at = _with_replacement(rng, operator.degrees[some], fan_out)
+    kept = np.zeros(operator.num_nodes, bool)
+    kept[operator.indices[at + operator.indptr[some, None]]] = True
+    kept[nodes] = True
+    found = all_edges(operator, level, nodes)
+    found = found.take(np.flatnonzero(kept[found.senders]))
+    total = np.bincount(found.receivers, found.weight, len(nodes))
+    return found.times((1 / np.maximum(1, total))[found.receivers])
 
 
 @dataclass(eq=False)

@@ -31,7 +31,7 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.stage import Stage, training
+from jaxlab.engine.stage import Stage, judged_by, training
 from jaxlab.engine.state import Evaluator, State, Task
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import (
@@ -61,7 +61,7 @@ def program(config: Config) -> list[Stage]:
   check(config)
   study = study_of(config, list(config['methods']), ('f1', 'nats'))
   stages = study.stages(partial(training_stage, config))
-  return [*stages, curves.stage(config, study)]
+  return judged_by([*stages, curves.stage(config, study)], 'study.reach')
 
 
 def check(config: Config) -> None:
@@ -281,10 +281,11 @@ def kept(config: Config, data: graph_data.GraphData) -> Kept:
 
 def _rules(config: Config, cell: Cell, devices) -> list[partition.Rule]:
   """Histories and live norms are cut by nodes; an unused rule is an error."""
-  name = config['methods'][cell.arm]['sampler']
+  method = config['methods'][cell.arm]
+  name, kept = method['sampler'], method['options'].get('history', True)
   cut = jax.sharding.PartitionSpec(mesh.row_axes(devices))
   found: list[partition.Rule] = []
-  if name in ('mvs', 'vr_gcn') and config['model']['layers'] > 1:
+  if name in ('mvs', 'vr_gcn') and kept and config['model']['layers'] > 1:
     found.append(('^vars/history/', cut))
   if name == 'mvs':
     found.append(('^vars/sampler/live/', cut))

@@ -22,7 +22,7 @@ from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
 from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, multiple_of, one_of, require
-from jaxlab.engine.stage import Figures, Stage, Workspace, training
+from jaxlab.engine.stage import Figures, Stage, Workspace, judged_by, training
 from jaxlab.engine.state import State, Task, Update
 from jaxlab.engine.update import accumulate, chain, every, minimise
 from jaxlab.ops.adversarial import of_batch
@@ -57,7 +57,7 @@ def program(config: Config) -> list[Stage]:
   stages = study.stages(lambda cell: cell_stages(arms[cell.arm], cell))
   if len(arms) > 1:
     stages.append(judgement.comparison(config, study))
-  return stages
+  return judged_by(stages, 'claim.')
 
 
 def arm_of(config: Config, arm: str) -> dict[str, Any]:
