@@ -1,6 +1,7 @@
 """AdvGAN's players, phases and judgement, on small networks."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -185,6 +186,31 @@ def test_training_on_what_a_generator_made_against_another_network(of):
   apart = np.abs([nats(x) - total / rows for x in [clean, *aims]])
   assert apart.argmin() > 1 and apart.min() < 1e-5  # no class but its own
   assert apart[:2].min() > 1e-3
+
+
+@pytest.mark.parametrize('begin', ['undefended', 'new'])
+@pytest.mark.parametrize('defence', ['pgd', 'ensemble', 'advgan'])
+def test_a_defended_network_may_begin_with_the_undefended_one(
+  of, start, defence, begin, monkeypatch
+):
+  config = runs.config_of('advgan', 'smoke_defended').to_dict()
+  config['target']['defence_start'] = begin
+  given = {}
+  monkeypatch.setattr(
+    images, 'classifier_stage', lambda *args, **more: given.update(more)
+  )
+  stages.target_stage(config, 'x', 0, 'a', defence, other='o')
+  params, vars = start
+  left = SimpleNamespace(params=params, vars={'net': {}, **vars})
+  first = given['start'](SimpleNamespace(artefact={'o': left}.get))
+  assert {*first.params} == ({'net'} if begin == 'undefended' else set())
+  if first.params:
+    assert first.params['net'] is params['net']
+  other = first.vars.get('other')
+  if defence == 'ensemble':
+    assert other['params']['net'] is params['net']
+  else:
+    assert other is (params['gen'] if defence == 'advgan' else None)
 
 
 def test_every_image_is_aimed_at_all_other_classes(of):

@@ -51,6 +51,7 @@ def check(config: Config) -> None:
       'target.split': filled('the images that targets are trained on'),
       'target.defence_epsilon': inside(0, 1, 'in units of images in [0, 1]'),
       'target.defence_steps': at_least(1),
+      'target.defence_start': one_of('undefended', 'new'),
       'attack.optimizer.learning_rate': above(0),
     },
   )
@@ -76,7 +77,9 @@ def target_stage(
       on itself or on a trained network of the same model; 'advgan', the
       changes of a generator that was trained against such a network, aimed at
       drawn classes.
-    other: the stage of that network; of 'advgan', that of the game against it.
+    other: the stage of that network, whose weights a defended one begins with
+      where `target.defence_start` says so; of 'advgan', that of the game
+      against it.
 
   Raises:
     InputError: an unknown defence.
@@ -96,15 +99,22 @@ def target_stage(
   if defence == 'ensemble':
     init = images.image_task(own).network.init
     more['vars'] = {'other': dict(zip(_PARTS, init(jax.random.key(0))))}
-    more['start'] = lambda space: Start(
-      vars={'other': dict(zip(_PARTS, args_of(space.artefact(other))))}
-    )
   if defence == 'advgan':
     of = game.make(own, images.image_task(own).network)
     more['vars'] = {'other': of.init(jax.random.key(0))['gen']}
-    more['start'] = lambda space: Start(
-      vars={'other': space.artefact(other).params['gen']}
-    )
+
+  def start(space: Workspace) -> Start:
+    left = space.artefact(other)
+    net = args_of(left)
+    params, vars = net if t['defence_start'] == 'undefended' else ({}, {})
+    if defence == 'ensemble':
+      vars = {**vars, 'other': dict(zip(_PARTS, net))}
+    if defence == 'advgan':
+      vars = {**vars, 'other': left.params['gen']}
+    return Start(params=params, vars=vars)
+
+  if defence != 'none':
+    more['start'] = start
   options = Options(**{**config['train'], 'steps': t['steps']})
   return images.classifier_stage(
     name, own, update, options=options, seed=seed, **more
