@@ -301,7 +301,7 @@ def graphs():
   )
   config.study.rates = (5e-4, 1e-3, 2e-3, 4e-3)
   config.data = ml_collections.ConfigDict()
-  config.data.name = 'mutag'  # mutag, b3db, tu:FOLDER
+  config.data.name = 'mutag'  # mutag, tu:FOLDER
   config.data.node_features = ('label',)  # of label, attribute, degree
   config.data.degree_cap = 0  # >= 1 where degree is asked for
   config.data.folds = 10  # random splits, trained side by side

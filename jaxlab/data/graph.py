@@ -3,7 +3,7 @@
 read_tu(folder)         a TU graph-classification folder  -> Graphs
 read_npz(file)          node classification in one file   -> NodeGraph
 read_saint(folder)      the same in GraphSAINT's folders  -> NodeGraph
-open_graphs(name)       mutag, b3db, tu:FOLDER            -> Graphs
+open_graphs(name)       mutag, tu:FOLDER                  -> Graphs
 open_node_graph(name)   wordnet_graph, debian_graph, digits_graph, npz:FILE,
                         saint:FOLDER
 adjacency(edges, n)     CSR in both directions

@@ -1,6 +1,6 @@
 """Sets of graphs by name.
 
-For graph classification: `mutag`, `b3db` (builders) and `tu:FOLDER`. For node
+For graph classification: `mutag` (a builder) and `tu:FOLDER`. For node
 classification: `digits_graph`, `wordnet_graph`, `debian_graph` (builders),
 `npz:FILE` and `saint:FOLDER`. A builder's set is prepared on first use.
 """
@@ -16,16 +16,12 @@ from jaxlab.engine.errors import InputError
 
 # The sets' own names for what the arrays count.
 _ATOMS = ('C', 'N', 'O', 'F', 'I', 'Cl', 'Br')
-_BONDS = ('single', 'double', 'triple', 'aromatic')
 
 
 def open_graphs(name: str, *, offline: bool = False) -> graph.Graphs:
   """Opens a set of labelled graphs.
 
   - `mutag`: 188 graphs, 7 kinds of nodes; classes non-mutagenic, mutagenic.
-  - `b3db`: 7,805 graphs; node attributes [n, 6] (atomic number, neighbours,
-    charge, hydrogens, aromatic, in a ring), 4 kinds of edges; classes BBB-,
-    BBB+. The split `external` of the set is left out.
   - `tu:FOLDER`: see `graph_tu`.
 
   None has a published split: `split` is -1 throughout.
@@ -53,23 +49,8 @@ def open_graphs(name: str, *, offline: bool = False) -> graph.Graphs:
       classes=_classes(name, offline),
       node_classes=_ATOMS,
     )
-  if name == 'b3db':
-    return graph.concatenate(
-      (
-        graph.Graph(
-          nodes=len(row['node']),
-          edges=row['edges'],
-          label=int(row['label']),
-          node_attribute=row['node'].astype(np.float32),
-          edge_label=row['edge_label'],
-        )
-        for row in tfds.examples(name, 'train', offline=offline)
-      ),
-      classes=_classes(name, offline),
-      edge_classes=_BONDS,
-    )
   raise InputError(
-    f'there is no set of graphs {name!r}: there are mutag, b3db and tu:FOLDER, '
+    f'there is no set of graphs {name!r}: there are mutag and tu:FOLDER, '
     f'a folder in the format of the TU collection'
   )
 

@@ -20,7 +20,6 @@ from jaxlab.data import (
   graph_sets,
   tfds,
 )
-from jaxlab.data.builders.b3db import b3db_dataset_builder as b3db
 from jaxlab.data.builders.debian_graph import (
   debian_graph_dataset_builder as debian,
 )
@@ -265,42 +264,9 @@ def test_debian_graph_of_this_machine(own_dir, monkeypatch):
   assert found['tags'] > 30
 
 
-@pytest.mark.slow
-def test_b3db_has_its_published_figures(real, monkeypatch, capfd):
-  pytest.importorskip('rdkit')
-  real.use('b3db', monkeypatch)
-  found = small_packages.check_figures('b3db')
-  # Those that RDKit refuses are told, not dropped in silence.
-  said = capfd.readouterr().err
-  assert 'leaves out 2 of 7807 molecules' in said
-  assert 'rows 5044 (' in said and ', 7738 (' in said
-  assert 'Explicit valence' not in said
-  assert found['BBB+'] == 4_956
-  graphs = graph_sets.open_graphs('b3db', offline=True)
-  assert len(graphs) == 7_805
-  assert graphs.classes == ('BBB-', 'BBB+')
-  assert graphs.node_attribute.shape == (209_962, len(b3db.ATOM))
-  degree = graphs.batch(range(len(graphs))).nodes['degree']
-  np.testing.assert_array_equal(degree, graphs.node_attribute[:, 1])
-  assert len(graphs.edge_classes) == len(b3db.BONDS)
-  assert np.bincount(graphs.edge_label).argmax() == 0
-
-
-def test_a_molecule_becomes_a_graph():
-  pytest.importorskip('rdkit')
-  found = b3db.parse_smiles('C[N+](C)(C)c1ccccc1')
-  assert found['node'][:2].tolist() == [[6, 1, 0, 3, 0, 0], [7, 4, 1, 0, 0, 0]]
-  assert found['node'][5].tolist() == [6, 2, 0, 1, 1, 1]
-  assert found['edges'][0].tolist() == [0, 1]
-  assert found['edge_label'].tolist() == [0] * 4 + [3] * 6
-  alone = b3db.parse_smiles('[Xe]')
-  assert alone['node'].shape == (1, 6) and alone['edges'].shape == (0, 2)
-  assert b3db.parse_smiles('C(C)(C)(C)(C)C') is None
-
-
 @pytest.mark.parametrize('name', ['proteins', 'digits_graph', 'tu', 'cora', ''])
 def test_unknown_sets_of_graphs_are_refused_with_what_there_is(name):
-  with pytest.raises(InputError, match=r'mutag, b3db and tu:FOLDER'):
+  with pytest.raises(InputError, match=r'mutag and tu:FOLDER'):
     graph_sets.open_graphs(name)
 
 

@@ -1,1 +1,0 @@
-"""b3db: molecules that pass the blood-brain barrier, and others."""
