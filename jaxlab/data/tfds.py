@@ -92,10 +92,11 @@ def examples(
       found = source.__getitems__(indices)  # type: ignore[attr-defined]
     except (RuntimeError, IndexError) as error:  # of array_record
       why = ' '.join(str(error).split())[:200]
+      folder = _open(name, offline).data_dir
+      again = 'run' if name in builders.names() else 'prepare it'
       raise InputError(
-        f'TFDS set {name}: examples {start} to {indices[-1]} of {split!r} '
-        f'cannot be read ({why}): its files are damaged; delete its folder '
-        'and prepare it again'
+        f'data set {name}, split {split}, cannot be read ({why}): delete '
+        f'{folder} and {again} again'
       ) from error
     yield from found
 

@@ -183,7 +183,7 @@ def test_damaged_own_set_names_its_cure(small_mnist, data_dir, capsys):
   code, out, err = run(capsys, 'mnist')
   assert (code, out) == (2, '')
   assert 'mnist, split test, cannot be read' in err
-  assert f'delete {folder} and run again' in err
+  assert f'delete {shard.parent} and run again' in err
 
 
 @pytest.mark.parametrize(
