@@ -7,6 +7,7 @@ JAX's backend yet. So a program still chooses its own devices.
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -29,6 +30,14 @@ class Stop(NamedTuple):
   step: int  # of a line of training in metrics.jsonl
 
 
+class Snapshot(NamedTuple):
+  """A copy of the workdir at a step, as a SIGKILL then would leave it."""
+
+  to: Path
+  stage: str
+  step: int  # of a line of training in metrics.jsonl
+
+
 class Ended(NamedTuple):
   """What is left of a program."""
 
@@ -36,19 +45,26 @@ class Ended(NamedTuple):
   said: str  # on stdout and stderr
 
 
-def run(flags, folder: Path, data: Path, stop: Stop | None = None) -> Ended:
+def run(
+  flags,
+  folder: Path,
+  data: Path,
+  stop: Stop | Snapshot | None = None,
+  draws: bool = True,
+) -> Ended:
   """`python -m jaxlab.main` with some flags, on one CPU device.
 
   Args:
     folder: the workdir.
     data: JAXLAB_DATA_DIR.
+    draws: False: figures are empty, which saves time.
   """
   said = folder.with_suffix('.said')
   said.touch()
   environment = {**runs.one_device(), 'JAXLAB_DATA_DIR': str(data)}
   argv = ['jaxlab', *flags, f'--workdir={folder}']
   process = _SERVER.Process(
-    target=_program, args=(argv, environment, said, stop)
+    target=_program, args=(argv, environment, said, stop, draws)
   )
   process.start()
   process.join(_LIMIT)
@@ -58,7 +74,7 @@ def run(flags, folder: Path, data: Path, stop: Stop | None = None) -> Ended:
   return Ended(process.exitcode, said.read_text())
 
 
-def _program(argv, environment, said, stop):
+def _program(argv, environment, said, stop, draws):
   os.environ.update(environment)
   with open(said, 'w') as file:
     os.dup2(file.fileno(), 1)
@@ -68,6 +84,8 @@ def _program(argv, environment, said, stop):
   try:
     if stop:
       _arm(stop)
+    if not draws:
+      _blank()
     code = main.main(argv)
   except Exception:
     traceback.print_exc()
@@ -77,8 +95,34 @@ def _program(argv, environment, said, stop):
   os._exit(code)
 
 
-def _arm(stop: Stop) -> None:
-  """Has the log send the signal right after the line of that step."""
+def _blank() -> None:
+  """Has figures written without anything in them."""
+  from jaxlab.engine import sections
+
+  write = sections.write_drawing
+  small = lambda path, draw, size, layout='': write(
+    path, lambda figure: None, (0.1, 0.1), ''
+  )
+  sections.write_drawing = small
+
+
+def _copy(folder: Path, to: Path) -> None:
+  """A folder that others write to: what vanishes meanwhile is left out."""
+  for path in sorted(folder.rglob('*')):
+    target = to / path.relative_to(folder)
+    try:
+      if path.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+      else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    except FileNotFoundError:
+      continue
+
+
+def _arm(stop: Stop | Snapshot) -> None:
+  """Has the log send the signal, or copy the workdir, right after the line of
+  that step."""
   from jaxlab.engine import metrics
 
   write = metrics.Log.write
@@ -92,6 +136,9 @@ def _arm(stop: Stop) -> None:
     # Until a checkpoint after step 0 is whole.
     while not any(runs.saved_steps(stage)) and time.monotonic() < deadline:
       time.sleep(0.005)
-    os.kill(os.getpid(), stop.number)
+    if isinstance(stop, Snapshot):
+      _copy(stage.parent, stop.to)
+    else:
+      os.kill(os.getpid(), stop.number)
 
   metrics.Log.write = write_and_stop

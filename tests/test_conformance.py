@@ -1,7 +1,8 @@
 """The engine's promises, kept by the smoke variant of every config.
 
 Each configs/NAME.py is run twice by the same command: once with nothing in its
-way, once killed, stopped and started again; what they leave must be the same.
+way, and once from what a kill in its first training would have left, stopped in
+its last and started again; what they leave must be the same.
 A few steps on one and on eight devices, and all plans, are made in here.
 """
 
@@ -26,7 +27,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import guarded
 from jaxlab.planning import plan
 from tests import forked, runs
-from tests.forked import Stop
+from tests.forked import Snapshot, Stop
 
 CONFIGS = [
   *sorted(path.stem for path in (runs.ROOT / 'configs').glob('*.py')),
@@ -131,7 +132,12 @@ def whole(request, tmp_path_factory, data) -> Run:
     often = max(1, 3 * config['train']['log_every_steps'] // 2)
     flags.append(f'--config.train.checkpoint_every_steps={often}')
   folder = tmp_path_factory.mktemp(Path(name).stem) / 'whole'
-  ended = forked.run(flags, folder, data)
+  trained = [one for one in stages_of(config) if one.steps]
+  kill = None
+  if trained:
+    stage_name, step = kill_of(config, trained)
+    kill = Snapshot(folder.with_name('other'), stage_name, step)
+  ended = forked.run(flags, folder, data, kill)
   assert ended.code == 0, ended.said
   return Run(name, config, flags, folder, data)
 
@@ -168,17 +174,19 @@ def same(one, other, names) -> None:
     assert left(one, name) == left(other, name), name
 
 
-def stops_of(config, trained: list[stage.Stage]) -> list[Stop]:
-  """A kill in the first training and a SIGTERM in the last, later."""
+def kill_of(config, trained: list[stage.Stage]) -> tuple[str, int]:
+  """The stage and the step of the kill: in the first training."""
+  return trained[0].name, 2 * config['train']['log_every_steps']
+
+
+def term_of(config, trained: list[stage.Stage]) -> Stop:
+  """A SIGTERM in the last training, later."""
   every = config['train']['log_every_steps']
   first, last = trained[0], trained[-1]
   late = 2 * every if last is not first else last.steps // every * every
   while late >= last.steps:
     late -= every
-  return [
-    Stop(signal.SIGKILL, first.name, 2 * every),
-    Stop(signal.SIGTERM, last.name, late),
-  ]
+  return Stop(signal.SIGTERM, last.name, late)
 
 
 def test_a_smoke_reports_every_stage_in_full(whole):
@@ -236,22 +244,36 @@ def test_killed_and_stopped_it_ends_as_if_nothing_had_happened(whole):
       assert f'{name}: finished before, skipped' in ended.said
       assert (other / name / 'report.json').read_bytes() == before[name]
     return
-  kill, term = stops_of(whole.config, whole.trained)
-  ended = forked.run(whole.flags, other, whole.data, kill)
-  assert ended.code == -signal.SIGKILL, ended.said
-  saved = runs.saved_steps(other / kill.stage)[-1]
-  assert 0 < saved <= kill.step
-  ended = forked.run(whole.flags, other, whole.data, term)
+  killed, step = kill_of(whole.config, whole.trained)
+  term = term_of(whole.config, whole.trained)
+  assert not (other / killed / 'report.json').exists()
+  saved = runs.saved_steps(other / killed)[-1]
+  assert 0 < saved <= step
+  ended = forked.run(whole.flags, other, whole.data, term, draws=False)
   assert ended.code == 75, ended.said
-  assert f'{kill.stage}: going on from step {saved}' in ended.said
+  assert f'{killed}: going on from step {saved}' in ended.said
   assert f'{term.stage}: saved step {term.step}' in ended.said
   assert not (other / term.stage / 'report.json').exists()
-  ended = forked.run(whole.flags, other, whole.data)
+  ended = forked.run(whole.flags, other, whole.data, draws=False)
   assert ended.code == 0, ended.said
   assert f'{term.stage}: going on from step {term.step}' in ended.said
   for one in whole.trained[:-1]:
     assert f'{one.name}: finished before, skipped' in ended.said
   same(other, whole.folder, names)
+
+
+def test_a_real_kill_is_gone_on_from_too(whole):
+  if whole.name != CONFIGS[-1]:
+    return
+  killed, step = kill_of(whole.config, whole.trained)
+  other, kill = whole.folder.with_name('killed'), signal.SIGKILL
+  stop = Stop(kill, killed, step)
+  ended = forked.run(whole.flags, other, whole.data, stop, draws=False)
+  assert ended.code == -kill, ended.said
+  ended = forked.run(whole.flags, other, whole.data, draws=False)
+  assert ended.code == 0, ended.said
+  assert f'{killed}: going on from step' in ended.said
+  same(other, whole.folder, [one.name for one in stages_of(whole.config)])
 
 
 # --- in this process ---
