@@ -124,8 +124,6 @@ def _run(argv: Sequence[str]) -> None:
     _quiet()
     mesh.start(values.cpu_devices, timeout)
     stages = program_of(config)
-    if hosts.leads():
-      workdir.write_json(folder / 'config.json', config)
     devices = mesh.make(config['mesh'])
     mesh.connect(devices)
     space = stage.Workspace(

@@ -1187,7 +1187,7 @@ jaxlab/engine/stage.py: tests/engine/test_stage.py
   a_judgement_in_a_training
     () if stage.judges else stage.unread => stage.unread
   eval_names_a_training
-    if stage.steps and not trains and => if stage.steps and trains and
+    if stage.steps and done.get('steps') != stage.steps: => if False:
   what_a_training_reads_cannot_change
     'unread' in done and own != _own(stage, space): => own is None:
     **found.about, **space.own} => **found.about}

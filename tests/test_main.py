@@ -24,6 +24,7 @@ TINY = [
   '--config.model.intermediate_size=32',
   '--config.data.batch_size=8',
   '--config.train.steps=4',
+  '--config.train.checkpoint_every_steps=2',
   '--config.train.eval_every_steps=0',
   '--config.optimizer.warmup_steps=2',
 ]
@@ -346,7 +347,7 @@ def test_a_truncated_checkpoint_is_named_and_set_aside(
   assert run(*TINY, f'--workdir={folder}') == 0
   said = capfd.readouterr().err
   assert f'checkpoint {whole} is damaged' in said
-  assert 'going on from step 1' in said
+  assert 'going on from step 2' in said
   assert (folder / 'pretrain' / 'damaged' / '4').is_dir()
   figures = [
     json.loads((at / 'pretrain' / 'report.json').read_text())['metrics']

@@ -286,13 +286,16 @@ def run_all(
     InputError: a training is not finished and is not to be.
     Preempted: a signal arrived; what is finished stays finished.
   """
+  if not trains:
+    _check_trained(stages, space)
   names = [stage.name for stage in stages]
   if hosts.leads():
+    workdir.write_json(space.dir / 'config.json', space.config)
     kept = [stage.name for stage in stages if stage.model]
     runs.note(space.dir, space.command, names, kept)
   space.show = partial(report.write_html, space.dir, names)
   try:
-    _run_each(stages, space, trains)
+    _run_each(stages, space)
   except (Preempted, NonFiniteError):
     if hosts.leads():
       for name in names:
@@ -309,13 +312,13 @@ def run_all(
     say(f'report: {path}')
 
 
-def _run_each(stages: Sequence[Stage], space: Workspace, trains: bool) -> None:
+def _run_each(stages: Sequence[Stage], space: Workspace) -> None:
   for number, stage in enumerate(stages, 1):
     if stage.load:
       space.loaders[stage.name] = stage.load
     # One answer for all processes, though the leader writes a report meanwhile.
     done = hosts.share(
-      f'{stage.name}: finished?', partial(_finished, stage, space, trains)
+      f'{stage.name}: finished?', partial(_finished, stage, space)
     )
     if done:
       say(f'{stage.name}: finished before, skipped')
@@ -331,17 +334,23 @@ def _run_each(stages: Sequence[Stage], space: Workspace, trains: bool) -> None:
       raise Preempted(f'{stage.name} is finished')
 
 
-def _finished(
-  stage: Stage, space: Workspace, trains: bool = True
-) -> dict[str, Any]:
+def _check_trained(stages: Sequence[Stage], space: Workspace) -> None:
+  """Raises InputError where a training is not finished."""
+  for stage in stages:
+    folder = space.folder(stage.name)
+    path = folder / 'report.json'
+    done = json.loads(path.read_text()) if path.exists() else {}
+    if stage.steps and done.get('steps') != stage.steps:
+      raise InputError(
+        f'--eval trains nothing, and {folder} is not trained to the '
+        f'{stage.steps} steps of the config; run without --eval first'
+      )
+
+
+def _finished(stage: Stage, space: Workspace) -> dict[str, Any]:
   """The report of a finished stage; {} if it is to be run."""
   path = space.folder(stage.name) / 'report.json'
   done = _report(stage, space, path) if path.exists() else {}
-  if stage.steps and not trains and done.get('steps') != stage.steps:
-    raise InputError(
-      f'--eval trains nothing, and {path.parent} is not trained to the '
-      f'{stage.steps} steps of the config; run without --eval first'
-    )
   same = done.get('judged_sha256') in (None, _judged(stage, space))
   return done if same and done.get('steps') == stage.steps else {}
 
