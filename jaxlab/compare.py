@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxlab import extras
 from jaxlab.engine import durable, metrics, runs, sections, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.runs import Run
@@ -38,6 +39,11 @@ def main(argv: Sequence[str]) -> int:
   except InputError as error:
     print(f'jaxlab: {error}', file=sys.stderr)
     return error.exit_code
+  except ModuleNotFoundError as error:
+    if not (line := extras.cure(error)):
+      raise
+    print(f'jaxlab: {line}', file=sys.stderr)
+    return InputError.exit_code
   return 0
 
 

@@ -36,6 +36,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from jaxlab import extras
 from jaxlab.engine import hosts, listing, preemption, workdir
 from jaxlab.engine.errors import (
   DoesNotFitError,
@@ -78,24 +79,24 @@ def main(argv: Sequence[str]) -> int:
     )
     return InputError.exit_code
   except Exception as error:
-    if not (cure := _exhausted(error)):
+    if not (line := extras.cure(error) or _exhausted(error)):
       raise
-    text = ' '.join(str(error).split())[:400]
-    print(f'{hosts.label()}: {printable(text)}; {cure}', file=sys.stderr)
+    print(f'{hosts.label()}: {line}', file=sys.stderr)
     return InputError.exit_code
   return 0
 
 
 def _exhausted(error: Exception) -> str:
-  """What helps where memory or a disk was too small; '' for other errors."""
+  """What was too small, memory or a disk, and what helps; '' where neither."""
   text = str(error)
+  said = printable(' '.join(text.split())[:400])
   if isinstance(error, MemoryError) or 'Out of memory' in text:
     return (
-      'take a smaller config.data.batch_size (or, where the config has them, '
-      'more micro_batches), or more devices'
+      f'{said}; take a smaller config.data.batch_size (or, where the config '
+      'has them, more micro_batches), or more devices'
     )
   if 'RESOURCE_EXHAUSTED' in text or 'No space left on device' in text:
-    return 'free space and run the same command again'
+    return f'{said}; free space and run the same command again'
   return ''
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxlab import extras
 from jaxlab.engine import runs
 from jaxlab.engine.errors import InputError
 
@@ -70,6 +71,11 @@ def main(argv: Sequence[str]) -> int:
   except InputError as error:
     print(f'jaxlab: {error}', file=sys.stderr)
     return error.exit_code
+  except ModuleNotFoundError as error:
+    if not (line := extras.cure(error)):
+      raise
+    print(f'jaxlab: {line}', file=sys.stderr)
+    return InputError.exit_code
   return 0
 
 

@@ -105,7 +105,7 @@ case $verb in
       --termination-grace-period-seconds="$grace" \
       ${storage:+--storage="$storage"} ${spot:+--spot} \
       ${reservation:+--reservation="$reservation"} \
-      --command "pip install -q -e . 'jax[tpu]' && $quoted"
+      --command "pip install -q -e '.[run]' 'jax[tpu]' && $quoted"
     ;;
   tail)
     do_it kubectl logs --follow --tail=100 --selector \

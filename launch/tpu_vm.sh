@@ -132,7 +132,7 @@ case $verb in
     on_workers all 'rm -rf jaxlab && mkdir jaxlab &&
 tar -xzf jaxlab.tar.gz -C jaxlab && cd jaxlab && python3 -m pip install -q \
   --user uv && python3 -m uv venv -q --python 3.12 .venv &&
-python3 -m uv pip install -q -e . "jax[tpu]"'
+python3 -m uv pip install -q -e ".[run]" "jax[tpu]"'
     ;;
   run)
     need workdir

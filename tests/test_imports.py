@@ -14,19 +14,21 @@ _RULES = r"""
 configs import ml_collections ~ configs/.* import:(?!ml_collections\b)
 imports are absolute ~ .* import:\.
 names say something ~ .* file:.*/(utils?|common|misc|helpers)\.py
-files have a room ~ jaxlab/(?!(main|predict|compare|__init__)\.py|(engine|ops|
-  data|models|evals|planning|recipes|papers)/).* file:
-imports run down ~ jaxlab/(engine|ops|__init__)\b.* import:jaxlab\.(?!\1\b)
+files have a room ~ jaxlab/(?!(main|predict|compare|extras|__init__)\.py|(engine|
+  ops|data|models|evals|planning|recipes|papers)/).* file:
+imports run down ~ jaxlab/(engine|ops)\b.* import:jaxlab\.(?!\1\b)
+extras knows no room ~ jaxlab/extras.* import:jaxlab\b
 imports run down ~ jaxlab/(data|models|evals|planning)/.* import:jaxlab\.
-  (?!(engine|ops|\1)\b)
+  (?!(engine|ops|extras|\1)\b)
 imports run down ~ jaxlab/recipes/.* import:jaxlab\.papers\b
-imports run down ~ jaxlab/main.* import:jaxlab\.(?!(engine|planning)\b)
+imports run down ~ jaxlab/main.* import:jaxlab\.
+  (?!(engine|planning|extras)\b)
 imports run down ~ jaxlab/predict.* import:jaxlab\.
-  (?!(engine|main|data\.pixels)\b)
-imports run down ~ jaxlab/compare.* import:jaxlab\.(?!engine\b)
+  (?!(engine|main|data\.pixels|extras)\b)
+imports run down ~ jaxlab/compare.* import:jaxlab\.(?!(engine|extras)\b)
 imports run down ~ jaxlab/(?!predict\.py).* import:jaxlab\.main\b
-imports run down ~ jaxlab/.* import:(jaxlab\.(predict|compare)|tests|benchmarks|
-  configs|examples|launch)\b
+imports run down ~ jaxlab/(?!__init__).* import:jaxlab\.(predict|compare)\b
+imports run down ~ jaxlab/.* import:(tests|benchmarks|configs|examples|launch)\b
 only models/ ~ (?!jaxlab/models/).* (import|use):flax\.linen\b
 only data/ ~ (?!jaxlab/data/).* import:tensorflow_datasets\b
 only engine/ ~ (?!jaxlab/engine/).* (import|use):.*\bmultihost_utils\b
@@ -34,7 +36,7 @@ only engine/checkpoint.py ~ (?!jaxlab/engine/checkpoint\.py).* import:orbax\b
 only engine/mesh.py ~ (?!jaxlab/engine/mesh\.py).* ((import|use):jax\.
   distributed\b|call:(.*\.)?(Mesh|AbstractMesh|make_mesh|create_device_mesh)$)
 only data/pickles.py ~ (?!jaxlab/data/pickles\.py).* import:pickle\b
-only main.py runs a file ~ (?!jaxlab/main\.py).* call:.*\.exec_module$
+only main.py runs a file ~ (?!jaxlab/(main|extras)\.py).* call:.*\.exec_module$
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|
   call:(builtins\.)?(eval|exec|__import__)$)
@@ -59,6 +61,7 @@ jaxlab/ops/a.py ~ import jaxlab.engine, dill, tensorflow; m.exec_module();
   exec(allow_pickle=True); eval()
 jaxlab/ops/utils.py ~ 0
 jaxlab/new.py ~ 0
+jaxlab/extras.py ~ import jaxlab.engine.errors
 jaxlab/data/a.py ~ import jaxlab.models, pickle, jaxlab.evals; jax.distributed
 jaxlab/models/a.py ~ from jaxlab import data; import tests.runs, jaxlab.main
 jaxlab/evals/a.py ~ import tensorflow_datasets.core, jaxlab.recipes; flax.linen

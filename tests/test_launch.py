@@ -152,7 +152,7 @@ SHELL = {  # what the remote shell is told, word by word
   'tpu_vm.sh run': REMOTE.format(python='.venv/bin/python'),
   'tpu_vm.sh tail': 'tail -n 100 -F jaxlab.log',
   'tpu_vm.sh stop': 'kill -TERM',
-  'tpu_vm.sh copy': 'python3 -m uv pip install -q -e . "jax[tpu]"',
+  'tpu_vm.sh copy': 'python3 -m uv pip install -q -e ".[run]" "jax[tpu]"',
   'gke_xpk.sh create': REMOTE.format(python='python3'),
 }
 

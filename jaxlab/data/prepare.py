@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import absl.logging
 
+from jaxlab import extras
 from jaxlab.data import atomic, builders, tfds
 from jaxlab.engine.errors import BAD_INPUT, InputError, printable
 
@@ -57,6 +58,11 @@ def main(argv: Sequence[str]) -> int:
   except InputError as error:
     print(f'error: {printable(error)}', file=sys.stderr)
     return error.exit_code
+  except ModuleNotFoundError as error:
+    if not (line := extras.cure(error)):
+      raise
+    print(f'error: {line}', file=sys.stderr)
+    return BAD_INPUT
   except OSError as error:
     if error.errno not in _DISK:
       raise

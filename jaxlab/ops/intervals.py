@@ -4,8 +4,6 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import scipy.special
-
 
 def wilson(
   successes: float, trials: float, z: float = 1.96
@@ -60,7 +58,10 @@ def student_t(
   mean = statistics.fmean(values)
   if len(values) == 1:
     return mean, math.inf
+  # Late: SciPy takes a quarter of a second that attacks do without, and
+  # scipy.stats most of a second more.
+  import scipy.special
+
   deviation = statistics.stdev(values) / math.sqrt(len(values))
-  # scipy.stats takes most of a second to load.
   quantile = float(scipy.special.stdtrit(len(values) - 1, 0.5 + level / 2))
   return mean, quantile * deviation
