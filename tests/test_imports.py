@@ -14,8 +14,8 @@ _RULES = r"""
 configs import ml_collections ~ configs/.* import:(?!ml_collections\b)
 imports are absolute ~ .* import:\.
 names say something ~ .* file:.*/(utils?|common|misc|helpers)\.py
-files have a room ~ jaxlab/(?!(main|predict|compare|extras|__init__)\.py|(engine|
-  ops|data|models|evals|planning|recipes|papers)/).* file:
+files have a room ~ jaxlab/(?!(main|predict|compare|extras|__init__)\.py|(
+  engine|ops|data|models|evals|planning|recipes|papers)/).* file:
 imports run down ~ jaxlab/(engine|ops)\b.* import:jaxlab\.(?!\1\b)
 extras knows no room ~ jaxlab/extras.* import:jaxlab\b
 imports run down ~ jaxlab/(data|models|evals|planning)/.* import:jaxlab\.

@@ -14,10 +14,11 @@ CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 
 
 def required():
-  """Lines of install_requires, without comments."""
+  """Lines of install_requires and of the extra `run`, without comments."""
   config = configparser.ConfigParser()
   config.read(ROOT / 'setup.cfg')
   lines = config['options']['install_requires'].split('\n')
+  lines += config['options.extras_require']['run'].split('\n')
   return [line.partition('#')[0].strip() for line in lines if line.strip()]
 
 
