@@ -1231,6 +1231,38 @@ jaxlab/papers/mvs_gnn/nodewise.py: tests/papers/test_mvs_gnn_steps.py
   official_rows_draw_alike
     kept[nodes] = True => kept[nodes] |= False
     operator.degrees[some], fan_out) => operator.degrees[some] - 1, fan_out)
+jaxlab/extras.py: tests/test_face.py
+  each_module_loads_or_names
+    if not name.startswith('jaxlab.'): => if name.startswith('jaxlab.'):
+    spec.loader = _Loader( => spec.loader = SourceFileLoader(
+    sys.meta_path.insert(0, Finder) => sys.meta_path.append(Finder)
+  setup_cfg_brings
+    'data': ('h5py', => 'data': ('nothing', 'h5py',
+    (error.name or '').partition('.')[0] => (error.name or '')
+    if root in modules: => if root not in modules:
+    if not isinstance(error, ModuleNotFoundError): => if error is None:
+jaxlab/__init__.py: tests/test_face.py
+  type_checkers_see
+    'jaxlab.predict': ('load',), => 'jaxlab.predict': (),
+    lars as lars => lars
+  a_method_loads_soon
+    sorted({*globals(), *__all__}) => sorted(globals())
+    extras.installed()\n => extras.installed()\nimport jaxlab.ops.attacks\n
+jaxlab/ops/intervals.py: tests/test_face.py
+  a_method_loads_soon
+    import statistics\n => import statistics\nimport scipy.special\n
+jaxlab/main.py: tests/test_face.py
+  a_door_says_in_one_line
+    extras.cure(error) or _exhausted(error) => _exhausted(error)
+jaxlab/data/prepare.py: tests/test_face.py
+  a_door_says_in_one_line
+    print(f'error: {line}', => print(f'error: {error!r}',
+jaxlab/predict.py: tests/test_face.py
+  a_library_missed_later
+    print(f'jaxlab: {line}', => print(f'jaxlab: {error}',
+jaxlab/compare.py: tests/test_face.py
+  a_library_missed_later
+    print(f'jaxlab: {line}', => print(f'jaxlab: {error}',
 """
 
 

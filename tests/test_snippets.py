@@ -152,7 +152,7 @@ def test_the_page_on_models(tmp_path, monkeypatch, capfd):
   assert re.search(r'^  1: \S+ 0\.\d+', capfd.readouterr().out, re.MULTILINE)
   names = {}
   run(page, [0], names)
-  assert names['model'].config['model']['num_layers'] == 1
+  assert names['model'].config['model']['num_layers'] == 2
 
 
 def commands():
@@ -166,7 +166,7 @@ def commands():
           yield pytest.param(words, id=f'{page.name}:{line} {words[-1]}')
 
 
-@pytest.mark.parametrize('words', commands())
+@pytest.mark.parametrize('words', [*commands()])
 def test_a_command_is_understood(words, monkeypatch):
   """Flags, configs, their variants and keys exist; nothing is run."""
   monkeypatch.chdir(_ROOT)
