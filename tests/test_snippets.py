@@ -14,6 +14,7 @@ from jaxlab import compare, main, predict
 from jaxlab.data import builders, prepare
 
 _ROOT = Path(__file__).parents[1]
+_README = (_ROOT / 'README.md').read_text()
 _DRY = {'DRY_RUN': '1'}
 _PYTEST = ('2', 'loadfile', 'examples/new_paper')
 _SHORT = ('running', 'pods', 'benchmarks')
@@ -194,6 +195,22 @@ def test_a_command_is_understood(words, monkeypatch):
       assert extra in config['options.extras_require']
     case [script, *argv]:
       subprocess.run([script, *argv], check=True, env={**os.environ, **_DRY})
+
+
+def test_the_table_of_papers_names_what_there_is(monkeypatch):
+  monkeypatch.chdir(_ROOT)
+  rows = re.findall(r'^\| .*configs/.*\|\n\|.*\n((?:\|.*\n)+)', _README, re.M)
+  cells = [row.split('|') for row in rows[0].splitlines()]
+  papers = {path.name for path in (_ROOT / 'jaxlab' / 'papers').glob('[a-z]*')}
+  papers -= {path.name for path in (_ROOT / 'jaxlab/papers').glob('*.py')}
+  assert {re.findall(r'docs/(\w+)\.md', row[5])[0] for row in cells} == papers
+  for row in cells:
+    for name in re.findall('`([^`]+)`', row[2]):
+      names = {} if name.startswith('from ') else {'name': name}
+      exec(name if not names else f'from jaxlab import {name}', names)
+    for name in re.findall('`([^`]+)`', row[3]):
+      main.parse(['main', f'--config=configs/{name}'])
+    assert re.search(r'\*(shown|not shown|refuted)\*', row[4])
 
 
 def test_links_lead_to_files():
