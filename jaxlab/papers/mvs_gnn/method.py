@@ -43,7 +43,7 @@ from numpy.typing import ArrayLike
 _WHOLE = 1e-6
 
 
-def minimal_variance_probabilities(norms, batch_size: int):
+def minimal_variance_probabilities(norms: Any, batch_size: int) -> Any:
   """The inclusion probabilities of least variance: p_i = min(1, g_i / μ).
 
   They minimise Σ g_i² / p_i under Σ p_i = B and p_i <= 1.
