@@ -5,6 +5,7 @@ study of batch sizes.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from jaxlab.engine.loop import Options
@@ -55,6 +56,8 @@ def _stage(config: Config, cell: Cell | None = None) -> Stage:
     update,
     options=options,
     seed=config['seed'],
-    finish=test_figures if not cell or cell.final else None,
+    finish=partial(test_figures, show=not cell or cell.pictured)
+    if not cell or cell.final
+    else None,
     keep=not cell or cell.final,
   )
