@@ -89,14 +89,11 @@ def classify(
 
 def tally(classes: int) -> dict[str, jax.Array]:
   """Of no example yet: what `tallied` adds to and `answers_of` reads."""
-  none = lambda: jnp.zeros(WORST, jnp.int32)
   return {
     'confusion': jnp.zeros((classes, classes), jnp.int32),
-    'bins': jnp.zeros((3, BINS)),
-    'confidence': jnp.full(WORST, -jnp.inf),
-    'id': none(),
-    'label': none(),
-    'answer': none(),
+    'bins': jnp.zeros((BINS, 3)),  # examples, their confidence, right ones
+    'confidence': jnp.full(WORST, -jnp.inf),  # of mistakes
+    'mistakes': jnp.zeros((WORST, 3), jnp.int32),  # id, label, answer
   }
 
 
@@ -116,39 +113,39 @@ def tallied(
     mask: [b] bool, rows that count.
   """
   safe = jnp.where(mask[:, None], logits.astype(jnp.float32), 0.0)
-  answer, confidence = safe.argmax(-1), jax.nn.softmax(safe).max(-1)
+  answer = safe.argmax(-1).astype(jnp.int32)
+  gap = safe.max(-1) - jax.nn.logsumexp(safe, -1)
+  confidence = jnp.exp(jnp.minimum(gap, 0.0))
   right = answer == labels
-  edges = jnp.linspace(0, 1, BINS + 1)
-  place = jnp.clip(jnp.searchsorted(edges, confidence) - 1, 0, BINS - 1)
-  held = jax.nn.one_hot(place, BINS) * mask[:, None]
-  weights = jnp.stack([jnp.ones_like(confidence), confidence, right])
+  # Bins hold their upper ends.
+  place = jnp.where(mask, jnp.ceil(BINS * confidence).astype(jnp.int32), 0) - 1
+  ones = jnp.ones_like(confidence)
+  new = jnp.stack([ones, confidence, right.astype(jnp.float32)], 1)
+  held = (place == jnp.arange(BINS)[:, None]).astype(jnp.float32)
   wrong = jnp.where(mask & ~right, confidence, -jnp.inf)
-  new = {'confidence': wrong, 'id': ids, 'label': labels, 'answer': answer}
-  joined = {
-    name: jnp.concatenate([total[name], x.astype(total[name].dtype)])
-    for name, x in new.items()
-  }
-  _, worst = jax.lax.top_k(joined['confidence'], WORST)
-  counted = mask.astype(jnp.int32)
+  rows = jnp.stack([ids, labels, answer], 1).astype(jnp.int32)
+  sure, worst = jax.lax.top_k(
+    jnp.concatenate([total['confidence'], wrong]), WORST
+  )
   return {
-    'confusion': total['confusion'].at[labels, answer].add(counted),
-    'bins': total['bins'] + jnp.dot(weights, held, precision='highest'),
-    **{name: array[worst] for name, array in joined.items()},
+    'confusion': total['confusion']
+    .at[labels, answer]
+    .add(mask.astype(jnp.int32)),
+    'bins': total['bins'] + jnp.dot(held, new, precision='highest'),
+    'confidence': sure,
+    'mistakes': jnp.concatenate([total['mistakes'], rows])[worst],
   }
 
 
 def answers_of(total: Mapping[str, Any]) -> Answers:
   """The Answers of a tally that is on the host."""
   kept = np.isfinite(total['confidence'])
-  examples, confidence, right = np.asarray(total['bins'], np.float64)
+  examples, sums, right = np.asarray(total['bins'], np.float64).T
+  edges = np.linspace(0, 1, BINS + 1)
   return Answers(
     np.asarray(total['confusion'], np.int64),
-    calibration.tabulate(
-      np.linspace(0, 1, BINS + 1), examples, confidence, right
-    ),
-    np.asarray(total['id'], np.int64)[kept],
-    np.asarray(total['label'], np.int64)[kept],
-    np.asarray(total['answer'], np.int64)[kept],
+    calibration.tabulate(edges, examples, sums, right),
+    *np.asarray(total['mistakes'], np.int64)[kept].T,
     np.asarray(total['confidence'], np.float64)[kept],
   )
 
@@ -167,15 +164,14 @@ def answers_in(probabilities, labels) -> Answers:
   confusion = np.bincount(labels * k + answer, minlength=k * k).reshape(k, k)
   wrong = np.flatnonzero(answer != labels)
   worst = wrong[np.argsort(-confidence[wrong], kind='stable')][:WORST]
-  edges = np.linspace(0, 1, BINS + 1)
-  place = np.clip(np.searchsorted(edges, confidence) - 1, 0, BINS - 1)
+  place = np.clip(np.ceil(BINS * confidence).astype(int) - 1, 0, BINS - 1)
   sums = (
     np.bincount(place, weights, BINS)
     for weights in (None, confidence, answer == labels)
   )
   return Answers(
     confusion,
-    calibration.tabulate(edges, *sums),
+    calibration.tabulate(np.linspace(0, 1, BINS + 1), *sums),
     worst,
     labels[worst],
     answer[worst],

@@ -296,14 +296,17 @@ def _show(space: Workspace, rows, ids, others, epsilons) -> None:
     f'{name}, {first}, {budget(e)}': (ids[name, e], others[first][name, e])
     for e in budgets
   }
-  space.page.figure('roc', ood.roc_curves(pairs), 'ROC by budget')
-  for e in budgets:
-    groups = {'ID': ids[name, e], first: others[first][name, e]}
-    space.page.figure(
-      f'scores_{name}_at_{255 * e:.4g}',
-      ood.histograms(groups),
-      f'Scores of {name} at {budget(e)}',
-    )
+  groups = [
+    {f'ID, {budget(e)}': ids[name, e], first: others[first][name, e]}
+    for e in budgets
+  ]
+  space.page.panels(
+    'scores',
+    [ood.roc_curves(pairs), *map(ood.histograms, groups)],
+    f'{name} and {first}: ROC by budget, then the scores of inliers and '
+    'outliers at each, which an attack of both pushes into each other',
+    (4 * (1 + len(groups)), 3.6),
+  )
 
 
 def budgets_stage(config: Config, study: Study) -> Stage:
