@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab.engine import hosts, keys, mesh, preemption
 from jaxlab.engine.errors import InputError, Preempted
@@ -49,7 +50,7 @@ class Evaluation:
   def total(self, state: State) -> Any:
     """What the evaluator summed up, on the host, before `finish`."""
     # A copy: it is donated, and may be what `init` closed over.
-    total = jax.tree.map(jnp.copy, self.evaluator.init())
+    total = jax.tree.map(_copied, self.evaluator.init())
     total = mesh.place(total, self._layout)
     agree = hosts.Agreement(f'evaluation {self.name}')
     for step, _, batch in self.feed.batches(0, self.steps):
@@ -59,6 +60,11 @@ class Evaluation:
         )
       total = self._update(total, state, batch, keys.at(self._root, step))
     return jax.device_get(total)
+
+
+def _copied(leaf):
+  # Of NumPy's array by NumPy: JAX compiles a copy of each shape.
+  return leaf.copy() if isinstance(leaf, np.ndarray) else jnp.copy(leaf)
 
 
 def measure(

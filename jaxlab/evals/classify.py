@@ -87,18 +87,19 @@ def classify(
   return Evaluator(init, update, finish)
 
 
-def tally(classes: int) -> dict[str, jax.Array]:
+def tally(classes: int) -> dict[str, Any]:
   """Of no example yet: what `tallied` adds to and `answers_of` reads."""
+  # NumPy's: of JAX every shape would be a program to compile.
   return {
-    'confusion': jnp.zeros((classes, classes), jnp.int32),
-    'bins': jnp.zeros((BINS, 3)),  # examples, their confidence, right ones
-    'confidence': jnp.full(WORST, -jnp.inf),  # of mistakes
-    'mistakes': jnp.zeros((WORST, 3), jnp.int32),  # id, label, answer
+    'confusion': np.zeros((classes, classes), np.int32),
+    'bins': np.zeros((BINS, 3), np.float32),  # examples, confidence, right ones
+    'confidence': np.full(WORST, -np.inf, np.float32),  # of mistakes
+    'mistakes': np.zeros((WORST, 3), np.int32),  # id, label, answer
   }
 
 
 def tallied(
-  total: Mapping[str, jax.Array],
+  total: Mapping[str, Any],
   logits: jax.Array,
   labels: jax.Array,
   ids: jax.Array,

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import Evaluator
@@ -84,10 +86,10 @@ def masked_lm(
     }
 
   def init():
-    total = {n: jnp.zeros(()) for n in names}
+    total: dict[str, Any] = {n: jnp.zeros(()) for n in names}
     if shown[0]:
-      total['answer'] = jnp.zeros(shown, jnp.int32)
-      total['confidence'] = jnp.zeros(shown)
+      total['answer'] = np.zeros(shown, np.int32)
+      total['confidence'] = np.zeros(shown, np.float32)
     return total
 
   return Evaluator(init, update, finish)

@@ -6,6 +6,7 @@ judgement has computed already.
   classified(page, answers, classes)     what is taken for what; calibration
   mistakes(page, answers, images, …)     images that are surely wrong
   misread(page, answers, texts, …)       the same of texts
+  answered(page, rows)                   questions, answers, right answers
   filled(page, …)                        masked words beside the true ones
   attacked(page, shown, …)               clean, difference, attacked
   by_distance(page, rows, …)             outliers, the nearest set first
@@ -25,6 +26,7 @@ Draw = Callable[[Any], None]
 
 _NAMED = 30  # classes whose names fit beside a matrix
 _COUNTED = 6  # classes whose counts fit into it
+_QUESTIONS = 10  # that are shown
 _TEXT = 400  # characters of a text that is shown
 
 
@@ -149,6 +151,33 @@ def misread(
     page.samples(title, rows)
 
 
+def answered(
+  page: Sections,
+  rows: Sequence[tuple[str, str, float, Sequence[str]]],
+  of: str = 'test',
+) -> None:
+  """Questions with the network's answers beside the right ones.
+
+  Args:
+    rows: (question, answer, its probability, right answers), of which the first
+      are shown, wrong ones as those that are right.
+  """
+  found = [
+    [
+      (f'{_cut(question)}  ', 0.0),
+      (answer, 0.3 if answer in right else 0.9),
+      (f' {_percent(p)} [{" | ".join(dict.fromkeys(right))}]', 0.0),
+    ]
+    for question, answer, p, right in rows[:_QUESTIONS]
+  ]
+  if found:
+    title = (
+      f'Questions of {of} and their answers: pale where one is right to the '
+      'letter, else strong; then its probability and [what is right]'
+    )
+    page.samples(title, found)
+
+
 def filled(
   page: Sections,
   rows: Sequence[Sequence[str]],
@@ -163,7 +192,7 @@ def filled(
   """
   page.samples(
     f'Masked words of {of} as the network fills them in: pale where it is '
-    'right; where it is wrong strong, and the true one in brackets',
+    'right; strong where it is wrong, then its probability and [the true one]',
     [_filled(pieces, places) for pieces, places in zip(rows, masked)],
   )
 
@@ -180,7 +209,7 @@ def _filled(pieces, places) -> list[tuple[str, float]]:
     elif answer == true:
       found.append((text, 0.3))
     else:
-      found += [(text, 0.9), (f' [{true}, {answer} at {_percent(p)}]', 0.0)]
+      found += [(text, 0.9), (f' {_percent(p)} [{true}]', 0.0)]
   return found
 
 

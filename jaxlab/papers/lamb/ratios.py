@@ -76,7 +76,7 @@ def watched(evaluator: Evaluator, layers: int) -> Evaluator:
   names = _names(layers)
 
   def init():
-    return {**evaluator.init(), _NAME: jnp.full(len(names), jnp.nan)}
+    return {**evaluator.init(), _NAME: np.full(len(names), np.nan, np.float32)}
 
   def update(total, state, batch, key):
     own = {name: x for name, x in total.items() if name != _NAME}
