@@ -143,10 +143,13 @@ def answers_of(total: Mapping[str, Any]) -> Answers:
   kept = np.isfinite(total['confidence'])
   examples, sums, right = np.asarray(total['bins'], np.float64).T
   edges = np.linspace(0, 1, BINS + 1)
+  ids, labels, answers = np.asarray(total['mistakes'], np.int64)[kept].T
   return Answers(
     np.asarray(total['confusion'], np.int64),
     calibration.tabulate(edges, examples, sums, right),
-    *np.asarray(total['mistakes'], np.int64)[kept].T,
+    ids,
+    labels,
+    answers,
     np.asarray(total['confidence'], np.float64)[kept],
   )
 
