@@ -125,13 +125,12 @@ def tallied(
   held = (place == jnp.arange(BINS)[:, None]).astype(jnp.float32)
   wrong = jnp.where(mask & ~right, confidence, -jnp.inf)
   rows = jnp.stack([ids, labels, answer], 1).astype(jnp.int32)
+  counts = jnp.asarray(total['confusion'])
   sure, worst = jax.lax.top_k(
     jnp.concatenate([total['confidence'], wrong]), WORST
   )
   return {
-    'confusion': total['confusion']
-    .at[labels, answer]
-    .add(mask.astype(jnp.int32)),
+    'confusion': counts.at[labels, answer].add(mask.astype(jnp.int32)),
     'bins': total['bins'] + jnp.dot(held, new, precision='highest'),
     'confidence': sure,
     'mistakes': jnp.concatenate([total['mistakes'], rows])[worst],
