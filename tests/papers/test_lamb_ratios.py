@@ -35,7 +35,9 @@ def state_of(tx):
 
 @pytest.fixture(scope='module')
 def state():
-  return state_of(method.lamb(0.1, layer_axes=method.layer_axes_from))
+  return state_of(
+    method.lamb(0.1, weight_decay=0.0, layer_axes=method.layer_axes_from)
+  )
 
 
 def test_a_layers_ratio_is_the_mean_of_its_matrices(state):
