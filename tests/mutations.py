@@ -1238,15 +1238,15 @@ jaxlab/evals/classify.py: tests/recipes/test_pictures.py
     np.bincount(labels * k + answer, => np.bincount(answer * k + labels,
   the_worst_mistakes_are_ordered
     jnp.where(mask & ~right, confidence => jnp.where(mask, confidence
-    jnp.where(mask & ~right, confidence => jnp.where(~right, confidence
     wrong[np.argsort(-confidence[wrong], => wrong[np.argsort(confidence[wrong],
     jnp.stack([ids, labels, answer], 1) => jnp.stack([ids, answer, labels], 1)
-    jnp.concatenate([total['mistakes'], rows])[worst] => jnp.concatenate([rows, total['mistakes']])[worst]
+    [total['mistakes'], rows] => [rows, total['mistakes']]
   few_mistakes_shows_no_others
-    kept = np.isfinite(total['confidence']) => kept = total['confidence'] > -np.inf - 1
+    jnp.where(mask & ~right, confidence => jnp.where(~right, confidence
+    kept = np.isfinite(total => kept = ~np.isnan(total
   the_diagram_is_that_of_all_logits
     int32), 0) - 1\n  ones => int32), 1) - 1\n  ones
-    np.ceil(BINS * confidence).astype(int) - 1, 0 => np.ceil(BINS * confidence).astype(int), 0
+    .astype(int) - 1, 0, BINS => .astype(int), 0, BINS
 jaxlab/evals/pretraining.py: tests/evals/test_pretraining.py
   the_first_rows_of_the_first_batch
     jnp.where(begun, total[n], x) => x
@@ -1259,7 +1259,7 @@ jaxlab/recipes/pictures.py: tests/recipes/test_pictures.py
     if p < 0.995 or p >= 1 else => if p < 2 else
     f'is {a}, said {b} ({ => f'is {b}, said {a} ({
   the_true_one_beside_a_wrong_one
-    places.get(place, (piece, 0.0, piece)) => places.get(place + 1, (piece, 0.0, piece))
+    places.get(place, ( => places.get(place + 1, (
     {_percent(p)} [{true}]', 0.0)] => {_percent(p)} [{answer}]', 0.0)]
     and not answer.startswith('##') => and answer
   answers_stand_beside_the_right_ones
@@ -1268,11 +1268,11 @@ jaxlab/recipes/pictures.py: tests/recipes/test_pictures.py
     (shown.changed - shown.clean) / (2 * => (shown.clean - shown.changed) / (2 *
     if name in budgets: => if budgets:
   from_near_to_far
-    key=lambda name: found[name][first]) => key=lambda name: -found[name][first])
+    key=lambda name: found[ => key=lambda name: -found[
     if row['setting'] == 'clean'] => if row['setting']]
 jaxlab/recipes/judge.py: tests/recipes/test_judge.py
   the_first_images_of_an_attack_are_kept
-    first.setdefault(name, (image, answer, batch)) => first[name] = (image, answer, batch)
+    first.setdefault(name, (image, => first.setdefault(name, (0 * image,
     first[''], first[name])) => first[name], first[name]))
 jaxlab/engine/sections.py: tests/engine/test_sections.py
   every_picture_in_its_place
@@ -1299,6 +1299,10 @@ jaxlab/papers/mvs_gnn/pictures.py: tests/papers/test_mvs_gnn_pictures.py
   a_place_and_a_class_for_every_node
     _ring(spread, 1.0 + level) => _ring(0 * spread, 1.0 + level)
     of = classes[tree[-1][0]] => of = classes[tree[-1][0]][::-1] * 0
+jaxlab/recipes/study.py: tests/recipes/test_study.py
+  only_final_runs_read_the_test_set
+    seed == self.seeds[0]), => True),
+    return self.final and self.first => return self.first
 """
 
 
