@@ -129,12 +129,15 @@ def show(page: Sections, folder: Path, state: State) -> None:
     axes.set_ylabel('trust ratio of the last update')
     axes.grid(alpha=0.3)
 
+  caption = 'all of the last update; 1: not adapted, or as the rate is'
+  if not lines:
+    page.figure('trust_ratios', last, f'Trust ratios: {caption}')
+    return
   page.panels(
     'trust_ratios',
-    [by_time, last] if lines else [last],
-    'Trust ratios: by layer over time, first layers dark, where lines far '
-    'apart are layers that one rate for all would not suit; right, all of the '
-    'last update (1: not adapted)',
+    [by_time, last],
+    'Trust ratios: by layer over time, first layers dark; lines far apart are '
+    f'layers that one rate would not suit. Right, {caption}',
   )
 
 
