@@ -1264,6 +1264,8 @@ jaxlab/recipes/pictures.py: tests/recipes/test_pictures.py
     and not answer.startswith('##') => and answer
   answers_stand_beside_the_right_ones
     0.3 if answer in right else 0.9 => 0.3 if answer == right[0] else 0.3
+  translations_stand_between
+    sources, translations, references) => sources, references, translations)
   clean_difference_and_sum
     (shown.changed - shown.clean) / (2 * => (shown.clean - shown.changed) / (2 *
     if name in budgets: => if budgets:

@@ -7,6 +7,7 @@ judgement has computed already.
   mistakes(page, answers, images, …)     images that are surely wrong
   misread(page, answers, texts, …)       the same of texts
   answered(page, rows)                   questions, answers, right answers
+  translated(page, …)                    sentences, translations, references
   filled(page, …)                        masked words beside the true ones
   attacked(page, shown, …)               clean, difference, attacked
   by_distance(page, rows, …)             outliers, the nearest set first
@@ -26,7 +27,7 @@ Draw = Callable[[Any], None]
 
 _NAMED = 30  # classes whose names fit beside a matrix
 _COUNTED = 6  # classes whose counts fit into it
-_QUESTIONS = 10  # that are shown
+_QUESTIONS = 10  # or sentences, that are shown
 _TEXT = 400  # characters of a text that is shown
 
 
@@ -176,6 +177,24 @@ def answered(
       'letter, else strong; then its probability and [what is right]'
     )
     page.samples(title, found)
+
+
+def translated(
+  page: Sections,
+  sources: Sequence[str],
+  references: Sequence[str],
+  translations: Sequence[str],
+  of: str = 'test',
+) -> None:
+  """The first sentences, their translations and below the references."""
+  triples = zip(sources, translations, references)
+  page.samples(
+    f'Translations of {of}, the reference below each in brackets',
+    [
+      [(f'{a}\n', 0.0), (b, 0.3), (f'\n[{c}]', 0.0)]
+      for a, b, c in list(triples)[:_QUESTIONS]
+    ],
+  )
 
 
 def filled(

@@ -178,6 +178,14 @@ def test_answers_stand_beside_the_right_ones():
   assert len(page.found) == 1
 
 
+def test_translations_stand_between_source_and_reference():
+  page = Sections()
+  pictures.translated(page, ['un'] * 12, ['one'] * 12, ['on'] * 12)
+  shown = page.found[0]['rows']
+  assert len(shown) == 10
+  assert shown[0] == [['un\n', 0], ['on', 0.3], ['\n[one]', 0]]
+
+
 def test_an_attack_is_shown_as_clean_difference_and_sum():
   clean = np.full((2, 1, 1, 1), 0.5)
   changed = clean + np.array([0.1, -0.05]).reshape(2, 1, 1, 1)
