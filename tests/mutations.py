@@ -1263,6 +1263,80 @@ jaxlab/predict.py: tests/test_face.py
 jaxlab/compare.py: tests/test_face.py
   a_library_missed_later
     print(f'jaxlab: {line}', => print(f'jaxlab: {error}',
+jaxlab/evals/classify.py: tests/recipes/test_pictures.py
+  the_confusion_is_the_bincount
+    counts.at[labels, answer] => counts.at[answer, labels]
+    .add(mask.astype(jnp.int32)) => .add(1)
+    np.bincount(labels * k + answer, => np.bincount(answer * k + labels,
+  the_worst_mistakes_are_ordered
+    jnp.where(mask & ~right, confidence => jnp.where(mask, confidence
+    wrong[np.argsort(-confidence[wrong], => wrong[np.argsort(confidence[wrong],
+    jnp.stack([ids, labels, answer], 1) => jnp.stack([ids, answer, labels], 1)
+    [total['mistakes'], rows] => [rows, total['mistakes']]
+  few_mistakes_shows_no_others
+    jnp.where(mask & ~right, confidence => jnp.where(~right, confidence
+    kept = np.isfinite(total => kept = ~np.isnan(total
+  the_diagram_is_that_of_all_logits
+    int32), 0) - 1\n  ones => int32), 1) - 1\n  ones
+    .astype(int) - 1, 0, BINS => .astype(int), 0, BINS
+jaxlab/evals/pretraining.py: tests/evals/test_pretraining.py
+  the_first_rows_of_the_first_batch
+    jnp.where(begun, total[n], x) => x
+    jnp.exp(gap) => gap
+jaxlab/recipes/pictures.py: tests/recipes/test_pictures.py
+  rows_of_labels_that_sum_to_one
+    counts.sum(1, keepdims => counts.sum(0, keepdims
+    *(column, row, str => *(row, column, str
+  told_with_label_answer_and_probability
+    if p < 0.995 or p >= 1 else => if p < 2 else
+    f'is {a}, said {b} ({ => f'is {b}, said {a} ({
+  the_true_one_beside_a_wrong_one
+    places.get(place, ( => places.get(place + 1, (
+    {_percent(p)} [{true}]', 0.0)] => {_percent(p)} [{answer}]', 0.0)]
+    and not answer.startswith('##') => and answer
+  answers_stand_beside_the_right_ones
+    0.3 if answer in right else 0.9 => 0.3 if answer == right[0] else 0.3
+  translations_stand_between
+    sources, translations, references) => sources, references, translations)
+  clean_difference_and_sum
+    (shown.changed - shown.clean) / (2 * => (shown.clean - shown.changed) / (2 *
+    if name in budgets: => if budgets:
+  from_near_to_far
+    key=lambda name: found[ => key=lambda name: -found[
+    if row['setting'] == 'clean'] => if row['setting']]
+jaxlab/recipes/judge.py: tests/recipes/test_judge.py
+  the_first_images_of_an_attack_are_kept
+    first.setdefault(name, (image, => first.setdefault(name, (0 * image,
+    first[''], first[name])) => first[name], first[name]))
+jaxlab/engine/sections.py: tests/engine/test_sections.py
+  every_picture_in_its_place
+    i % columns + 0.5 => i // columns + 0.5
+  tensorboard_gets_images_and_text
+    if highlight > 0 and piece.strip() => if piece.strip()
+    [..., :3]\n => [..., ::-1]\n
+jaxlab/papers/lamb/ratios.py: tests/papers/test_lamb_ratios.py
+  the_mean_of_its_matrices
+    append(leaf[i]) => append(leaf[0])
+    _OTHERS['embedding' not in path] => _OTHERS['embedding' in path]
+    jnp.stack(each).mean() => jnp.stack(each).sum()
+    if not path.endswith(_WEIGHTS): => if not path:
+  over_the_steps_of_evaluations
+    and line['step'] and value => and value
+    and line['step'] and value => and line['step']
+jaxlab/papers/mvs_gnn/pictures.py: tests/papers/test_mvs_gnn_pictures.py
+  the_heaviest_edges_of_the_first_seeds
+    np.argsort(-weight[mine], => np.argsort(weight[mine],
+    to += [i] * len(mine) => to += [0] * len(mine)
+  edges_of_history_alone
+    mine = mine[weight[mine] > 0] => pass
+    np.maximum(weight, np.abs(layer.edges.history)) => weight
+  a_place_and_a_class_for_every_node
+    _ring(spread, 1.0 + level) => _ring(0 * spread, 1.0 + level)
+    of = classes[tree[-1][0]] => of = classes[tree[-1][0]][::-1] * 0
+jaxlab/recipes/study.py: tests/recipes/test_study.py
+  only_final_runs_read_the_test_set
+    seed == self.seeds[0]), => True),
+    return self.final and self.first => return self.first
 """
 
 

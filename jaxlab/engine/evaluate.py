@@ -1,9 +1,11 @@
 """Runs Evaluators over finite feeds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab.engine import hosts, keys, mesh, preemption
 from jaxlab.engine.errors import InputError, Preempted
@@ -43,8 +45,12 @@ class Evaluation:
     Raises:
       Preempted: a signal arrived; nothing is lost but this evaluation.
     """
+    return self.evaluator.finish(self.total(state))
+
+  def total(self, state: State) -> Any:
+    """What the evaluator summed up, on the host, before `finish`."""
     # A copy: it is donated, and may be what `init` closed over.
-    total = jax.tree.map(jnp.copy, self.evaluator.init())
+    total = jax.tree.map(_copied, self.evaluator.init())
     total = mesh.place(total, self._layout)
     agree = hosts.Agreement(f'evaluation {self.name}')
     for step, _, batch in self.feed.batches(0, self.steps):
@@ -53,7 +59,12 @@ class Evaluation:
           f'stopped in evaluation "{self.name}"; the same command goes on'
         )
       total = self._update(total, state, batch, keys.at(self._root, step))
-    return self.evaluator.finish(jax.device_get(total))
+    return jax.device_get(total)
+
+
+def _copied(leaf):
+  # Of NumPy's array by NumPy: JAX compiles a copy of each shape.
+  return leaf.copy() if isinstance(leaf, np.ndarray) else jnp.copy(leaf)
 
 
 def measure(
@@ -64,5 +75,13 @@ def measure(
   Raises:
     Preempted: a signal arrived.
   """
-  found = Evaluation(name, evaluator, feed, seed).run(state)
-  return {f'{name}/{figure}': value for figure, value in found.items()}
+  return measured(name, evaluator, feed, state, seed)[0]
+
+
+def measured(
+  name: str, evaluator: Evaluator, feed: Feed, state: State, seed: int
+) -> tuple[dict[str, float], Any]:
+  """The same, and the total that they are made of: there may be more in it."""
+  total = Evaluation(name, evaluator, feed, seed).total(state)
+  found = evaluator.finish(total)
+  return {f'{name}/{figure}': value for figure, value in found.items()}, total

@@ -58,7 +58,7 @@ class Log:
     with _named(self.path):
       durable.write(self.path, ''.join(json.dumps(x) + '\n' for x in kept))
       self._file = open(self.path, 'a')  # noqa: SIM115
-    self._events = _event_writer(folder, step)
+    self._events = event_writer(folder, step + 1)
 
   def sync(self) -> list | None:
     """Has all lines on disk; returns their length in bytes and SHA-256."""
@@ -143,12 +143,13 @@ class _named:
       ) from error
 
 
-def _event_writer(folder: Path, step: int):
+def event_writer(folder: Path, purge_step: int | None = None) -> Any:
+  """TensorBoard's writer of FOLDER/events; None without its extra."""
   try:
     from tensorboardX import SummaryWriter
   except ImportError:
     return None  # the tensorboard extra is not installed
-  return SummaryWriter(str(folder / 'events'), purge_step=step + 1)
+  return SummaryWriter(str(folder / 'events'), purge_step=purge_step)
 
 
 class Totals:

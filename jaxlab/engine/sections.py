@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine import hosts, workdir
+from jaxlab.engine import hosts, metrics, workdir
 
 FILE = 'sections.json'
 Cell = str | float | int | None
+
+# Of a grid of pictures, in inches: its width, a row with its labels, a line.
+_GRID_WIDTH, _GRID_ROW, _LINE = 9.0, 1.3, 0.14
+_DPI = 110  # of all figures
 
 
 class Sections:
@@ -77,6 +81,22 @@ class Sections:
     write_figure(self._path(name), draw, size)
     self._add_file(name, caption)
 
+  def panels(
+    self,
+    name: str,
+    draws: Sequence[Callable[[Any], None]],
+    caption: str = '',
+    size: tuple[float, float] = (9, 3.6),
+  ) -> None:
+    """One figure of several axes side by side, each with its `draw(axes)`."""
+
+    def draw(figure):
+      for place, one in enumerate(draws, 1):
+        one(figure.add_subplot(1, len(draws), place))
+
+    write_drawing(self._path(name), draw, size)
+    self._add_file(name, caption)
+
   def images(
     self,
     name: str,
@@ -85,23 +105,44 @@ class Sections:
     caption: str = '',
     columns: int = 8,
   ) -> None:
-    """A grid of pictures with a label below each; figures/NAME.png.
+    """A grid of pictures with a label above each; figures/NAME.png.
 
     Args:
       pictures: [n, h, w, c] uint8, or float in [0, 1]; c is 1 or 3.
     """
-    pictures = np.asarray(pictures)
-    lines = -(-len(pictures) // columns)
+    from PIL import Image  # loaded by what draws alone
+
+    found = np.asarray(pictures)
+    if found.dtype != np.uint8:
+      found = np.rint(255 * np.clip(found, 0, 1)).astype(np.uint8)
+    if found.shape[-1] == 1:
+      found = np.repeat(found, 3, -1)
+    lines, (high, wide) = -(-len(found) // columns), found.shape[1:3]
+    above = _LINE * max((x.count('\n') + 1 for x in labels), default=0)
+    width, room = _GRID_WIDTH / columns, _GRID_ROW - above
+    scale = 0.94 * _DPI * min(width / wide, room / high)
+    high, wide = (max(1, int(scale * n)) for n in (high, wide))
+    size = (_GRID_WIDTH, _GRID_ROW * lines)
+    # All in one image: an Axes each takes five times as long to draw.
+    shape = int(_DPI * size[1]), int(_DPI * size[0]), 3
+    canvas = np.full(shape, 255, np.uint8)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    corners = []
+    for i, picture in enumerate(found):
+      top = int(_DPI * (i // columns * _GRID_ROW + above))
+      left = int(_DPI * (i % columns + 0.5) * width - wide / 2)
+      big = Image.fromarray(picture).resize((wide, high), how)
+      canvas[top : top + high, left : left + wide] = np.asarray(big)
+      corners.append((left + wide / 2, top - 4))
 
     def draw(figure):
-      for i, picture in enumerate(pictures):
-        axes = figure.add_subplot(lines, columns, i + 1)
-        axes.imshow(picture.squeeze(), cmap='gray', interpolation='nearest')
-        axes.axis('off')
-        if labels:
-          axes.set_title(labels[i], fontsize=7)
+      axes = figure.add_axes((0, 0, 1, 1))
+      axes.imshow(canvas, interpolation='nearest', aspect='auto')
+      for (x, top), label in zip(corners, labels):
+        axes.text(x, top, label, fontsize=7, ha='center')
+      axes.axis('off')
 
-    write_drawing(self._path(name), draw, (9, 1.3 * lines))
+    write_drawing(self._path(name), draw, size, layout='')
     self._add_file(name, caption)
 
   def samples(
@@ -116,12 +157,39 @@ class Sections:
     self.found.append({'kind': 'samples', 'title': title, 'rows': kept})
 
   def write(self) -> None:
-    """Writes sections.json, and tables.md where there are tables."""
+    """Writes sections.json, and tables.md where there are tables.
+
+    Where TensorBoard's extra is installed they are events, too.
+    """
     assert self.folder is not None
     workdir.write_json(self.folder / FILE, self.found)
     tables = [markdown(x) for x in self.found if x['kind'] == 'table']
     if tables:
       (self.folder / 'tables.md').write_text('\n'.join(tables))
+    self._write_events()
+
+  def _write_events(self) -> None:
+    """Figures as images, all else as text, under the names of the page."""
+    assert self.folder is not None
+    writer = metrics.event_writer(self.folder) if self.found else None
+    if writer is None:
+      return
+    for number, section in enumerate(self.found):
+      kind = section['kind']
+      if kind == 'figure':
+        from matplotlib import image
+
+        path = self.folder / 'figures' / section['file']
+        pixels = image.imread(path)[..., :3]
+        writer.add_image(path.stem, pixels, dataformats='HWC')
+      elif kind == 'table':
+        writer.add_text(section['title'], markdown(section))
+      elif kind == 'samples':
+        rows = '  \n'.join(map(_marked, section['rows']))
+        writer.add_text(section['title'], rows)
+      else:
+        writer.add_text(f'headline {number}', section['text'])
+    writer.close()
 
   def _path(self, name: str) -> Path:
     assert self.folder is not None
@@ -159,6 +227,14 @@ def markdown(table: Mapping[str, Any]) -> str:
     *(f'| {" | ".join(map(_escaped, row))} |' for row in table['rows']),
   ]
   return '\n'.join(lines) + '\n'
+
+
+def _marked(row: Sequence[tuple[str, float]]) -> str:
+  """A row of samples as Markdown: what is highlighted is bold."""
+  return ''.join(
+    f'**{piece}**' if highlight > 0 and piece.strip() else piece
+    for piece, highlight in row
+  )
 
 
 def _escaped(cell: Cell) -> str:
@@ -206,4 +282,4 @@ def write_drawing(
   FigureCanvasAgg(canvas)
   draw(canvas)
   path.parent.mkdir(parents=True, exist_ok=True)
-  canvas.savefig(path, dpi=110)
+  canvas.savefig(path, dpi=_DPI)

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import Evaluator
@@ -15,12 +17,16 @@ from jaxlab.ops.losses import masked_cross_entropy
 Apply = Callable[..., tuple[jax.Array, jax.Array]]
 
 
-def masked_lm(apply: Apply, characters) -> Evaluator:
+def masked_lm(
+  apply: Apply, characters, shown: tuple[int, int] = (0, 0)
+) -> Evaluator:
   """Masked-LM loss and next-sentence accuracy over a finite feed.
 
   Args:
     apply: the model without dropout.
     characters: [vocab] int, characters that each piece stands for.
+    shown: of how many rows of the first batch, and p: the total also has their
+      `answer` [rows, p] int32 and its `confidence` [rows, p] float32.
 
   Returns:
     An Evaluator with the figures `mlm_nats` (a masked token),
@@ -48,10 +54,20 @@ def masked_lm(apply: Apply, characters) -> Evaluator:
       nsp_right.sum(),
       count,
     )
-    return {n: total[n] + x.astype(jnp.float32) for n, x in zip(names, found)}
+    sums = {n: total[n] + x.astype(jnp.float32) for n, x in zip(names, found)}
+    if not shown[0]:
+      return sums
+    few = mlm[: shown[0]].astype(jnp.float32)
+    gap = few.max(-1) - jax.nn.logsumexp(few, -1)
+    first = {
+      'answer': few.argmax(-1).astype(jnp.int32),
+      'confidence': jnp.exp(gap),
+    }
+    begun = total['rows'] > 0
+    return sums | {n: jnp.where(begun, total[n], x) for n, x in first.items()}
 
   def finish(total):
-    t = {name: float(value) for name, value in total.items()}
+    t = {name: float(total[name]) for name in names}
     if not t['tokens']:
       raise InputError(
         'the held-out examples mask no token; raise data.eval_examples'
@@ -69,4 +85,11 @@ def masked_lm(apply: Apply, characters) -> Evaluator:
       'examples': t['rows'],
     }
 
-  return Evaluator(lambda: {n: jnp.zeros(()) for n in names}, update, finish)
+  def init():
+    total: dict[str, Any] = {n: jnp.zeros(()) for n in names}
+    if shown[0]:
+      total['answer'] = np.zeros(shown, np.int32)
+      total['confidence'] = np.zeros(shown, np.float32)
+    return total
+
+  return Evaluator(init, update, finish)

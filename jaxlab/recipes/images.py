@@ -20,22 +20,31 @@ from jaxlab.data.image_sets import ImageSets
 from jaxlab.data.licences import licence_of
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import measure
+from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import FitResult, Inputs, Options
 from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.source import ArraySpec, Source, Spec
 from jaxlab.engine.stage import Figures, Specs, Stage, Workspace, training
-from jaxlab.engine.state import Evaluator, Objective, Task, Tree, Update, Vars
+from jaxlab.engine.state import (
+  Evaluator,
+  Objective,
+  State,
+  Task,
+  Tree,
+  Update,
+  Vars,
+)
 from jaxlab.engine.update import accumulate, minimise
-from jaxlab.evals.classify import classify
+from jaxlab.evals.classify import answers_of, classify
 from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised
 from jaxlab.ops import augment
 from jaxlab.ops.adversarial import adversarial_loss
 from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.losses import masked_cross_entropy
+from jaxlab.recipes import pictures
 
 Config = Mapping[str, Any]
 # (logits [b, k], labels [b], mask [b], State.vars) -> Objective
@@ -206,18 +215,51 @@ def supervised(
 def evaluation(
   task: ImageTask, space: Workspace, split: str
 ) -> tuple[Evaluator, Feed]:
-  """Accuracy and cross-entropy on a split, for `Inputs.evals`."""
-  return classify(task.logits), task.sets.held_out(split, space.mesh)
+  """Accuracy and cross-entropy on a split, for `Inputs.evals`.
+
+  The total has the answers too, see `evals.classify`.
+  """
+  found = classify(task.logits, task.sets.data['num_classes'])
+  return found, task.sets.held_out(split, space.mesh)
 
 
 def test_figures(
-  space: Workspace, inputs: Inputs, result: FitResult
+  space: Workspace, inputs: Inputs, result: FitResult, show: bool = True
 ) -> Figures:
-  """Accuracy and cross-entropy on the test set, as `test/…`."""
+  """Accuracy and cross-entropy on the test set, as `test/…`.
+
+  Args:
+    show: confusion, calibration and the worst mistakes on the stage's page.
+  """
   sets = inputs.data.sets
   evaluator, _ = inputs.evals['validation']  # compiled already
   feed = sets.held_out(sets.data['test_split'], space.mesh)
-  return measure('test', evaluator, feed, result.state, space.seed)
+  return tested(space, sets, evaluator, feed, result.state, show)
+
+
+def tested(
+  space: Workspace,
+  sets: ImageSets,
+  evaluator: Evaluator,
+  feed: Feed,
+  state: State,
+  show: bool = True,
+) -> Figures:
+  """The same by an evaluator and a feed of the test split that are there."""
+  figures, total = measured('test', evaluator, feed, state, space.seed)
+  if show:
+    answers = answers_of(total['answers'])
+    pictures.classified(space.page, answers, sets.classes)
+    images = pictured(sets, sets.data['test_split'], answers.ids)
+    pictures.mistakes(space.page, answers, images, sets.classes)
+  return figures
+
+
+def pictured(sets: ImageSets, split: str, ids: np.ndarray) -> np.ndarray:
+  """[m, h, w, c] uint8: images of a split by their places in it."""
+  source = sets.source(split, 1)
+  found = [source.batch(int(i), slice(None))['image'] for i in ids]
+  return np.concatenate(found) if found else np.zeros(0)
 
 
 def classifier_stage(

@@ -24,12 +24,14 @@ from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.attacks import in_chunks
 from jaxlab.ops.detection import Detector
 from jaxlab.ops.intervals import wilson
+from jaxlab.recipes import pictures
 from jaxlab.recipes.images import ImageTask
 
 Row = dict[str, Any]
 Args = tuple[Mapping, Mapping]
 
 _CHUNK = 25  # images attacked together
+_SHOWN = 8  # images of an attack that are shown
 
 
 def args_of(state: State) -> Args:
@@ -116,6 +118,7 @@ def withstood(
   args: Args,
   feed: Feed,
   seed: int,
+  keep: Callable[[str, pictures.Shown], None] | None = None,
 ) -> dict[str, float]:
   """Shares of images classified rightly, clean and under each attack.
 
@@ -126,6 +129,7 @@ def withstood(
     logits: (params, vars, batch) -> [b, k], of `image` float32 in [0, 1].
     attacks: name -> attack(key, images, ids, params, vars, batch).
     feed: batches of `image` float32 in [0, 1], `label`, `id`.
+    keep: called with the name of each attack and the first images.
 
   Returns:
     `attacked/accuracy`, `attacked/NAME_accuracy` with `…_low` and `…_high`
@@ -134,17 +138,25 @@ def withstood(
   """
 
   @jax.jit
-  def right(image, batch, params, vars):
+  def judged(image, batch, params, vars):
     of = logits(params, vars, {**batch, 'image': image})
-    return ~wrong(of, batch['label'])
+    return ~wrong(of, batch['label']), of.argmax(-1)
 
-  functions = {'': lambda batch: right(batch['image'], batch, *args)}
+  first: dict[str, tuple] = {}  # of an attack: its first images and answers
+
+  def noted(name, image, batch):
+    right, answer = judged(image, batch, *args)
+    if keep:
+      first.setdefault(name, (image, answer, batch))
+    return right
+
+  functions = {'': lambda batch: noted('', batch['image'], batch)}
   for number, (name, attack) in enumerate(attacks.items()):
     key = jax.random.fold_in(jax.random.key(seed), number)
 
-    def stands(batch, attack=attack, key=key):
+    def stands(batch, name=name, attack=attack, key=key):
       image = attack(key, batch['image'], batch['id'], *args, batch)
-      return right(image, batch, *args)
+      return noted(name, image, batch)
 
     functions[f'{name}_'] = stands
   found = ood.collect(functions, feed, 'attacks')
@@ -157,7 +169,18 @@ def withstood(
     figures[f'attacked/{name}accuracy'] = float(each.mean())
     figures[f'attacked/{name}accuracy_low'] = low
     figures[f'attacked/{name}accuracy_high'] = high
+  if keep:
+    for name in attacks:
+      keep(name, _shown(first[''], first[name]))
   return figures
+
+
+def _shown(clean: tuple, changed: tuple) -> pictures.Shown:
+  """The first images of two batches (images, answers, batch)."""
+  batch = clean[2]
+  whole = (*(clean[0], changed[0], batch['label']), clean[1], changed[1])
+  mask = mesh.whole(batch['mask'])
+  return pictures.Shown(*(mesh.whole(x)[mask][:_SHOWN] for x in whole))
 
 
 def views(

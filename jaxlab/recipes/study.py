@@ -34,6 +34,12 @@ class Cell(NamedTuple):
   seed: int
   # Of a final run: the rate, once the trials are done.
   choose: Callable[[Workspace], float] | None = None
+  first: bool = True  # whether the seed is the study's first
+
+  @property
+  def pictured(self) -> bool:
+    """Whether its page has pictures: of the final runs the first seed's."""
+    return self.final and self.first
 
   @property
   def final(self) -> bool:
@@ -114,7 +120,10 @@ class Study:
     choose = lambda space: factor * self._best(space, arm, at)
     first = factor * self.rates(arm, at)[0]
     return [
-      Cell(f'{_named(arm, setting)}-s{seed}', arm, setting, first, seed, choose)
+      Cell(
+        f'{_named(arm, setting)}-s{seed}',
+        *(arm, setting, first, seed, choose, seed == self.seeds[0]),
+      )
       for seed in self.seeds
     ]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxlab.engine.errors import InputError
-from jaxlab.evals.classify import classify
+from jaxlab.evals.classify import answers_of, classify
 from tests.evals.evaluated import evaluated
 
 
@@ -46,3 +46,25 @@ def test_a_set_without_examples_is_refused():
   }
   with pytest.raises(InputError, match='no examples'):
     evaluate([batch])
+
+
+def test_the_answers_are_counted_beside_the_same_figures():
+  draw = np.random.default_rng(1)
+  logits = draw.normal(size=(8, 3)).astype(np.float32)
+  batch = {
+    'logits': logits,
+    'label': draw.integers(0, 3, 8),
+    'id': np.arange(8),
+    'mask': np.arange(8) < 7,
+  }
+  apply = lambda params, vars, batch: batch['logits']
+  made = classify(apply, 3)
+  totals = []
+  kept = made._replace(finish=lambda total: totals.append(total))
+  evaluated(kept, [batch])
+  answers = answers_of(totals[0]['answers'])
+  assert answers.confusion.sum() == 7
+  right = (logits.argmax(-1) == batch['label'])[:7]
+  assert np.trace(answers.confusion) == right.sum()
+  assert sorted(answers.ids) == np.flatnonzero(~right).tolist()
+  assert made.finish(totals[0]) == evaluate([batch])

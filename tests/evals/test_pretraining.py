@@ -65,3 +65,15 @@ def test_examples_that_mask_nothing_are_refused():
     batch['target_mask'][:] = False
   with pytest.raises(InputError, match='mask no token'):
     evaluate(data)
+
+
+def test_what_is_shown_are_the_first_rows_of_the_first_batch():
+  data = list(batches(np.random.default_rng(0)))
+  apply = lambda params, vars, batch: (batch['mlm'], batch['nsp'])
+  made, totals = masked_lm(apply, LENGTHS, shown=(2, 2)), []
+  evaluated(made._replace(finish=lambda total: totals.append(total)), data)
+  logits = data[0]['mlm'][:2]
+  np.testing.assert_array_equal(totals[0]['answer'], logits.argmax(-1))
+  p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  np.testing.assert_allclose(totals[0]['confidence'], p.max(-1), rtol=1e-5)
+  assert made.finish(totals[0]) == evaluate(data)

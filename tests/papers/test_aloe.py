@@ -554,7 +554,8 @@ def test_a_run_judges_every_network_and_puts_them_side_by_side(finished):
   assert '| figure | oe |' in table
   assert 'test/pgd-2/odin/both 8/255/auroc' in table
   assert (finished / 'budgets' / 'figures' / 'budgets.png').exists()
-  assert (finished / 'oe-s0-ood' / 'figures' / 'roc.png').exists()
+  drawn = {p.stem for p in (finished / 'oe-s0-ood' / 'figures').iterdir()}
+  assert drawn == {'scores', 'answers_test', 'mistakes_test', 'attacked_pgd_8'}
   figures = json.loads((finished / 'oe-s0' / 'report.json').read_text())
   assert figures['metrics']['validation/accuracy'] > 0.5
 

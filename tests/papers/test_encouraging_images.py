@@ -75,6 +75,20 @@ def test_a_final_run_judges_calibration_outliers_and_attacks(finished):
   assert figures['test/attacked/worst_accuracy'] <= clean
 
 
+def test_its_page_shows_answers_attacks_and_outliers(finished):
+  found = json.loads((finished / 'el-s0' / 'sections.json').read_text())
+  files = [x['file'] for x in found if x['kind'] == 'figure']
+  assert files == [
+    'answers_test.png',
+    'mistakes_test.png',
+    'attacked_pgd_0.1.png',
+  ]
+  [table] = [x for x in found if x['kind'] == 'table']
+  figures = json.loads((finished / 'el-s0' / 'report.json').read_text())
+  area = figures['metrics']['test/auroc/gaussian_noise/msp']
+  assert table['rows'][0][:2] == ['gaussian_noise', area]
+
+
 def test_the_three_views_are_drawn(finished):
   drawn = {p.name for p in (finished / 'analysis' / 'figures').glob('*.png')}
   assert drawn == {

@@ -145,3 +145,26 @@ def test_a_long_judgement_says_how_long_it_takes(capsys):
     meter.advance()
   lines = capsys.readouterr().err.splitlines()
   assert lines == ['attacks 2/5  eta 18s', 'attacks 4/5  eta 6s']
+
+
+def test_the_first_images_of_an_attack_are_kept_with_their_answers(judged):
+  _, args, feed, image, label, clean = judged
+  epsilon = 0.1
+  attacks = {
+    'one': fgsm(of_batch(logits_of, nats), epsilon=epsilon),
+    'none': lambda key, images, ids, *args: images,
+  }
+  kept = {}
+  plain = judge.withstood(logits_of, attacks, args, feed, 0)
+  found = judge.withstood(logits_of, attacks, args, feed, 0, kept.__setitem__)
+  assert found == plain and [*kept] == ['one', 'none']
+  shown = kept['one']
+  np.testing.assert_allclose(shown.clean, image[:8])
+  np.testing.assert_array_equal(shown.labels, label[:8])
+  np.testing.assert_array_equal(shown.before, clean[:8].argmax(-1))
+  params, vars = args
+  after = shown.changed.reshape(8, -1) @ params['net']['w']
+  after = after - vars['net']['shift']
+  np.testing.assert_array_equal(shown.after, after.argmax(-1))
+  assert 0 < abs(shown.changed - image[:8]).max() <= epsilon + 1e-6
+  np.testing.assert_array_equal(kept['none'].after, shown.before)

@@ -54,6 +54,7 @@ def test_only_final_runs_read_the_test_set_and_stop_where_they_diverge():
   cells = []
   made().stages(lambda cell: cells.append(cell) or empty(cell))
   assert [c.final for c in cells] == [False] * 4 + [True] * 4
+  assert [c.name for c in cells if c.pictured] == ['b-s0', 'a-s0']
   limits = {c.final: c.options(TRAIN).max_bad_steps for c in cells}
   assert limits == {False: 9, True: 0}
 

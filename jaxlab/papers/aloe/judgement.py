@@ -16,7 +16,6 @@ import numpy as np
 from jaxlab.data.image_sets import drawn
 from jaxlab.engine import keys, model, workdir
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import measure
 from jaxlab.engine.require import (
   at_least,
   between,
@@ -37,8 +36,8 @@ from jaxlab.papers.aloe import detectors as of_scores
 from jaxlab.papers.aloe import method, paper_evaluation
 from jaxlab.papers.aloe.detectors import DETECTORS, tuned
 from jaxlab.papers.aloe.sets import Sets, seen
-from jaxlab.recipes import judge
-from jaxlab.recipes.images import ImageTask, image_task
+from jaxlab.recipes import judge, pictures
+from jaxlab.recipes.images import ImageTask, image_task, tested
 from jaxlab.recipes.judge import Row
 from jaxlab.recipes.study import Cell, Study
 
@@ -185,8 +184,9 @@ def _judge(config, cell, space: Workspace, state: State, folder) -> Figures:
     )
     papers = _paper(space, folder, own)
   workdir.write_json(folder / 'ood.json', rows)
+  pictures.by_distance(space.page, clean, config['detection']['detectors'][0])
   _show(space, rows, ids, others, o['epsilons'])
-  accuracy = _accuracy(config, task, state, sets, test, space)
+  accuracy = _accuracy(config, cell, task, state, sets, test, space)
   means = {
     f'test/{label(row)}/{column}': row[column]
     for row in rows
@@ -254,18 +254,20 @@ def label(row: Row) -> str:
   return f'{row["attack"]}/{row["detector"]}/{row["setting"]}{at}'
 
 
-def _accuracy(config, task: ImageTask, state, sets, test, space) -> Figures:
+def _accuracy(
+  config, cell: Cell, task: ImageTask, state, sets, test, space
+) -> Figures:
   """Of the classifier: on the whole test set, and attacked on a part of it."""
   o, feed = config['ood'], sets.once(test, space.mesh)
-  evaluator = classify(task.logits)
-  figures = measure('test', evaluator, feed, state, space.seed)
+  evaluator = classify(task.logits, config['data']['num_classes'])
+  figures = tested(space, sets, evaluator, feed, state, cell.pictured)
+  budgets = {f'pgd_{255 * e:.4g}': e for e in o['epsilons']}
   attacks = {
-    f'pgd_{255 * e:.4g}': pgd(
-      adversarial.of_batch(task.logits), epsilon=e, steps=o['steps']
-    )
-    for e in o['epsilons']
+    name: pgd(adversarial.of_batch(task.logits), epsilon=e, steps=o['steps'])
+    for name, e in budgets.items()
   }
   if attacks:
+    of = space.page, sets.classes, dict([*budgets.items()][:1])
     part = drawn(test, o['attacked'])
     part['image'] = part['image'].astype(np.float32) / 255
     figures |= {
@@ -276,6 +278,7 @@ def _accuracy(config, task: ImageTask, state, sets, test, space) -> Figures:
         judge.args_of(state),
         sets.once(part, space.mesh),
         space.seed,
+        partial(pictures.keep_attacked, *of) if cell.pictured else None,
       ).items()
     }
   return figures
@@ -293,14 +296,17 @@ def _show(space: Workspace, rows, ids, others, epsilons) -> None:
     f'{name}, {first}, {budget(e)}': (ids[name, e], others[first][name, e])
     for e in budgets
   }
-  space.page.figure('roc', ood.roc_curves(pairs), 'ROC by budget')
-  for e in budgets:
-    groups = {'ID': ids[name, e], first: others[first][name, e]}
-    space.page.figure(
-      f'scores_{name}_at_{255 * e:.4g}',
-      ood.histograms(groups),
-      f'Scores of {name} at {budget(e)}',
-    )
+  groups = [
+    {f'ID, {budget(e)}': ids[name, e], first: others[first][name, e]}
+    for e in budgets
+  ]
+  space.page.panels(
+    'scores',
+    [ood.roc_curves(pairs), *map(ood.histograms, groups)],
+    f'{name} and {first}: ROC by budget, then the scores of inliers and '
+    'outliers at each, which an attack of both pushes into each other',
+    (4 * (1 + len(groups)), 3.6),
+  )
 
 
 def budgets_stage(config: Config, study: Study) -> Stage:

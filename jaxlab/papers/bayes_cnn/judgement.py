@@ -15,11 +15,13 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import Meter, read
 from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.evals.calibrate import reliability_diagrams
+from jaxlab.evals.classify import answers_in
 from jaxlab.evals.ood import collect
 from jaxlab.ops import calibration
 from jaxlab.ops.detection_metrics import auroc
 from jaxlab.papers.bayes_cnn import arms, laplace, method, uncertainty
 from jaxlab.papers.bayes_cnn.arms import POST_HOC, VARIATIONAL, Predictor
+from jaxlab.recipes import pictures
 from jaxlab.recipes.images import ImageTask, image_task
 from jaxlab.recipes.study import Cell, Study
 
@@ -304,6 +306,11 @@ def _most_uncertain(config, space, kept: Mapping, arm: str) -> None:
     f'The most uncertain test images of {arm}: label, answer, traces of '
     'aleatoric (a) and epistemic (e) covariance',
   )
+  answers = answers_in(np.exp(x['log_p']), x['label'])
+  classes = task.sets.classes
+  pictures.classified(space.page, answers, classes, arm)
+  worst = test['image'][answers.ids]
+  pictures.mistakes(space.page, answers, worst, classes, arm)
 
 
 def _beside_the_paper(config, space, study: Study) -> None:

@@ -22,6 +22,7 @@ from jaxlab.ops.detection_metrics import auroc
 from jaxlab.papers.doc_regions import documents, method, nets
 from jaxlab.papers.doc_regions.documents import Documents
 from jaxlab.papers.doc_regions.nets import Plan
+from jaxlab.recipes import pictures
 
 Config = Mapping[str, Any]
 _PAPER = 'paper, RVL-CDIP'
@@ -475,20 +476,15 @@ def _pictures(config, space: Workspace, found: Documents, seed: Seed) -> None:
     'regions', regions, f'Regions of a page: {found.classes[test.label[0]]}'
   )
   count = len(found.classes)
-  table = np.zeros((count, count))
+  table = np.zeros((count, count), int)
   np.add.at(table, (test.label, answer), 1)
-
-  def confusion(axes):
-    axes.imshow(
-      table / np.maximum(table.sum(1, keepdims=True), 1), cmap='Blues'
-    )
-    axes.set_xticks(range(count), found.classes, rotation=90, fontsize=6)
-    axes.set_yticks(range(count), found.classes, fontsize=6)
-    axes.set_xlabel('answer')
-    axes.set_ylabel('label')
-
   words = f'{c["headline"]}, protocol {c["protocols"][0]}'
-  space.page.figure('confusion', confusion, f'Confusion: {words}', (6, 6))
+  space.page.figure(
+    'confusion',
+    pictures.confusion(table, found.classes),
+    f'{words}: what is taken for what, each row its share of a label',
+    (6, 6),
+  )
   answers, spread = method.disagreement(seed.test)
   most = np.lexsort((-spread, -answers))[:8]
   name = lambda number: found.classes[number]

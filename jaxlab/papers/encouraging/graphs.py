@@ -25,7 +25,7 @@ from jaxlab.data.in_memory import permutation
 from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import measure
+from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs
 from jaxlab.engine.model import Kept, Model
@@ -33,9 +33,10 @@ from jaxlab.engine.require import above, at_least, inside, multiple_of, require
 from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
+from jaxlab.evals.classify import answers_of, tallied, tally
 from jaxlab.models.sagpool import SAGPoolNet, graph_of, logits_of_rows
 from jaxlab.papers.encouraging import arms
-from jaxlab.recipes import optimizers
+from jaxlab.recipes import optimizers, pictures
 from jaxlab.recipes.study import Cell, study_of
 
 Config = Mapping[str, Any]
@@ -291,10 +292,15 @@ def make_evaluator(config: Config) -> Evaluator:
       'right': _right(logits, batch, mask),
       'graphs': mask.astype(jnp.float32),
     }
-    return {k: total[k] + x.sum((0, 2)) for k, x in found.items()}
+    sums = {k: total[k] + x.sum((0, 2)) for k, x in found.items()}
+    # Of all folds together, each of a network of its own.
+    flat = logits.reshape(-1, logits.shape[-1]), batch['label'].ravel()
+    none = jnp.zeros(mask.size, jnp.int32)
+    answers = tallied(total['answers'], *flat, none, mask.ravel())
+    return {**sums, 'answers': answers}
 
   def finish(total):
-    total = {k: np.asarray(x, np.float64) for k, x in total.items()}
+    total = {k: np.asarray(total[k], np.float64) for k in names}
     accuracy = total['right'] / total['graphs']
     return {
       'accuracy': float(accuracy.mean()),
@@ -303,7 +309,12 @@ def make_evaluator(config: Config) -> Evaluator:
     }
 
   names = ('nats', 'right', 'graphs')
-  return Evaluator(lambda: {k: jnp.zeros(folds) for k in names}, update, finish)
+
+  def init():
+    zeros = {k: jnp.zeros(folds) for k in names}
+    return {**zeros, 'answers': tally(config['data']['num_classes'])}
+
+  return Evaluator(init, update, finish)
 
 
 def training_stage(config: Config, cell: Cell) -> Stage:
@@ -329,7 +340,10 @@ def training_stage(config: Config, cell: Cell) -> Stage:
       return {}
     evaluator, _ = inputs.evals['validation']
     feed = inputs.data.once(space.mesh, 'test')
-    found = measure('test', evaluator, feed, result.state, space.seed)
+    found, total = measured('test', evaluator, feed, result.state, space.seed)
+    if cell.pictured:
+      names = inputs.data.graphs.classes
+      pictures.classified(space.page, answers_of(total['answers']), names)
     # A fold's own figures stay out of the study's table of test/….
     return {_own(name): value for name, value in found.items()}
 

@@ -1,6 +1,7 @@
 """What a trained classifier is worth: test, calibration, outliers, attacks."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,6 @@ import numpy as np
 
 from jaxlab.data.image_sets import drawn
 from jaxlab.engine import hosts, metrics
-from jaxlab.engine.evaluate import measure
 from jaxlab.engine.loop import Inputs
 from jaxlab.engine.require import at_least, between, each, require
 from jaxlab.engine.stage import Figures, Stage, Workspace
@@ -21,7 +21,8 @@ from jaxlab.ops.detection import detectors
 from jaxlab.papers.encouraging import analysis
 from jaxlab.papers.encouraging.arms import ArmLoss
 from jaxlab.recipes import judge as judging
-from jaxlab.recipes.images import ImageTask
+from jaxlab.recipes import pictures
+from jaxlab.recipes.images import ImageTask, tested
 from jaxlab.recipes.study import Cell, Study
 
 Config = Mapping[str, Any]
@@ -54,10 +55,10 @@ def judge(
   test = sets.inliers(config['data']['test_split'])
   feed = sets.once(test, space.mesh)
   figures = {
-    **measure('test', evaluator, feed, state, space.seed),
+    **tested(space, sets, evaluator, feed, state, cell.pictured),
     **_test(judging.calibration(task, args, held, feed)),
     **_test(_outliers(config, task, args, space, test)),
-    **_test(_attacked(config, task, args, space, cell.seed, test)),
+    **_test(_attacked(config, task, args, space, cell, test)),
   }
   some = drawn(test, config['analysis']['examples'])
   updates = config['train']['steps']
@@ -83,6 +84,7 @@ def _outliers(config, task: ImageTask, args, space, test) -> Figures:
     },
     space.mesh,
   )
+  pictures.by_distance(space.page, rows, DETECTORS[0])
   return {
     f'{figure}/{row["ood"]}/{row["detector"]}': row[figure]
     for row in rows
@@ -90,7 +92,9 @@ def _outliers(config, task: ImageTask, args, space, test) -> Figures:
   }
 
 
-def _attacked(config, task: ImageTask, args, space, seed, test) -> Figures:
+def _attacked(
+  config, task: ImageTask, args, space, cell: Cell, test
+) -> Figures:
   a = config['adversarial']
   if not a['epsilons']:
     return {}
@@ -110,7 +114,10 @@ def _attacked(config, task: ImageTask, args, space, seed, test) -> Figures:
   part = drawn(test, a['examples'])
   part['image'] = part['image'].astype(np.float32) / 255
   feed = task.sets.once(part, space.mesh)
-  return judging.withstood(task.logits, attacks, args, feed, seed)
+  first = {f'pgd_{a["epsilons"][0]:.3g}': a['epsilons'][0]}
+  shown = partial(pictures.keep_attacked, space.page, task.sets.classes, first)
+  keep = shown if cell.pictured else None
+  return judging.withstood(task.logits, attacks, args, feed, cell.seed, keep)
 
 
 def _views(task: ImageTask, of_rows: ArmLoss, updates: int, args, feed):

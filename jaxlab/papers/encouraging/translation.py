@@ -35,7 +35,7 @@ from jaxlab.models.transformer import Transformer
 from jaxlab.ops.beam_search import beam_search
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.papers.encouraging import arms
-from jaxlab.recipes import optimizers
+from jaxlab.recipes import optimizers, pictures
 from jaxlab.recipes.study import Cell, study_of
 
 Config = Mapping[str, Any]
@@ -297,7 +297,8 @@ def _decode(config, cell, pairs, split, space, state) -> dict[str, float]:
     space.facts['bleu_signature'] = found.signature
     names = ('source', 'reference', 'translation')
     rows = [dict(zip(names, row)) for row in zip(sources, references, texts)]
-    space.page.table(f'Translations of {split}', names, rows[:10])
+    if cell.pictured:
+      pictures.translated(space.page, sources, references, texts, split)
     if hosts.leads():
       path = space.folder(cell.name) / f'translations_{split}.json'
       workdir.write_json(path, rows)

@@ -13,10 +13,12 @@ from jaxlab.data.squad import Question, Squad, hold_out, read_squad
 from jaxlab.data.squad_windows import Shape, Windows, batch_spec, make_windows
 from jaxlab.engine import workdir
 from jaxlab.engine.require import at_least, require
+from jaxlab.engine.sections import Sections
 from jaxlab.engine.state import Evaluator, Objective, State
 from jaxlab.evals.squad import Ranked, context_mask, squad
 from jaxlab.models.bert_heads import SpanHead
 from jaxlab.papers.lamb import span
+from jaxlab.recipes import pictures
 
 Config = Mapping[str, Any]
 
@@ -39,6 +41,7 @@ class Job:
       make_head(config),
     )
     self.about, self.facts, files = {}, {}, {}
+    self.ranked: Ranked = {}  # of the last evaluation
     for split in ('train', 'dev'):
       key = f'squad_{split}'
       name, strict = f'config.data.{key}', data['strict']
@@ -68,8 +71,25 @@ class Job:
     if split not in self.parts:
       return None
     windows = self._windows(split, False)
-    keep = None if folder is None else lambda ranked: _write(folder, ranked)
+
+    def keep(ranked):
+      self.ranked = ranked
+      if folder is not None:
+        _write(folder, ranked)
+
     return _evaluator(self.config, apply, windows, keep), windows.arrays
+
+  def show(self, page: Sections, total) -> None:
+    """Answers to the first questions beside the right ones."""
+    del total  # ranked already
+    pictures.answered(
+      page,
+      [
+        (q.text, *self.ranked[q.id][0], q.answers)
+        for q in self.parts['test'].questions
+        if q.id in self.ranked
+      ],
+    )
 
   def _windows(self, split: str, training: bool) -> Windows:
     shape, part = _shape(self.config), self.parts[split]

@@ -12,10 +12,12 @@ from jaxlab.data import labelled_text
 from jaxlab.data.text import LabelledText
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import at_least, one_of, require
+from jaxlab.engine.sections import Sections
 from jaxlab.engine.state import Objective
-from jaxlab.evals.classify import classify
+from jaxlab.evals.classify import answers_of, classify
 from jaxlab.models.bert_heads import ClassificationHead
 from jaxlab.ops.losses import masked_cross_entropy
+from jaxlab.recipes import pictures
 
 Config = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -62,7 +64,15 @@ class Job:
   def evaluation(self, split: str, apply, folder=None):
     """The Evaluator of `validation` or `test`, and its rows."""
     del folder
-    return classify(apply), self._rows(split, getattr(self.splits, split))
+    found = classify(apply, len(self.splits.train.classes))
+    return found, self._rows(split, getattr(self.splits, split))
+
+  def show(self, page: Sections, total) -> None:
+    """What the test set's answers are: a figure, and the worst mistakes."""
+    found, test = answers_of(total['answers']), self.splits.test
+    pictures.classified(page, found, test.classes)
+    texts = [test.texts[i] for i in found.ids]
+    pictures.misread(page, found, texts, test.classes)
 
   def _rows(self, split: str, part: LabelledText) -> Arrays:
     found = _encode(self.config, self.tokenizer, part)

@@ -14,7 +14,7 @@ from jaxlab.data.in_memory import ArraySource
 from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start
-from jaxlab.engine.evaluate import measure
+from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
 from jaxlab.engine.model import Kept, Model
@@ -214,7 +214,8 @@ def _finish(
   job, folder = inputs.data.job, space.folder('finetune')
   found = job.evaluation('test', inputs.data.apply, folder)
   evaluator, feed = _held_out(config, found, space)
-  figures = measure('test', evaluator, feed, result.state, space.seed)
+  figures, total = measured('test', evaluator, feed, result.state, space.seed)
+  job.show(space.page, total)
   rows = config['train']['steps'] * config['data']['batch_size']
   source: Any = inputs.feed.source
   space.facts |= {

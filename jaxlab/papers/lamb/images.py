@@ -10,7 +10,7 @@ from typing import Any
 from jaxlab.engine.loop import Options
 from jaxlab.engine.require import between, require
 from jaxlab.engine.stage import Stage
-from jaxlab.papers.lamb import optimizers, sizes
+from jaxlab.papers.lamb import optimizers, ratios, sizes
 from jaxlab.recipes import images, measured
 from jaxlab.recipes.images import (
   classifier_stage,
@@ -49,12 +49,20 @@ def _stage(config: Config, cell: Cell | None = None) -> Stage:
     tx = optimizers.make(config, cell.rate(space) if cell else None)
     return supervised(task, tx, loss, micro)
 
+  name = cell.name if cell else 'train'
+
+  def finish(space, inputs, result):
+    pictured = not cell or cell.pictured
+    if pictured:
+      ratios.show(space.page, space.folder(name), result.state)
+    return test_figures(space, inputs, result, pictured)
+
   return classifier_stage(
-    cell.name if cell else 'train',
+    name,
     config,
     update,
     options=options,
     seed=config['seed'],
-    finish=test_figures if not cell or cell.final else None,
+    finish=finish if not cell or cell.final else None,
     keep=not cell or cell.final,
   )

@@ -15,22 +15,24 @@ from jaxlab.data.pretraining import PretrainingSource, batch_spec, unigram_nats
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import measure
+from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
 from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, between, one_of, require
 from jaxlab.engine.sections import Sections
 from jaxlab.engine.stage import Figures, Stage, Workspace, training
-from jaxlab.engine.state import Objective, State, Task, paths
+from jaxlab.engine.state import Objective, Task
 from jaxlab.evals.pretraining import masked_lm
 from jaxlab.models.bert import Bert
 from jaxlab.ops.losses import masked_cross_entropy
-from jaxlab.papers.lamb import bert, method, optimizers, sizes
+from jaxlab.papers.lamb import bert, optimizers, ratios, sizes
+from jaxlab.recipes import pictures
 from jaxlab.recipes.study import Cell
 
 Config = Mapping[str, Any]
 
+_FILLED = 6  # test examples whose masked words are shown
 _METRICS = ('mlm_nats', 'mlm_bits_per_character', 'mlm_accuracy')
 
 
@@ -116,7 +118,7 @@ def pretraining(
     spec=lambda space: {'train': batch_spec(*shape)},
     task=task,
     inputs=partial(_open, config),
-    finish=partial(_finish, config) if not cell or cell.final else None,
+    finish=partial(_finish, config, name) if not cell or cell.final else None,
     rules=partial(bert.rules, config),
     seed=config['seed'],
     start=start,
@@ -287,19 +289,28 @@ def _open(config: Config, space: Workspace) -> Inputs:
   )
   model = make_model(config, corpus.vocab_size, mesh.platform(space.mesh))
   apply = lambda params, vars, batch: _apply(model, params, batch)
-  evaluator = masked_lm(apply, corpus.characters)
   found = _held_out(config, corpus, 'validation', space.mesh)
+  few = min(_FILLED, mesh.round_rows(space.mesh, min(128, c['eval_examples'])))
+  evaluator = ratios.watched(
+    masked_lm(apply, corpus.characters, (few, c['max_predictions'])),
+    config['model']['num_layers'],
+  )
   evals = {'validation': (evaluator, found)}
   return Inputs(feed, evals, {'corpus_sha256': corpus.sha256}, corpus)
 
 
 def _finish(
-  config: Config, space: Workspace, inputs: Inputs, result: FitResult
+  config: Config,
+  name: str,
+  space: Workspace,
+  inputs: Inputs,
+  result: FitResult,
 ) -> Figures:
   """The test set, once, and the unigram on the same masked positions."""
   corpus, (evaluator, validation) = inputs.data, inputs.evals['validation']
   test = _held_out(config, corpus, 'test', space.mesh)
-  figures = measure('test', evaluator, test, result.state, space.seed)
+  figures, total = measured('test', evaluator, test, result.state, space.seed)
+  figures = {k: v for k, v in figures.items() if not ratios.is_one(k)}
   known = {**result.metrics, **figures}
   for split, feed in (('validation', validation), ('test', test)):
     source: Any = feed.source
@@ -314,25 +325,25 @@ def _finish(
     'download_seconds': round(packages.download_seconds(), 3),
     'vocab_size': corpus.vocab_size,
   }
-  _show_ratios(space.page, result.state)
+  _show_filled(space.page, corpus, test.source, total)
+  ratios.show(space.page, space.folder(name), result.state)
   return figures
 
 
-def _show_ratios(page: Sections, state: State) -> None:
-  """The trust ratios of the last update, smallest to largest."""
-  try:
-    ratios = method.trust_ratios(state.opt['net'], method.layer_axes_from)
-  except ValueError:
-    return  # AdamW has none
-  flat = sorted(float(x) for _, leaf in paths(ratios) for x in np.ravel(leaf))
-
-  def draw(axes):
-    axes.semilogy(flat, 'o', markersize=3)
-    axes.set_xlabel('parameter tensors of all layers, sorted')
-    axes.set_ylabel('trust ratio of the last update')
-    axes.grid(alpha=0.3)
-
-  page.figure('trust_ratios', draw, 'Trust ratios of the last update')
+def _show_filled(page: Sections, corpus: Corpus, source, total) -> None:
+  """The first test examples, their masked words filled in."""
+  batch = source.batch(0, slice(0, len(total['answer'])))
+  name = corpus.pieces.__getitem__
+  rows, masked = [], []
+  for i, tokens in enumerate(batch['tokens']):
+    places = {}
+    for j in np.flatnonzero(batch['target_mask'][i]):
+      answer, true = total['answer'][i, j], batch['targets'][i, j]
+      p = float(total['confidence'][i, j])
+      places[int(batch['positions'][i, j])] = (name(answer), p, name(true))
+    rows.append([name(x) for x in tokens[batch['attention'][i]]])
+    masked.append(places)
+  pictures.filled(page, rows, masked)
 
 
 def predict(model: Model, inputs: list[str]) -> list[list[dict[str, float]]]:

@@ -9,6 +9,7 @@ spreading, knn  the same
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -206,7 +207,9 @@ def cell_stage(config: Config, cell: Cell) -> Stage:
     spec=lambda space: {'train': spec},
     task=task,
     inputs=inputs,
-    finish=images.test_figures if cell.final else None,
+    finish=partial(images.test_figures, show=cell.pictured)
+    if cell.final
+    else None,
     seed=cell.seed,
     start=start,
     keep=(lambda space, opened, result: images.kept(config, opened.data.sets))

@@ -40,6 +40,7 @@ from jaxlab.papers.mvs_gnn import (
   graph_data,
   inference,
   judgement,
+  pictures,
   sampler,
   variance,
 )
@@ -245,6 +246,8 @@ def training_stage(config: Config, cell: Cell) -> Stage:
     if cell.final:
       judge, feed = inputs.data.judged(space.mesh, 'test')
       figures |= measure('test', judge, feed, result.state, cell.seed)
+    if cell.pictured:
+      pictures.show(space.page, inputs.feed.source.sample(1), inputs.data.data)
     return figures
 
   return training(
