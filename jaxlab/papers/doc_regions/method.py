@@ -174,7 +174,7 @@ def transfer(
       fates['misshapen'].append(name)
       return leaf
     fates['copied'].append(name)
-    return jnp.asarray(given[name], leaf.dtype)
+    return jnp.asarray(given[name], jax.dtypes.canonicalize_dtype(leaf.dtype))
 
   tree = jax.tree_util.tree_map_with_path(take, init)
   if not fates['copied']:
