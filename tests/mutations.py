@@ -656,6 +656,28 @@ jaxlab/planning/plan.py: tests/planning/test_plan.py
     if first := seen.get(digest): => if first := None:
   does_not_fit
     raise DoesNotFitError(lacking[0]) => say(lacking[0])
+jaxlab/engine/report.py: tests/engine/test_report.py
+  intervals_are_bands
+    top = [y for _, y in high] => top = [y for _, y in low]
+    if label.endswith(_ENDS): => if False:
+  the_first_screen_says
+    tables = [s for name, s in shown if name == shown[0][0]] => tables = []
+    for x in found[::-1] for s in => for x in found for s in
+  every_figure_is_there_once
+    if (stage['name'], s) not in placed] => if s]
+  figures_stand_beside
+    known = all(isinstance(end, float) for => known = any(0 for
+  names_and_values_are_escaped
+    autoescape=True => autoescape=False
+  a_run_that_stops_leaves
+    'unfinished': len(finished) < len(found), => 'unfinished': False,
+jaxlab/engine/stage.py: tests/engine/test_report.py
+  a_run_that_stops_leaves
+    except (Preempted, NonFiniteError): => except NonFiniteError:
+jaxlab/engine/loop.py: tests/engine/test_loop.py
+  watched
+    now - self.watched >= _SECONDS_BETWEEN_LOOKS => now < 0
+    self.watched = self.options.clock()\n    self.progress => self.progress
 jaxlab/data/growth.py: tests/data/test_weights.py
   small_files_cannot
     if built > limit(stored): => if False:

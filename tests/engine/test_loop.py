@@ -500,3 +500,25 @@ def test_an_artefact_of_no_stage_is_an_input_error(tmp_path):
   space = stage.Workspace(tmp_path, {}, _one_device(), 0)
   with pytest.raises(InputError, match=r'no stage "first" ran before; known: '):
     space.artefact('first')
+
+
+def test_a_training_is_watched_at_evaluations_every_half_minute(tmp_path):
+  times, seen = iter(range(0, 10_000, 4)), []
+  now = [0.0]
+
+  def clock():
+    now[0] = float(next(times))
+    return now[0]
+
+  _fit(
+    tmp_path,
+    steps=24,
+    task=_task({}),
+    eval_every_steps=1,
+    checkpoint_every_seconds=0.0,
+    clock=clock,
+    watch=lambda: seen.append(now[0]),
+  )
+  assert len(seen) > 2 and seen[0] >= 30
+  apart = np.diff(seen)
+  assert (apart >= 30).all() and (apart < 120).any()
