@@ -81,6 +81,10 @@ def check(config: Config) -> None:
       'model.std': above(0),
     },
   )
+  own = m['name'] == SMALL or not hasattr(KINDS[m['name']].model, 'momentum')
+  cure = f'{m["name"]} takes none'
+  momentum = one_of(0, cure=cure) if own else between(0, 0.999)
+  require(config, {'model.momentum': momentum})
   if m['name'] != SMALL:
     square = one_of(m['width'], cure='networks of ImageNet take squares')
     require(config, {'model.height': square})
@@ -102,7 +106,12 @@ def network_of(config: Config, size: tuple[int, int]) -> Network:
       SMALL, classes, m['dtype'], {'width': m['features']}
     )
     return normalised(model, (*size, 1), (m['mean'],), (m['std'],))
-  fields = {'num_classes': classes, 'dtype': jnp.dtype(m['dtype'])}
+  fields: dict[str, Any] = {
+    'num_classes': classes,
+    'dtype': jnp.dtype(m['dtype']),
+  }
+  if m['momentum']:
+    fields['momentum'] = m['momentum']
   return architecture(m['name'], size=size[0], **fields)
 
 
