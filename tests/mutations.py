@@ -656,6 +656,9 @@ jaxlab/planning/plan.py: tests/planning/test_plan.py
     if first := seen.get(digest): => if first := None:
   does_not_fit
     raise DoesNotFitError(lacking[0]) => say(lacking[0])
+jaxlab/papers/doc_regions/nets.py: tests/papers/test_doc_regions_task.py
+  running_statistics_have
+    fields['momentum'] = m['momentum'] => pass
 jaxlab/engine/report.py: tests/engine/test_report.py
   intervals_are_bands
     top = [y for _, y in high] => top = [y for _, y in low]

@@ -516,6 +516,19 @@ def test_permuted_class_numbers_are_an_error(tmp_path, monkeypatch):
     documents.opened(config, True)
 
 
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_running_statistics_have_the_momentum_of_the_config(
+  momentum, monkeypatch
+):
+  given = {}
+  monkeypatch.setattr(
+    nets, 'architecture', lambda name, **fields: given.update(fields)
+  )
+  config = smoke(model__name='efficientnet_lite0', model__momentum=momentum)
+  nets.network_of(config, (32, 32))
+  assert given.get('momentum', 0.0) == momentum
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [
@@ -526,6 +539,10 @@ def test_permuted_class_numbers_are_an_error(tmp_path, monkeypatch):
     (
       {'model__name': 'vgg16', 'model__width': 64},
       'networks of ImageNet take squares',
+    ),
+    (
+      {'model__name': 'vgg16', 'model__momentum': 0.9},
+      r'model\.momentum = 0\.9 must be one of 0; vgg16 takes none',
     ),
     ({'regions__steps': 0}, r'regions\.steps = 0 must be at least 1'),
     (
