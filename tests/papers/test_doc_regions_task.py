@@ -541,8 +541,8 @@ def test_running_statistics_have_the_momentum_of_the_config(
       'networks of ImageNet take squares',
     ),
     (
-      {'model__name': 'vgg16', 'model__momentum': 0.9},
-      r'model\.momentum = 0\.9 must be one of 0; vgg16 takes none',
+      {'model__name': 'squeezenet', 'model__momentum': 0.9},
+      r'model\.momentum = 0\.9 must be one of 0; squeezenet takes none',
     ),
     ({'regions__steps': 0}, r'regions\.steps = 0 must be at least 1'),
     (
