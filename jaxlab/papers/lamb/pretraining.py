@@ -325,6 +325,12 @@ def _finish(
     'download_seconds': round(packages.download_seconds(), 3),
     'vocab_size': corpus.vocab_size,
   }
+  space.page.headline(
+    f'Masked words of the test text: {figures["test/nats_below_unigram"]:.2f} '
+    f'nats below what their frequencies alone give '
+    f'({figures["test/mlm_nats"]:.2f} of {figures["test/unigram_nats"]:.2f}). '
+    'What is claimed of batches and pods, one run does not test'
+  )
   _show_filled(space.page, corpus, test.source, total)
   ratios.show(space.page, space.folder(name), result.state)
   return figures
