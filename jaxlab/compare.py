@@ -21,7 +21,7 @@ from typing import Any
 
 from jaxlab import extras
 from jaxlab.engine import durable, metrics, runs, sections, workdir
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import InputError, printable
 from jaxlab.engine.runs import Run
 
 _NONE = '–'
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_intermixed_args(argv[1:])
     _run([Path(x).expanduser() for x in args.runs], Path(args.out))
   except InputError as error:
-    print(f'jaxlab: {error}', file=sys.stderr)
+    print(f'jaxlab: {printable(error)}', file=sys.stderr)
     return error.exit_code
   except ModuleNotFoundError as error:
     if not (line := extras.cure(error)):

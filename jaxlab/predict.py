@@ -28,7 +28,7 @@ import numpy as np
 
 from jaxlab import extras
 from jaxlab.engine import runs
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import InputError, printable
 
 if TYPE_CHECKING:  # loads JAX: a mistyped path is answered before
   from jaxlab.engine.model import Model
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
   try:
     _run(_parser().parse_intermixed_args(argv[1:]))
   except InputError as error:
-    print(f'jaxlab: {error}', file=sys.stderr)
+    print(f'jaxlab: {printable(error)}', file=sys.stderr)
     return error.exit_code
   except ModuleNotFoundError as error:
     if not (line := extras.cure(error)):

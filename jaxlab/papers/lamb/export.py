@@ -17,7 +17,7 @@ from typing import Any
 
 from jaxlab.data.wordpiece import Vocabulary
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
+from jaxlab.engine.errors import InputError, printable
 from jaxlab.papers.lamb import answering, bert, classification, pretrained
 from jaxlab.recipes import hugging_face
 
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     mesh.start()
     name = export(given.stage, given.folder)
   except InputError as error:
-    print(f'jaxlab: {error}', file=sys.stderr)
+    print(f'jaxlab: {printable(error)}', file=sys.stderr)
     return error.exit_code
   print(f'{given.folder}: {name}')
   return 0
