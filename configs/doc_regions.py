@@ -13,8 +13,9 @@ file names of its code: holistic .9111, header .86, left body .8521, right body
 
 Measured, '' with one seed (about 7 minutes of one quiet core): holistic .870,
 stacked .927, paired .056 [.037, .079]; one network at the pixels of five .853.
-Not run: pages (about 12 minutes; set JAX_COMPILATION_CACHE_DIR, its folds share
-their programs), rvl_cdip. More in docs/doc_regions.md.
+pages, one seed, 12 minutes of one core: holistic .209, stacked .373, paired
+.164 [.067, .277]: little is learnt in 40 steps. Not run: rvl_cdip. More in
+docs/doc_regions.md.
 """
 
 import ml_collections
