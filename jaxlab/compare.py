@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlab import extras
+from jaxlab.command import Parser, exit_code
 from jaxlab.engine import durable, metrics, runs, sections, workdir
-from jaxlab.engine.errors import InputError, printable
+from jaxlab.engine.errors import InputError
 from jaxlab.engine.runs import Run
 
 _NONE = '–'
@@ -33,38 +33,21 @@ Points = list[tuple[int, float]]
 
 def main(argv: Sequence[str]) -> int:
   """Compares the runs of a command line; returns the exit code."""
-  try:
-    args = _parser().parse_intermixed_args(argv[1:])
-    _run([Path(x).expanduser() for x in args.runs], Path(args.out))
-  except InputError as error:
-    print(f'jaxlab: {printable(error)}', file=sys.stderr)
-    return error.exit_code
-  except ModuleNotFoundError as error:
-    if not (line := extras.cure(error)):
-      raise
-    print(f'jaxlab: {line}', file=sys.stderr)
-    return InputError.exit_code
-  return 0
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise InputError(f'{message}; see python -m jaxlab.compare --help')
-
-
-def _parser() -> argparse.ArgumentParser:
-  found = _Parser(
-    'jaxlab.compare',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  return exit_code(
+    lambda: _run(_parser().parse_intermixed_args(list(argv[1:])))
   )
+
+
+def _parser() -> Parser:
+  found = Parser('jaxlab.compare', __doc__)
   found.add_argument('runs', nargs='+', metavar='RUN')
   found.add_argument('--out', default='.', help='folder of compare.md, .html')
   return found
 
 
-def _run(folders: Sequence[Path], out: Path) -> None:
-  named = opened(folders)
+def _run(args: argparse.Namespace) -> None:
+  out = Path(args.out)
+  named = opened([Path(x).expanduser() for x in args.runs])
   tables = [figures(named), differences(named)]
   for table in tables:
     print(f'{sections.text(table)}\n')

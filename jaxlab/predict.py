@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxlab import extras
+from jaxlab.command import Parser, exit_code
 from jaxlab.engine import runs
-from jaxlab.engine.errors import InputError, printable
+from jaxlab.engine.errors import InputError
 
 if TYPE_CHECKING:  # loads JAX: a mistyped path is answered before
   from jaxlab.engine.model import Model
@@ -66,30 +66,13 @@ def load(run: str | os.PathLike) -> 'Model':
 
 def main(argv: Sequence[str]) -> int:
   """Predicts for the arguments of a command line; returns the exit code."""
-  try:
-    _run(_parser().parse_intermixed_args(argv[1:]))
-  except InputError as error:
-    print(f'jaxlab: {printable(error)}', file=sys.stderr)
-    return error.exit_code
-  except ModuleNotFoundError as error:
-    if not (line := extras.cure(error)):
-      raise
-    print(f'jaxlab: {line}', file=sys.stderr)
-    return InputError.exit_code
-  return 0
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise InputError(f'{message}; see python -m jaxlab.predict --help')
-
-
-def _parser() -> argparse.ArgumentParser:
-  found = _Parser(
-    'jaxlab.predict',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+  return exit_code(
+    lambda: _run(_parser().parse_intermixed_args(list(argv[1:])))
   )
+
+
+def _parser() -> Parser:
+  found = Parser('jaxlab.predict', __doc__)
   found.add_argument('run', metavar='RUN')
   found.add_argument('inputs', nargs='*', metavar='INPUT')
   found.add_argument('--json', action='store_true', help='print JSON')

@@ -1282,10 +1282,7 @@ jaxlab/main.py: tests/test_face.py
 jaxlab/data/prepare.py: tests/test_face.py
   a_door_says_in_one_line
     print(f'error: {line}', => print(f'error: {error!r}',
-jaxlab/predict.py: tests/test_face.py
-  a_library_missed_later
-    print(f'jaxlab: {line}', => print(f'jaxlab: {error}',
-jaxlab/compare.py: tests/test_face.py
+jaxlab/command.py: tests/test_face.py
   a_library_missed_later
     print(f'jaxlab: {line}', => print(f'jaxlab: {error}',
 jaxlab/evals/classify.py: tests/recipes/test_pictures.py

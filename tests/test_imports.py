@@ -14,7 +14,8 @@ _RULES = r"""
 configs import ml_collections ~ configs/.* import:(?!ml_collections\b)
 imports are absolute ~ .* import:\.
 names say something ~ .* file:.*/(utils?|common|misc|helpers)\.py
-files have a room ~ jaxlab/(?!(main|predict|compare|extras|__init__)\.py|(
+files have a room ~ jaxlab/(?!(main|predict|compare|command|extras|__init__)
+  \.py|(
   engine|ops|data|models|evals|planning|recipes|papers)/).* file:
 imports run down ~ jaxlab/(engine|ops)\b.* import:jaxlab\.(?!\1\b)
 extras knows no room ~ jaxlab/extras.* import:jaxlab\b
@@ -24,8 +25,10 @@ imports run down ~ jaxlab/recipes/.* import:jaxlab\.papers\b
 imports run down ~ jaxlab/main.* import:jaxlab\.
   (?!(engine|planning|extras)\b)
 imports run down ~ jaxlab/predict.* import:jaxlab\.
-  (?!(engine|main|data\.pixels|extras)\b)
-imports run down ~ jaxlab/compare.* import:jaxlab\.(?!(engine|extras)\b)
+  (?!(engine|main|data\.pixels|command|extras)\b)
+imports run down ~ jaxlab/compare.* import:jaxlab\.
+  (?!(engine|command|extras)\b)
+imports run down ~ jaxlab/command.* import:jaxlab\.(?!(engine|extras)\b)
 imports run down ~ jaxlab/(?!predict\.py).* import:jaxlab\.main\b
 imports run down ~ jaxlab/(?!__init__).* import:jaxlab\.(predict|compare)\b
 imports run down ~ jaxlab/.* import:(tests|benchmarks|configs|examples|launch)\b
@@ -70,6 +73,7 @@ jaxlab/recipes/a.py ~ from jaxlab.papers.b import method; import flax.linen
 jaxlab/main.py ~ import jaxlab.papers.b.images, jaxlab.data
 jaxlab/predict.py ~ import jaxlab.recipes, jaxlab.compare
 jaxlab/compare.py ~ import jax, jaxlab.data, jaxlab.predict
+jaxlab/command.py ~ import jaxlab.data, jaxlab.main
 jaxlab/papers/a/a.py ~ import jaxlab.papers.b.method, jaxlab.papers.a.task
 jaxlab/papers/a/task.py ~ def program(): import jaxlab.papers.b.plots;
   from jaxlab.papers.b.images import program;

@@ -26,7 +26,7 @@ def images(config: Config, offline: bool) -> dict[str, Any]:
     InputError: the set cannot be had, or an image does not decode.
   """
   d = dict(config['data'])
-  if not d['name'].partition(':')[2] and ':' in d['name']:
+  if d['name'].endswith(':'):
     raise InputError(
       f'config.data.name is {d["name"]!r}: add the path of the folder, '
       f'--config.data.name={d["name"]}PATH'

@@ -8,16 +8,16 @@ the class that the command prints read it there (BertForPreTraining, …), and
 `jaxlab.recipes.hugging_face.load(folder)` here.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxlab.command import Parser, exit_code
 from jaxlab.data.wordpiece import Vocabulary
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError, printable
+from jaxlab.engine.errors import InputError
 from jaxlab.papers.lamb import answering, bert, classification, pretrained
 from jaxlab.recipes import hugging_face
 
@@ -95,18 +95,16 @@ def _opened(folder: Path) -> tuple[Config, Mapping[str, Any]]:
 
 def main(argv: list[str] | None = None) -> int:
   """The command; returns its exit code."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = Parser('jaxlab.papers.lamb.export', __doc__)
   parser.add_argument('stage', help='runs/bert_lamb/pretrain')
   parser.add_argument('folder', help='to be written')
-  given = parser.parse_args(argv)
-  try:
+
+  def run():
+    given = parser.parse_args(argv)
     mesh.start()
-    name = export(given.stage, given.folder)
-  except InputError as error:
-    print(f'jaxlab: {printable(error)}', file=sys.stderr)
-    return error.exit_code
-  print(f'{given.folder}: {name}')
-  return 0
+    print(f'{given.folder}: {export(given.stage, given.folder)}')
+
+  return exit_code(run)
 
 
 if __name__ == '__main__':
