@@ -57,7 +57,7 @@ def make_graph():
   """The mean over in-neighbours; these are uniform, each once in a row."""
   import numpy as np
 
-  from jaxlab.data.adjacency import adjacency
+  from jaxlab.data.graphs.adjacency import adjacency
   from jaxlab.papers.mvs_gnn.blocks import make_operator
 
   draw = np.random.default_rng(0)

@@ -46,7 +46,9 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from jaxlab.data import atomic, image, streaming, tfds
+from jaxlab.data import atomic, tfds
+from jaxlab.data.images import arrays as image
+from jaxlab.data.images import streaming
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError

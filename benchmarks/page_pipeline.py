@@ -24,9 +24,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxlab.data import page_shards, streaming
-from jaxlab.data.image_files import RVL_CDIP_CLASSES
-from jaxlab.data.pixels import Canvas
+from jaxlab.data.images import page_shards, streaming
+from jaxlab.data.images.files import RVL_CDIP_CLASSES
+from jaxlab.data.images.pixels import Canvas
 from jaxlab.engine import mesh
 from jaxlab.engine.feed import Feed
 from jaxlab.papers.doc_regions import method, synthetic

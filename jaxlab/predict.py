@@ -163,7 +163,7 @@ def _questions(inputs, words, context) -> list[tuple[str, str]]:
 
 
 def _images(inputs, words, context) -> np.ndarray:
-  from jaxlab.data.pixels import Canvas, decode
+  from jaxlab.data.images.pixels import Canvas, decode
 
   size = inputs['height'], inputs['width']
   canvas = Canvas(size, inputs['channels'], inputs['fit'])

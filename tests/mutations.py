@@ -580,7 +580,7 @@ jaxlab/engine/checkpoint.py: tests/engine/test_durability.py
 jaxlab/engine/feed.py: tests/engine/test_waiting.py
   ends_the_wait
     wait=not preemption.asked() => wait=True
-jaxlab/data/atomic.py: tests/data/test_image.py
+jaxlab/data/atomic.py: tests/data/images/test_arrays.py
   a_damaged_cache
     if _sha256(folder / name) != wanted: => if False:
 jaxlab/papers/encouraging/bonus.py: tests/papers/test_encouraging.py
@@ -607,13 +607,13 @@ jaxlab/papers/lamb/layers.py: tests/papers/test_lamb_sharding.py
 jaxlab/models/advgan.py: tests/models/test_advgan.py
   target_reaches_every_pixel
     return (1 + scale) * x + shift => return (1 + scale - scale) * x
-jaxlab/data/pickles.py: tests/data/test_pickles.py
+jaxlab/data/packages/pickles.py: tests/data/packages/test_pickles.py
   a_small_pickle_cannot
     if made.depth > _DEEPEST: => if made.depth > 1e9:
     if self._work > self._limit: => if False:
     'BUILD': slice(1, None),\n => 'BUILD': slice(0),\n
     'SETITEM': slice(1, 2),\n => 'SETITEM': slice(0),\n
-jaxlab/data/pixels.py: tests/data/test_image.py
+jaxlab/data/images/pixels.py: tests/data/images/test_arrays.py
   pgm_of_9
     picture.mode == 'I' and picture.format => False and picture.format
   16_bit_png
@@ -631,10 +631,10 @@ jaxlab/ops/calibration.py: tests/ops/test_calibration.py
     labels] > rivals.max(-1)).all(): => labels] > rivals.max(-1)).any() and 0:
   no_temperature_fits
     if not 1.01 * _COLDEST < temperature < _HOTTEST / 1.01: => if False:
-jaxlab/data/archives.py: tests/data/test_archives.py
+jaxlab/data/packages/archives.py: tests/data/packages/test_archives.py
   encrypted
     if entry.flag_bits & 1: => if False:
-jaxlab/data/packages.py: tests/data/test_packages.py
+jaxlab/data/packages/registry.py: tests/data/packages/test_registry.py
   even_if_it_was_right
     if _verified.get(path) != identity: => if not identity:
 jaxlab/data/tfds.py: tests/data/test_tfds.py
@@ -681,10 +681,10 @@ jaxlab/engine/loop.py: tests/engine/test_loop.py
   watched
     now - self.watched >= _SECONDS_BETWEEN_LOOKS => now < 0
     self.watched = self.options.clock()\n    self.progress => self.progress
-jaxlab/data/growth.py: tests/data/test_weights.py
+jaxlab/data/growth.py: tests/data/packages/test_weights.py
   small_files_cannot
     if built > limit(stored): => if False:
-jaxlab/data/weights.py: tests/data/test_weights.py
+jaxlab/data/packages/weights.py: tests/data/packages/test_weights.py
   shard_is_read_once
     if len({*shards}) != len(shards): => if not shards:
 jaxlab/engine/errors.py: tests/test_main.py
@@ -910,41 +910,41 @@ jaxlab/ops/duplicates.py: tests/ops/test_duplicates.py
     dtype=np.uint64), distance + 1) => dtype=np.uint64), distance or 1)
   merged_groups_join
     for label in labels:\n    _, first => for label in labels[:1]:\n    _, first
-jaxlab/data/page_shards.py: tests/data/test_page_shards.py
+jaxlab/data/images/page_shards.py: tests/data/images/test_page_shards.py
   every_mode_becomes_one_grey_page
     if min(page.shape[:2]) < least: => if min(page.shape[:2]) < 1:
   shards_are_cut_and_read_across
     shards[-1][1] == _SHARD => shards[-1][1] > _SHARD + 9
-jaxlab/data/array_records.py: tests/data/test_page_shards.py
+jaxlab/data/array_records.py: tests/data/images/test_page_shards.py
   an_example_is_read_as_it_was_written
     int64_list.value.append(label) => int64_list.value.append(0)
-jaxlab/data/wordpiece.py: tests/recipes/test_hugging_face.py
+jaxlab/data/text/wordpiece.py: tests/recipes/test_hugging_face.py
   texts_are_read_as
     lowercase=lowercase, => lowercase=True,
     strip_accents=strip_accents, => strip_accents=None,
     handle_chinese_chars=chinese_apart, => handle_chinese_chars=True,
     SpecialIds(*(numbers[piece] for piece in SPECIAL)) => SpecialIds(*range(5))
-jaxlab/data/wordpiece.py: tests/papers/test_bert_hub.py
+jaxlab/data/text/wordpiece.py: tests/papers/test_bert_hub.py
   a_folders_encoder_and_words
     json.dumps(self).encode() => json.dumps(self.pieces).encode()
-jaxlab/data/masking.py: tests/data/test_pretraining.py
+jaxlab/data/text/masking.py: tests/data/text/test_pretraining.py
   masks_are_80_10_10
     draw < 0.8), mask_id, tokens => draw < 0.8), 4, tokens
-jaxlab/data/pretraining.py: tests/data/test_sentence_pairs.py
+jaxlab/data/text/pretraining.py: tests/data/text/test_sentence_pairs.py
   pairs_are_legal
     tokens[:, 0] = special.cls => tokens[:, 0] = 2
     tokens[column >= length] = special.pad => tokens[column >= length] = 0
-jaxlab/data/labelled_text.py: tests/data/test_labelled_text.py
+jaxlab/data/text/labelled.py: tests/data/text/test_labelled.py
   a_long_text_keeps
     [special.cls, *ids, special.sep] => [2, *ids, 3]
     sequence_length), special.pad, np.int32 => sequence_length), 0, np.int32
   unknown_words_are_counted
     tokens == special.unk => tokens == 1
-jaxlab/data/squad_windows.py: tests/data/test_squad_windows.py
+jaxlab/data/text/squad_windows.py: tests/data/text/test_squad_windows.py
   rows_are_question_and_context
     np.full(size, special.pad, np.int32) => np.full(size, 0, np.int32)
     [special.cls, *row.query => [2, *row.query
-jaxlab/data/hub_folder.py: tests/recipes/test_hugging_face_refused.py
+jaxlab/data/packages/hub_folder.py: tests/recipes/test_hugging_face_refused.py
   shards_that_are_absent
     shard.endswith('.safetensors') => True
     if not named or PurePath(shard).name != shard: => if not named:
@@ -957,7 +957,7 @@ jaxlab/data/hub_folder.py: tests/recipes/test_hugging_face_refused.py
   tokenizer_json_that_is_not
     if pieces is not None and pieces != own: => if False:
     if model.get(key, value) != value: => if False:
-jaxlab/data/hub_folder.py: tests/recipes/test_hugging_face.py
+jaxlab/data/packages/hub_folder.py: tests/recipes/test_hugging_face.py
   texts_are_read_as
     normalizer.get(theirs, default)) => default)
   with_capitals_is_not_put

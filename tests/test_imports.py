@@ -25,7 +25,7 @@ imports run down ~ jaxlab/recipes/.* import:jaxlab\.papers\b
 imports run down ~ jaxlab/main.* import:jaxlab\.
   (?!(engine|planning|extras)\b)
 imports run down ~ jaxlab/predict.* import:jaxlab\.
-  (?!(engine|main|data\.pixels|command|extras)\b)
+  (?!(engine|main|data\.images\.pixels|command|extras)\b)
 imports run down ~ jaxlab/compare.* import:jaxlab\.
   (?!(engine|command|extras)\b)
 imports run down ~ jaxlab/command.* import:jaxlab\.(?!(engine|extras)\b)
@@ -38,7 +38,7 @@ only engine/ ~ (?!jaxlab/engine/).* (import|use):.*\bmultihost_utils\b
 only engine/checkpoint.py ~ (?!jaxlab/engine/checkpoint\.py).* import:orbax\b
 only engine/mesh.py ~ (?!jaxlab/engine/mesh\.py).* ((import|use):jax\.
   distributed\b|call:(.*\.)?(Mesh|AbstractMesh|make_mesh|create_device_mesh)$)
-only data/pickles.py ~ (?!jaxlab/data/pickles\.py).* import:pickle\b
+only pickles.py ~ (?!jaxlab/data/packages/pickles\.py).* import:pickle\b
 only main.py runs a file ~ (?!jaxlab/(main|extras)\.py).* call:.*\.exec_module$
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|

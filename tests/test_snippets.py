@@ -29,7 +29,7 @@ _PAGES = [
 # What a reader has at hand where a page's Python begins.
 _GIVEN = {
   'lamb.md': """
-from jaxlab.data.wordpiece import Vocabulary
+from jaxlab.data.text.wordpiece import Vocabulary
 from jaxlab.models.bert import Bert
 from jaxlab.recipes import hugging_face
 params = {'layers': {'kernel': np.ones((2, 3, 4))}}
@@ -97,7 +97,10 @@ log_p = test_log_p = np.log(rng.dirichlet([1, 1], (12, 5)))
 }
 # (page, number of the block) -> why it is not run here.
 _NOT_RUN = {
-  ('data.md', 0): 'downloads 98 MB of weights; tests/data/test_weights.py',
+  (
+    'data.md',
+    0,
+  ): 'downloads 98 MB of weights; tests/data/packages/test_weights.py',
   ('models.md', 0): 'needs a run: test_the_page_on_models, slow',
 }
 

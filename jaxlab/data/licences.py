@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from jaxlab.data import builders
-from jaxlab.data.outliers import NOISES
+from jaxlab.data.images.outliers import NOISES
 
 _SHIPPED: Mapping[str, str] = {
   'pydoc': 'PSF-2.0 (the documentation of CPython)',

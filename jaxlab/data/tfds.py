@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import absl.logging
 
-from jaxlab.data import atomic, builders, packages
+from jaxlab.data import atomic, builders
+from jaxlab.data.packages import registry
 from jaxlab.engine.errors import InputError
 
 FORMAT = 'array_record'
@@ -213,7 +214,7 @@ def _open_own(make, offline: bool):
 def _prepare_own(make, target, offline) -> None:
   """Builds a set in a scratch folder and renames the whole to `target`."""
   tfds = _import_tfds()
-  start, downloads = time.monotonic(), packages.download_seconds()
+  start, downloads = time.monotonic(), registry.download_seconds()
   with atomic.scratch_folder(target) as folder:
     builder = make(data_dir=folder, offline=offline)
     builder.check_needs()
@@ -224,7 +225,7 @@ def _prepare_own(make, target, offline) -> None:
         download_config=tfds.download.DownloadConfig(try_download_gcs=False),
       )
     os.rename(builder.data_dir, target)
-  downloads = packages.download_seconds() - downloads
+  downloads = registry.download_seconds() - downloads
   seconds = time.monotonic() - start - downloads
   atomic.note(
     f'prepared the data set {make.name} in {seconds:.1f} s'

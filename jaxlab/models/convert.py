@@ -1,11 +1,11 @@
 """Foreign weights -> the variables of this package's Linen modules.
 
 Weights arrive as a flat mapping from foreign names to arrays (see
-`jaxlab/data/weights.py`) and leave as the nested variables that `module.apply`
-takes. `assign` does the work and is strict: every foreign array has to be used
-or dropped by name, every leaf of the module has to be filled, every shape has
-to agree, and all that is wrong is told at once. `to_flat` and `from_flat` do
-the same for files of our own.
+`data/packages/weights.py`) and leave as the nested variables that
+`module.apply` takes. `assign` does the work and is strict: every foreign array
+has to be used or dropped by name, every leaf of the module has to be filled,
+every shape has to agree, and all that is wrong is told at once. `to_flat`
+and `from_flat` do the same for files of our own.
 
   shapes = template(SqueezeNet(), jnp.zeros([1, 227, 227, 3]))
   variables = pretrained.squeezenet(shapes, flat)

@@ -1,9 +1,9 @@
 """Names of the weights at hand -> variables of this package's modules.
 
 Each function takes `template`, the shapes of our model (`convert.template`),
-and `flat`, the foreign name -> array as `jaxlab/data/weights.py` reads it, and
-returns variables for `apply`. It raises a ValueError that lists all that does
-not fit.
+and `flat`, the foreign name -> array as `data/packages/weights.py` reads it,
+and returns variables for `apply`. It raises a ValueError that lists all that
+does not fit.
 
   resnet50_keras     Keras' ResNet50, for ResNet50(layout='keras_v1')
   resnet50_torch     torchvision's resnet50, for ResNet50()

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlab.data import hub_folder
-from jaxlab.data.wordpiece import Vocabulary
+from jaxlab.data.packages import hub_folder
+from jaxlab.data.text.wordpiece import Vocabulary
 from jaxlab.engine.errors import InputError
 from jaxlab.models import bert_config, bert_names
 from jaxlab.models.bert import Bert
@@ -68,7 +68,7 @@ def load(
   """The network of a folder, as it stands in its config.json.
 
   Args:
-    folder: with config.json, weights and vocabulary: see `data/hub_folder.py`.
+    folder: with config.json, weights and vocabulary: `packages/hub_folder.py`.
     scan_layers: stack the layers.
     dtype: of the computation; parameters are float32.
 

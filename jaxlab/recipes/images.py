@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.data.licences import licence_of
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.errors import InputError

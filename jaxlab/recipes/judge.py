@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine import mesh
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.state import State

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.data import streaming
-from jaxlab.data.image import Canvas, decode
+from jaxlab.data.images import streaming
+from jaxlab.data.images.arrays import Canvas, decode
 from jaxlab.engine.errors import InputError
 
 Config = Mapping[str, Any]

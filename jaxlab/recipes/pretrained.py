@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlab.data import packaged_weights, weights
+from jaxlab.data.packages import packaged_weights, weights
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.models import keras_names, pretrained, torch_names

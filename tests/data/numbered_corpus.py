@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from jaxlab.data import corpus, pretraining, wordpiece
+from jaxlab.data.text import corpus, pretraining, wordpiece
 
 FIRST = 5  # the id of the first token of the text
 # Not in the order of our own vocabularies.

@@ -12,7 +12,8 @@ import tarfile
 
 import pytest
 
-from jaxlab.data import builders, packages, prepare, tfds
+from jaxlab.data import builders, prepare, tfds
+from jaxlab.data.packages import registry
 from jaxlab.engine.errors import InputError
 
 
@@ -65,7 +66,7 @@ def deb(files, suffix='.xz'):
   )
 
 
-def in_inbox(package: packages.Package, content: bytes) -> packages.Package:
+def in_inbox(package: registry.Package, content: bytes) -> registry.Package:
   """Puts a file in the inbox; the package that pins that file."""
   inbox = pathlib.Path(os.environ['JAXLAB_DATA_DIR']) / 'inbox'
   inbox.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,7 @@ class RealPackages:
     inbox.mkdir(exist_ok=True)
     for package in builders.builder_class(name).PACKAGES:
       try:
-        file = packages.fetch(package)
+        file = registry.fetch(package)
       except InputError as error:
         pytest.skip(f'the package {package.name} cannot be had: {error}')
       if not (inbox / file.name).exists():

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlab.data import corpus, image, tfds
+from jaxlab.data import tfds
+from jaxlab.data.images import arrays as image
+from jaxlab.data.text import corpus
 from jaxlab.engine.errors import InputError
 
 FLIPS = int(os.environ.get('FLIPS', '12'))

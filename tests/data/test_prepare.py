@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as full_tfds
 
-from jaxlab.data import builders, packages, prepare
+from jaxlab.data import builders, prepare
 from jaxlab.data.builders import packaged
 from jaxlab.data.builders.mnist import mnist_dataset_builder as mnist
+from jaxlab.data.packages import registry
 from tests.data import small_packages, tfds_sets
-from tests.data.test_image_sets import mnist_files, png
+from tests.data.images.test_sets import mnist_files, png
 
 REPO = pathlib.Path(__file__).parents[2]
 
@@ -236,7 +237,7 @@ def test_every_set_says_what_it_is_and_pins_its_packages():
     make = builders.builder_class(name)
     assert make.SUMMARY and make.LICENCE, name
     for package in make.PACKAGES:
-      assert isinstance(package, packages.Package)
+      assert isinstance(package, registry.Package)
       assert len(package.sha256) == 64 and int(package.sha256, 16) >= 0
       assert package.mebibytes > 0 and package.licence
 

@@ -10,7 +10,8 @@ import sys
 import pytest
 from tensorflow_datasets import features
 
-from jaxlab.data import corpus, text, tfds
+from jaxlab.data import tfds
+from jaxlab.data.text import corpus, documents
 from jaxlab.engine.errors import InputError
 from tests.data import tfds_sets
 
@@ -147,7 +148,7 @@ def test_tfrecord_set_names_its_cure(prepared, tmp_path, monkeypatch):
 
 
 def test_examples_are_documents_and_missing_splits_are_cut_from_train():
-  found = list(text.open_text('talk').documents())
+  found = list(documents.open_text('talk').documents())
   assert found[0].sentences == [
     'Talk 0 opens.',
     'It goes on!',
@@ -185,7 +186,7 @@ def test_set_without_text_is_refused(prepared, tmp_path, monkeypatch):
     (folder / path.name).write_bytes(data)
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
   with pytest.raises(InputError, match=r"\['words'\].*needs the feature text"):
-    text.open_text('talk')
+    documents.open_text('talk')
 
 
 def test_tensorflow_is_never_imported_and_tfds_is_quiet(tmp_path):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.data.weights import read_safetensors, write_safetensors
+from jaxlab.data.packages.weights import read_safetensors, write_safetensors
 from jaxlab.models.bert import Bert
 from jaxlab.models.convert import (
   Rule,

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.data import packaged_weights, wordpiece
+from jaxlab.data.packages import packaged_weights
+from jaxlab.data.text import wordpiece
 from jaxlab.engine.errors import InputError
 from jaxlab.models import bert_names, pretrained
 from jaxlab.models.bert import Bert

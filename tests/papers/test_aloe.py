@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxlab
-from jaxlab.data.image_sets import ImageSets, drawn
+from jaxlab.data.images.sets import ImageSets, drawn
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state

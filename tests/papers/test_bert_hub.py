@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.data import hub_folder
+from jaxlab.data.packages import hub_folder
 from jaxlab.engine import mesh, model, workdir
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.errors import InputError

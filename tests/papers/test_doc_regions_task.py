@@ -12,7 +12,8 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxlab import main
-from jaxlab.data import image, streaming
+from jaxlab.data.images import arrays as image
+from jaxlab.data.images import streaming
 from jaxlab.engine import mesh, model, stage
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State

@@ -14,7 +14,7 @@ import pytest
 import sacrebleu
 
 import jaxlab
-from jaxlab.data import translation as data
+from jaxlab.data.text import translation as data
 from jaxlab.engine import mesh, preemption, stage, workdir
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError, Preempted

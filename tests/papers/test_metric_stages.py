@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlab.data.streaming import open_records
+from jaxlab.data.images.streaming import open_records
 from jaxlab.engine import mesh, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.model import Model

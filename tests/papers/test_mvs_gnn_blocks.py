@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from jaxlab.data.adjacency import adjacency
+from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import (
   Assembler,

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from jaxlab.data.adjacency import adjacency
+from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.papers.mvs_gnn import nodewise
 from jaxlab.papers.mvs_gnn.blocks import (
   all_edges,

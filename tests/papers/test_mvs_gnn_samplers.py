@@ -6,7 +6,7 @@ import chex
 import numpy as np
 import pytest
 
-from jaxlab.data.adjacency import adjacency
+from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import blocks, sampler
 from jaxlab.papers.mvs_gnn.layerwise import LADIES, FastGCN

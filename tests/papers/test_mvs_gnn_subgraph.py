@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxlab.data.adjacency import adjacency
+from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.papers.mvs_gnn import blocks, method, subgraph
 from jaxlab.papers.mvs_gnn.minimal_variance import MVS, Refresh
 from jaxlab.papers.mvs_gnn.partition import partition

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.data.adjacency import adjacency
+from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.engine import mesh, model, stage
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.errors import InputError

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine import mesh
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.state import State

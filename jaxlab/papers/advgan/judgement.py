@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.image_sets import drawn
+from jaxlab.data.images.sets import drawn
 from jaxlab.engine import keys
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.model import Model

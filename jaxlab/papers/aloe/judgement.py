@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.data.image_sets import drawn
+from jaxlab.data.images.sets import drawn
 from jaxlab.engine import keys, model, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import (

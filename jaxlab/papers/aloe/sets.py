@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.data import image_sets, outliers
+from jaxlab.data.images import outliers, sets
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.fingerprint import leaves_sha256
 from jaxlab.engine.metrics import say
@@ -16,7 +16,7 @@ from jaxlab.papers.aloe import method
 Config = Mapping[str, Any]
 
 
-class Sets(image_sets.ImageSets):
+class Sets(sets.ImageSets):
   """The arrays that a config names, opened when they are asked for.
 
   Args:

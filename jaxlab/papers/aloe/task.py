@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data import outliers
+from jaxlab.data.images import outliers
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.model import Model

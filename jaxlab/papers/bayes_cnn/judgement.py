@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.image_sets import drawn
+from jaxlab.data.images.sets import drawn
 from jaxlab.engine import hosts, keys
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import Meter, read

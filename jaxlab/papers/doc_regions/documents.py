@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
-from jaxlab.data import atomic, image, page_shards, streaming
-from jaxlab.data.image_files import RVL_CDIP_CLASSES
+from jaxlab.data import atomic
+from jaxlab.data.images import arrays as image
+from jaxlab.data.images import page_shards, streaming
+from jaxlab.data.images.files import RVL_CDIP_CLASSES
+from jaxlab.data.images.pixels import Canvas
 from jaxlab.data.in_memory import ArraySource
-from jaxlab.data.pixels import Canvas
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import say
 from jaxlab.engine.require import at_least, between, one_of, require

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from jaxlab.data.image_files import RVL_CDIP_CLASSES
+from jaxlab.data.images.files import RVL_CDIP_CLASSES
 from jaxlab.engine.metrics import Meter
 
 OUT_OF_CLASS = ('music', 'calendar')

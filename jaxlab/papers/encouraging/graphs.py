@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.data.graph import Graphs, open_graphs
-from jaxlab.data.graph_batches import GraphSource, batch_spec, node_features
+from jaxlab.data.graphs.batches import GraphSource, batch_spec, node_features
+from jaxlab.data.graphs.sets import open_graphs
+from jaxlab.data.graphs.types import Graphs
 from jaxlab.data.in_memory import permutation
 from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh

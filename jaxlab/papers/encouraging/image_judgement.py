@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.image_sets import drawn
+from jaxlab.data.images.sets import drawn
 from jaxlab.engine import hosts, metrics
 from jaxlab.engine.loop import Inputs
 from jaxlab.engine.require import at_least, between, each, require

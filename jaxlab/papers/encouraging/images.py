@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.require import at_least, require

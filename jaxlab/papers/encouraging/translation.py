@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data import translation as data
 from jaxlab.data.licences import licence_of
-from jaxlab.data.translation import Pairs, TranslationSource
+from jaxlab.data.text import translation as data
+from jaxlab.data.text.translation import Pairs, TranslationSource
 from jaxlab.engine import hosts, mesh, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.data.licences import licence_of
 from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed

@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from jaxlab.data.squad import Question, Squad, hold_out, read_squad
-from jaxlab.data.squad_windows import Shape, Windows, batch_spec, make_windows
+from jaxlab.data.text.squad import Question, Squad, hold_out, read_squad
+from jaxlab.data.text.squad_windows import (
+  Shape,
+  Windows,
+  batch_spec,
+  make_windows,
+)
 from jaxlab.engine import workdir
 from jaxlab.engine.require import at_least, require
 from jaxlab.engine.sections import Sections

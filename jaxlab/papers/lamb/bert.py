@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from jaxlab.data.corpus import Corpus, prepare_corpus
+from jaxlab.data.text.corpus import Corpus, prepare_corpus
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.require import (
   Rule,

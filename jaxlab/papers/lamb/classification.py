@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from jaxlab.data import labelled_text
-from jaxlab.data.text import LabelledText
+from jaxlab.data.text import labelled
+from jaxlab.data.text.documents import LabelledText
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.sections import Sections
@@ -29,7 +29,7 @@ class Job:
   def __init__(self, config: Config, tokenizer: Tokenizer, offline: bool):
     self.config, self.tokenizer = config, tokenizer
     name = config['data']['name']
-    self.splits = labelled_text.open_splits(name, offline=offline)
+    self.splits = labelled.open_splits(name, offline=offline)
     train, test = self.splits.train, self.splits.test
     self.head = make_head(config, len(train.classes))
     self.about = {'data_sha256': self.splits.sha256}
@@ -83,9 +83,7 @@ class Job:
 
 def _encode(config: Config, tokenizer: Tokenizer, part: LabelledText):
   data = config['data']
-  return labelled_text.encode(
-    part, tokenizer, data['sequence_length'], data['keep']
-  )
+  return labelled.encode(part, tokenizer, data['sequence_length'], data['keep'])
 
 
 def make_head(config: Config, classes: int = 2) -> ClassificationHead:
@@ -107,7 +105,7 @@ def objective(logits, batch) -> Objective:
 def check(config: Config) -> None:
   """Raises InputError for a value of config.data that cannot be."""
   rules = {
-    'data.keep': one_of(*labelled_text.KEEP),
+    'data.keep': one_of(*labelled.KEEP),
     'data.train_examples': at_least(0, '0 takes all'),
   }
   require(config, rules)
@@ -116,7 +114,7 @@ def check(config: Config) -> None:
 def spec(config: Config):
   """The arrays of one training batch."""
   data = config['data']
-  return labelled_text.batch_spec(data['batch_size'], data['sequence_length'])
+  return labelled.batch_spec(data['batch_size'], data['sequence_length'])
 
 
 def predict(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlab.command import Parser, exit_code
-from jaxlab.data.wordpiece import Vocabulary
+from jaxlab.data.text.wordpiece import Vocabulary
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.lamb import answering, bert, classification, pretrained

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from tokenizers import Tokenizer
 
-from jaxlab.data import packages
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.data.licences import licence_of
+from jaxlab.data.packages import registry
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.evaluate import measured
@@ -221,7 +221,7 @@ def _finish(
   space.facts |= {
     **job.facts,
     'epochs': round(rows / source.num_examples, 3),
-    'download_seconds': round(packages.download_seconds(), 3),
+    'download_seconds': round(registry.download_seconds(), 3),
   }
   return {**figures, **job.figures}
 

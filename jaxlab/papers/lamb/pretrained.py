@@ -1,7 +1,7 @@
 """What fine-tuning begins from: a run's encoder, or a Hugging Face folder's.
 
 Both bring a shape and a vocabulary. A run is a finished stage of
-configs/bert_lamb.py; a folder is as `data/hub_folder.py` describes it.
+configs/bert_lamb.py; a folder is as `data/packages/hub_folder.py` describes it.
 """
 
 import json
@@ -11,8 +11,9 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jaxlab.data import atomic, hub_folder
-from jaxlab.data.wordpiece import Vocabulary
+from jaxlab.data import atomic
+from jaxlab.data.packages import hub_folder
+from jaxlab.data.text.wordpiece import Vocabulary
 from jaxlab.engine import checkpoint, keys
 from jaxlab.engine.errors import InputError
 from jaxlab.models.bert_heads import encoder_params, new_pooler

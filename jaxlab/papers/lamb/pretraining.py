@@ -8,10 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data import packages, wordpiece
-from jaxlab.data.corpus import Corpus
 from jaxlab.data.licences import licence_of
-from jaxlab.data.pretraining import PretrainingSource, batch_spec, unigram_nats
+from jaxlab.data.packages import registry
+from jaxlab.data.text import wordpiece
+from jaxlab.data.text.corpus import Corpus
+from jaxlab.data.text.pretraining import (
+  PretrainingSource,
+  batch_spec,
+  unigram_nats,
+)
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.compiled import Start
 from jaxlab.engine.errors import InputError
@@ -322,7 +327,7 @@ def _finish(
       f'{split}/nats_below_unigram': below,
     }
   space.facts |= {
-    'download_seconds': round(packages.download_seconds(), 3),
+    'download_seconds': round(registry.download_seconds(), 3),
     'vocab_size': corpus.vocab_size,
   }
   space.page.headline(

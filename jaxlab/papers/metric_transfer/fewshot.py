@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, each, filled, one_of, require, some

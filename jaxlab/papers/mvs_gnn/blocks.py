@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import jraph
 import numpy as np
 
-from jaxlab.data.adjacency import Adjacency
+from jaxlab.data.graphs.adjacency import Adjacency
 from jaxlab.engine.errors import InputError
 
 Normalisation = Literal['symmetric', 'row', 'none']

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxlab.data.image_sets import ImageSets
+from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.require import at_least, filled, one_of, require

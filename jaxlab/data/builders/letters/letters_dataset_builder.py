@@ -6,11 +6,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxlab.data import deb, packages, text
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import deb, registry
+from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
-FONTS_AENIGMA = packages.Package(
+FONTS_AENIGMA = registry.Package(
   kind='debian',
   name='fonts-aenigma',
   version='0.0.20080511+dfsg-4',
@@ -68,7 +69,7 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    rows = {split: list(read(split)) for split in text.SPLITS}
+    rows = {split: list(read(split)) for split in documents.SPLITS}
     fonts = [{row['font'] for row in rows[split]} for split in rows]
     images = np.stack([row['image'] for s in rows for row in rows[s]])
     found: dict[str, float] = {
@@ -103,12 +104,12 @@ class Builder(packaged.PackagedBuilder):
     package = self.fetch(FONTS_AENIGMA)
     fonts = read_fonts(package)
     keys = [FAMILIES.get(name, name)[:FAMILY] for name in fonts]
-    split_of = dict(zip(fonts, text.hold_out(keys, str(package))))
+    split_of = dict(zip(fonts, documents.hold_out(keys, str(package))))
     return {
       split: self._generate_examples(
         [(n, data) for n, data in fonts.items() if split_of[n] == split], split
       )
-      for split in text.SPLITS
+      for split in documents.SPLITS
     }
 
   def _generate_examples(self, fonts, split):

@@ -5,16 +5,17 @@ import re
 
 import tensorflow_datasets as tfds
 
-from jaxlab.data import deb, packages, text
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import deb, registry
+from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
 _VERSION = '4:7.4.7-1+deb12u14'
 
 
-def _help(language: str, sha256: str, mebibytes: float) -> packages.Package:
+def _help(language: str, sha256: str, mebibytes: float) -> registry.Package:
   name = f'libreoffice-help-{language}'
-  return packages.Package(
+  return registry.Package(
     kind='debian',
     name=name,
     version=_VERSION,
@@ -90,7 +91,7 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    rows = {split: list(read(split)) for split in text.SPLITS}
+    rows = {split: list(read(split)) for split in documents.SPLITS}
     found: dict[str, float] = {
       f'{split} examples': len(rows[split]) for split in rows
     }
@@ -127,7 +128,7 @@ class Builder(packaged.PackagedBuilder):
     rows = align(texts)
     return {
       split: self._generate_examples(rows[split], split)
-      for split in text.SPLITS
+      for split in documents.SPLITS
     }
 
   def _generate_examples(self, rows, split):
@@ -170,10 +171,12 @@ def align(
     texts: language -> (file, id) -> text; English gives the order.
   """
   files = list(dict.fromkeys(file for file, _ in texts['en']))
-  split_of = dict(zip(files, text.hold_out(files, "LibreOffice's help")))
+  split_of = dict(zip(files, documents.hold_out(files, "LibreOffice's help")))
   home: dict[str, str] = {}  # English text -> its only split
   seen = set()
-  rows: dict[str, list[dict[str, str]]] = {split: [] for split in text.SPLITS}
+  rows: dict[str, list[dict[str, str]]] = {
+    split: [] for split in documents.SPLITS
+  }
   for place, english in texts['en'].items():
     others = {
       language: '' if (found := known.get(place, '')) == english else found

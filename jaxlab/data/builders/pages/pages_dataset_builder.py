@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxlab.data import atomic, deb, packages, text
+from jaxlab.data import atomic
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import deb, registry
+from jaxlab.data.text import documents as text
 
-TEXLIVE = packages.Package(
+TEXLIVE = registry.Package(
   kind='debian',
   name='texlive-publishers-doc',
   version='2022.20230122-4',

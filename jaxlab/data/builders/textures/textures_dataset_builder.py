@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxlab.data import deb, packages, text
 from jaxlab.data.builders import packaged
+from jaxlab.data.packages import deb, registry
+from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
-OPENARENA = packages.Package(
+OPENARENA = registry.Package(
   kind='debian',
   name='openarena-081-textures',
   version='0.8.5split-14',
@@ -71,7 +72,7 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    rows = {split: list(read(split)) for split in text.SPLITS}
+    rows = {split: list(read(split)) for split in documents.SPLITS}
     names = [{row['texture'] for row in rows[split]} for split in rows]
     images = np.stack([row['image'] for s in rows for row in rows[s]])
     mean = images.mean((0, 1, 2)) / 255
@@ -110,12 +111,12 @@ class Builder(packaged.PackagedBuilder):
     patches = self._cut_all(pack, package)
     names = [name for name, _ in patches]
     families = [re.sub(r'\d+', '', name) for name in names]
-    splits = text.hold_out(families, str(package))
+    splits = documents.hold_out(families, str(package))
     return {
       split: self._generate_examples(
         [row for row, home in zip(patches, splits) if home == split]
       )
-      for split in text.SPLITS
+      for split in documents.SPLITS
     }
 
   def _generate_examples(self, patches):

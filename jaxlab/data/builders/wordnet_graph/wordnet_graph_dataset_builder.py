@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab.data import deb, packages
-from jaxlab.data.adjacency import adjacency, homophily
 from jaxlab.data.builders import packaged
-from jaxlab.data.graph_types import split_by_hash
+from jaxlab.data.graphs.adjacency import adjacency, homophily
+from jaxlab.data.graphs.types import split_by_hash
+from jaxlab.data.packages import deb, registry
 
-WORDNET = packages.Package(
+WORDNET = registry.Package(
   kind='debian',
   name='wordnet-base',
   version='1:3.0-37',

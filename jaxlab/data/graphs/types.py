@@ -1,0 +1,343 @@
+"""Graphs as plain NumPy arrays: many small ones, or one with labelled nodes.
+
+`Graphs` and `NodeGraph` are made by `graph_tu`, `graph_npz` (files) and
+`graph_sets` (names). Nodes count from 0. An undirected edge is stored once;
+`adjacency.adjacency` and `Graphs.batch` give it in both directions.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import scipy.sparse
+
+from jaxlab.data.graphs.adjacency import check_edges
+from jaxlab.engine.errors import InputError
+
+SPLITS = {'none': -1, 'train': 0, 'validation': 1, 'test': 2}
+
+Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | tuple[str, ...]
+
+
+class Graph(NamedTuple):
+  """One graph of n nodes and e edges; the fields are those of `Graphs`."""
+
+  nodes: int  # n >= 0
+  edges: np.ndarray  # [e, 2] int32 in [0, n)
+  label: int = 0
+  split: int = -1
+  node_label: np.ndarray | None = None
+  node_attribute: np.ndarray | None = None
+  edge_label: np.ndarray | None = None
+  edge_attribute: np.ndarray | None = None
+  attribute: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graphs:
+  """Labelled graphs one behind the other: g graphs, n nodes and e edges in all.
+
+  A graph may have no edges, or no nodes. `len`, an index and `take` work as
+  they do on a list.
+
+  Raises:
+    InputError: arrays of lengths that do not fit, a node or a class out of
+      range, an attribute that is not finite.
+  """
+
+  node_offset: np.ndarray  # [g + 1] int64: nodes of i are [i] … [i + 1]
+  edge_offset: np.ndarray  # [g + 1] int64: edges of i are [i] … [i + 1]
+  edges: np.ndarray  # [e, 2] int32, nodes counted within their graph
+  label: np.ndarray  # [g] int32 in [0, classes)
+  classes: tuple[str, ...]
+  split: np.ndarray  # [g] int8, one of SPLITS
+  directed: bool = False
+  node_label: np.ndarray | None = None  # [n] or [n, k] int32, >= 0
+  node_attribute: np.ndarray | None = None  # [n, k] float32
+  edge_label: np.ndarray | None = None  # [e] or [e, k] int32, >= 0
+  edge_attribute: np.ndarray | None = None  # [e, k] float32
+  attribute: np.ndarray | None = None  # [g, k] float32, of the graph
+  node_classes: tuple[str, ...] = ()  # what node_label counts
+  edge_classes: tuple[str, ...] = ()  # what edge_label counts
+
+  def __post_init__(self):
+    _check_graphs(self)
+
+  def __len__(self) -> int:
+    return len(self.label)
+
+  def __getitem__(self, i: int) -> Graph:
+    if not -len(self) <= i < len(self):
+      raise IndexError(f'graph {i} of {len(self)}')
+    i %= len(self)
+    nodes = slice(*self.node_offset[i : i + 2])
+    edges = slice(*self.edge_offset[i : i + 2])
+    cut = lambda array, rows: None if array is None else array[rows]
+    return Graph(
+      nodes=int(nodes.stop - nodes.start),
+      edges=self.edges[edges],
+      label=int(self.label[i]),
+      split=int(self.split[i]),
+      node_label=cut(self.node_label, nodes),
+      node_attribute=cut(self.node_attribute, nodes),
+      edge_label=cut(self.edge_label, edges),
+      edge_attribute=cut(self.edge_attribute, edges),
+      attribute=cut(self.attribute, i),
+    )
+
+  def __iter__(self) -> Iterator[Graph]:
+    return map(self.__getitem__, range(len(self)))
+
+  @property
+  def num_nodes(self) -> np.ndarray:
+    """[g] int64, nodes of each graph."""
+    return np.diff(self.node_offset)
+
+  @property
+  def num_edges(self) -> np.ndarray:
+    """[g] int64, edges of each graph as stored: an undirected one counts 1."""
+    return np.diff(self.edge_offset)
+
+  def take(self, indices: Sequence[int] | np.ndarray) -> 'Graphs':
+    """Some of the graphs, in the order of [k] indices."""
+    indices = np.asarray(indices, np.int64)
+    nodes = _ranges(self.node_offset, indices)
+    edges = _ranges(self.edge_offset, indices)
+    cut = lambda array, rows: None if array is None else array[rows]
+    return dataclasses.replace(
+      self,
+      node_offset=_offsets(self.num_nodes[indices]),
+      edge_offset=_offsets(self.num_edges[indices]),
+      edges=self.edges[edges],
+      label=self.label[indices],
+      split=self.split[indices],
+      node_label=cut(self.node_label, nodes),
+      node_attribute=cut(self.node_attribute, nodes),
+      edge_label=cut(self.edge_label, edges),
+      edge_attribute=cut(self.edge_attribute, edges),
+      attribute=cut(self.attribute, indices),
+    )
+
+  def batch(self, indices: Sequence[int] | np.ndarray):
+    """[k] graphs as one `jraph.GraphsTuple` of NumPy arrays, not padded.
+
+    Undirected edges come in both directions, a self loop once.
+
+    Returns:
+      nodes: `degree` [n] int32, edges that end there, and `label` and
+        `attribute` where the set has them. edges: `label`, `attribute`, or an
+        empty dict. globals: `label` [k] int32, and `attribute`.
+    """
+    import jraph  # loads JAX, which readers of files do not need
+
+    some = self.take(indices)
+    edges = (
+      some.edges + np.repeat(some.node_offset[:-1], some.num_edges)[:, None]
+    )
+    graph = np.repeat(np.arange(len(some)), some.num_edges)
+    rows = np.arange(len(edges))
+    if not self.directed:
+      loop = edges[:, 0] == edges[:, 1]
+      edges = np.stack([edges, edges[:, ::-1]], 1).reshape(-1, 2)
+      keep = np.stack([np.ones_like(loop), ~loop], 1).ravel()
+      edges, rows = edges[keep], np.repeat(rows, 2)[keep]
+    total = int(some.node_offset[-1])
+    given = lambda **arrays: {k: v for k, v in arrays.items() if v is not None}
+    pick = lambda array: None if array is None else array[rows]
+    return jraph.GraphsTuple(
+      nodes=given(
+        degree=np.bincount(edges[:, 1], minlength=total).astype(np.int32),
+        label=some.node_label,
+        attribute=some.node_attribute,
+      ),
+      edges=given(
+        label=pick(some.edge_label), attribute=pick(some.edge_attribute)
+      ),
+      receivers=edges[:, 1].astype(np.int32),
+      senders=edges[:, 0].astype(np.int32),
+      globals=given(label=some.label, attribute=some.attribute),
+      n_node=some.num_nodes.astype(np.int32),
+      n_edge=np.bincount(graph[rows], minlength=len(some)).astype(np.int32),
+    )
+
+
+def concatenate(graphs: Iterable[Graph], **fields) -> Graphs:
+  """`Graphs` of single ones; `fields` are classes and what else is common.
+
+  Raises:
+    InputError: there is none, some lack what others have, or as `Graphs`.
+  """
+  graphs = list(graphs)
+  if not graphs:
+    raise InputError('there are no graphs: give at least one')
+  joined: dict[str, Any] = {}
+  for name in Graph._fields[4:]:
+    arrays = [getattr(graph, name) for graph in graphs]
+    absent = [array is None for array in arrays]
+    if any(absent) and not all(absent):
+      raise InputError(
+        f'graph {absent.index(True)} has no {name}, and graph '
+        f'{absent.index(False)} has one: give it to all or to none'
+      )
+    join = np.stack if name == 'attribute' else np.concatenate
+    joined[name] = None if absent[0] else join(arrays)
+  return Graphs(
+    node_offset=_offsets([graph.nodes for graph in graphs]),
+    edge_offset=_offsets([len(graph.edges) for graph in graphs]),
+    edges=np.concatenate([graph.edges for graph in graphs]),
+    label=np.array([graph.label for graph in graphs], np.int32),
+    split=np.array([graph.split for graph in graphs], np.int8),
+    **joined,
+    **fields,
+  )
+
+
+class NodeGraph(NamedTuple):
+  """One graph of n labelled nodes; see `check_node_graph`."""
+
+  features: Features  # [n, f] float32, dense or CSR, or n texts
+  edges: np.ndarray  # [e, 2] int32 in [0, n), undirected each once
+  labels: np.ndarray  # [n] int32 in [-1, classes), or [n, classes] uint8 0, 1
+  split: np.ndarray  # [n] int8, one of SPLITS; -1 where there is no label
+  classes: tuple[str, ...]
+  directed: bool = False  # edges lead from [:, 0] to [:, 1]
+
+  @property
+  def num_nodes(self) -> int:
+    return len(self.labels)
+
+  def nodes_of(self, split: str) -> np.ndarray:
+    """int64, the nodes of a split, ascending."""
+    return np.flatnonzero(self.split == SPLITS[split])
+
+
+def check_node_graph(graph: NodeGraph, what: str) -> NodeGraph:
+  """The graph, when its arrays fit together; `what` is named in messages.
+
+  Self loops, repeated edges and nodes without edges are no mistakes.
+
+  Raises:
+    InputError: lengths differ, a node or class is out of range, a feature is
+      not finite, or a node of a split has no label.
+  """
+  features, nodes = graph.features, graph.num_nodes
+  held = len(features) if isinstance(features, tuple) else features.shape[0]
+  for name, length in (('features', held), ('split', len(graph.split))):
+    if length != nodes:
+      raise InputError(
+        f'{what}: there are {length} rows of {name} and {nodes} of labels'
+      )
+  if not isinstance(features, tuple):
+    _check_finite(features, what)
+  check_edges(graph.edges, nodes, what)
+  labels, classes = graph.labels, len(graph.classes)
+  low = 0 if labels.ndim == 2 else -1
+  high = 1 if labels.ndim == 2 else classes - 1
+  if labels.ndim == 2 and labels.shape[1] != classes:
+    raise InputError(
+      f'{what}: labels have {labels.shape[1]} columns, and there are {classes} '
+      f'classes'
+    )
+  wrong = (labels < low) | (labels > high)
+  if wrong.any():
+    at = tuple(np.argwhere(wrong)[0])
+    raise InputError(
+      f'{what}: the label of node {at[0]} is {labels[at]}, and must be in '
+      f'[{low}, {high}]'
+    )
+  wrong = ~np.isin(graph.split, list(SPLITS.values()))
+  if labels.ndim == 1:
+    wrong |= (labels < 0) & (graph.split >= 0)
+  if wrong.any():
+    node = int(np.argmax(wrong))
+    raise InputError(
+      f'{what}: the split of node {node} is {graph.split[node]}, and must be '
+      f'one of {SPLITS}, -1 where a node has no label'
+    )
+  return graph
+
+
+def split_by_hash(
+  keys: Iterable[str], *, train: float, validation: float
+) -> np.ndarray:
+  """[n] int8 of SPLITS; what is not train or validation is test.
+
+  A key falls into its split by its own hash, so that it stays there when
+  others come or go, and the parts are kept on average.
+  """
+  digests = b''.join(
+    hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys
+  )
+  uniform = np.frombuffer(digests, '<u8') * 2.0**-64
+  bounds = [train, train + validation]
+  return np.searchsorted(bounds, uniform, side='right').astype(np.int8)
+
+
+def _offsets(counts) -> np.ndarray:
+  return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _ranges(offsets: np.ndarray, indices: np.ndarray) -> np.ndarray:
+  """The ranges offsets[i] … offsets[i + 1] for i in indices, joined."""
+  counts = np.diff(offsets)[indices]
+  first = np.repeat(offsets[:-1][indices] - _offsets(counts)[:-1], counts)
+  return first + np.arange(len(first))
+
+
+def _check_finite(features, what: str) -> None:
+  sparse = isinstance(features, scipy.sparse.csr_array)
+  values = features.data if sparse else features
+  bad = np.argwhere(~np.isfinite(values))
+  if len(bad):
+    node = int(bad[0][0])
+    if sparse:
+      node = int(np.searchsorted(features.indptr, node, side='right')) - 1
+    raise InputError(
+      f'{what}: a feature of node {node} is NaN or infinite: mend it, or leave '
+      f'the node out'
+    )
+
+
+def _check_graphs(graphs: Graphs) -> None:
+  """Raises InputError as `Graphs`."""
+  count = len(graphs.label)
+  nodes, edges = int(graphs.node_offset[-1]), int(graphs.edge_offset[-1])
+  lengths = {
+    'node_offset': count + 1,
+    'edge_offset': count + 1,
+    'edges': edges,
+    'split': count,
+    'node_label': nodes,
+    'node_attribute': nodes,
+    'edge_label': edges,
+    'edge_attribute': edges,
+    'attribute': count,
+  }
+  for name, length in lengths.items():
+    array = getattr(graphs, name)
+    if array is not None and len(array) != length:
+      raise InputError(f'graphs: {name} has {len(array)} rows, not {length}')
+    if name.endswith('offset') and (array[0] or (np.diff(array) < 0).any()):
+      raise InputError(f'graphs: {name} does not rise from 0')
+    if array is not None and name.endswith('attribute'):
+      bad = np.argwhere(~np.isfinite(array))
+      if len(bad):
+        raise InputError(f'graphs: {name} {bad[0][0]} is NaN or infinite')
+  size = np.repeat(graphs.num_nodes, graphs.num_edges)[:, None]
+  wrong = ((graphs.edges < 0) | (graphs.edges >= size)).any(1)
+  if wrong.any():
+    row = int(np.argmax(wrong))
+    of = int(np.searchsorted(graphs.edge_offset, row, side='right')) - 1
+    raise InputError(
+      f'graphs: an edge joins the nodes {graphs.edges[row].tolist()} of graph '
+      f'{of}, which has {graphs.num_nodes[of]} nodes, counted from 0'
+    )
+  wrong = (graphs.label < 0) | (graphs.label >= len(graphs.classes))
+  if wrong.any():
+    of = int(np.argmax(wrong))
+    raise InputError(
+      f'graphs: the label of graph {of} is {graphs.label[of]}, and there are '
+      f'{len(graphs.classes)} classes'
+    )

@@ -1,0 +1,222 @@
+"""Labelled texts as rows of tokens, for fine-tuning a classifier.
+
+`open_splits(name)` knows
+  pydoc        paragraphs of the language reference that CPython ships for
+               `help()`; the class is the topic they are from. Nothing is
+               downloaded, and each Python version has its own text;
+  any other    a TFDS set with `text` and `label`: see
+               `text.open_labelled_text`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from jaxlab.data.text import documents as texts
+from jaxlab.data.text.documents import LabelledText
+from jaxlab.data.text.wordpiece import special_ids
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
+
+PYDOC_TOPICS = (
+  'compound',
+  'debugger',
+  'specialnames',
+  'string-methods',
+  'types',
+)
+KEEP = ('start', 'end', 'both')  # of a text that is too long
+_SPECIAL = 2  # [CLS], [SEP]
+_LETTERS = 20  # that make a paragraph of the reference a text
+
+
+class Splits(NamedTuple):
+  """A set for classification, with a part held out to choose by."""
+
+  train: LabelledText
+  validation: LabelledText
+  test: LabelledText
+  sha256: str  # of all texts and labels
+
+
+class Encoded(NamedTuple):
+  """Texts as rows of tokens, and what was lost on the way."""
+
+  arrays: dict[str, np.ndarray]  # see `encode`
+  truncated: float  # share of the texts that are longer than a row
+  unknown: float  # share of [UNK] among the tokens of the rows
+
+
+def open_splits(name: str, *, offline: bool = False) -> Splits:
+  """Opens a set: its test split, and nine tenths and a tenth of its train.
+
+  The tenth is chosen by a hash of the text, so that equal texts are in one
+  part. Both parts come in the order of that hash: the first n of them are a
+  sample of the whole.
+
+  Args:
+    name: see the module's docstring.
+    offline: never open a socket.
+
+  Raises:
+    InputError: the set cannot be had, a part is empty, or a label is not of
+      the classes.
+  """
+  read = _pydoc if name == 'pydoc' else _tfds
+  whole, test = read(name, 'train', offline), read(name, 'test', offline)
+  digest = hashlib.sha256()
+  for part in (whole, test):
+    check_labels(name, part)
+    for text in part.texts:
+      digest.update(_hash(text))
+    digest.update(part.labels.tobytes())
+  ranks = [_hash(text) for text in whole.texts]
+  order = sorted(range(len(ranks)), key=lambda index: (ranks[index], index))
+  held = [int.from_bytes(rank[-4:]) % 10 == 0 for rank in ranks]
+  train = _take(whole, [index for index in order if not held[index]])
+  validation = _take(whole, [index for index in order if held[index]])
+  found = {'train': train, 'validation': validation, 'test': test}
+  for split, part in found.items():
+    if not part.texts:
+      raise InputError(
+        f'the set {name} leaves no text for {split} ({len(whole.texts)} are in '
+        f'its train, {len(test.texts)} in its test split); take a larger set'
+      )
+  return Splits(**found, sha256=digest.hexdigest())
+
+
+def check_labels(name: str, part: LabelledText) -> None:
+  """Raises InputError where a label is not one of the classes."""
+  labels, count = np.asarray(part.labels), len(part.classes)
+  if len(labels) != len(part.texts):
+    raise InputError(
+      f'the set {name} has {len(part.texts)} texts and {len(labels)} labels'
+    )
+  wrong = np.flatnonzero((labels < 0) | (labels >= count))
+  if wrong.size:
+    raise InputError(
+      f'the set {name}: example {wrong[0]} has the label {labels[wrong[0]]}, '
+      f'and the classes are 0 to {count - 1} {part.classes}; mend the label, '
+      f'or take a split that is labelled'
+    )
+
+
+def batch_spec(batch_size: int, sequence_length: int) -> dict[str, ArraySpec]:
+  """The arrays of one batch; see `encode`."""
+  rows = ArraySpec((batch_size,), np.int32)
+  tokens = ArraySpec((batch_size, sequence_length), np.int32)
+  return {'tokens': tokens, 'length': rows, 'label': rows, 'id': rows}
+
+
+def encode(
+  part: LabelledText,
+  tokenizer: tokenizers.Tokenizer,
+  sequence_length: int,
+  keep: str = 'start',
+) -> Encoded:
+  """Rows [CLS] text [SEP], for `in_memory.ArraySource`.
+
+  The arrays of n texts, s = sequence_length:
+    tokens: [n, s] int32, then [PAD].
+    length: [n] int32, positions that are not [PAD].
+    label: [n] int32.
+
+  Args:
+    part: texts.
+    tokenizer: of the model's vocabulary, `wordpiece.make_tokenizer`.
+    sequence_length: at least 3.
+    keep: of a text that is too long: its 'start', its 'end', or 'both', a
+      quarter from the start and the rest from the end.
+
+  Raises:
+    InputError: an argument is out of range.
+  """
+  room = sequence_length - _SPECIAL
+  if room < 1 or keep not in KEEP:
+    raise InputError(
+      f'sequence_length={sequence_length} must be at least {_SPECIAL + 1}, and '
+      f'keep={keep!r} one of {KEEP}'
+    )
+  head = {'start': room, 'end': 0, 'both': room // 4}[keep]
+  tail = room - head
+  special = special_ids(tokenizer)
+  tokens = np.full((len(part.texts), sequence_length), special.pad, np.int32)
+  length = np.zeros(len(part.texts), np.int32)
+  truncated = 0
+  for begin in range(0, len(part.texts), 1024):
+    some = part.texts[begin : begin + 1024]
+    encodings = tokenizer.encode_batch(some, add_special_tokens=False)
+    for row, encoding in enumerate(encodings, begin):
+      ids = encoding.ids
+      if len(ids) > room:
+        truncated += 1
+        ids = ids[:head] + ids[len(ids) - tail :]
+      length[row] = len(ids) + _SPECIAL
+      tokens[row, : length[row]] = [special.cls, *ids, special.sep]
+  written = max(1, int(length.sum()) - _SPECIAL * len(length))
+  labels = np.asarray(part.labels, np.int32)
+  return Encoded(
+    {'tokens': tokens, 'length': length, 'label': labels},
+    truncated / max(1, len(part.texts)),
+    float((tokens == special.unk).sum() / written),
+  )
+
+
+def _hash(text: str) -> bytes:
+  return hashlib.sha256(text.encode()).digest()
+
+
+def _take(whole: LabelledText, index: list[int]) -> LabelledText:
+  chosen = [whole.texts[i] for i in index]
+  return LabelledText(chosen, whole.labels[index], whole.classes)
+
+
+def _tfds(name: str, split: str, offline: bool) -> LabelledText:
+  found = texts.open_labelled_text(name, split, offline=offline)
+  # Reviews and web pages mark the ends of their lines so.
+  plain = [re.sub(r'<br\s*/?>', ' ', text) for text in found.texts]
+  return found._replace(texts=plain)
+
+
+def _pydoc(name: str, split: str, offline: bool) -> LabelledText:
+  """A fifth of the paragraphs, by a hash of each, is the test split."""
+  del name, offline
+  try:
+    from pydoc_data.topics import topics
+  except ImportError as error:
+    raise InputError(
+      'this Python was installed without pydoc_data, which the set pydoc '
+      'reads: install the whole standard library, or use another set'
+    ) from error
+  missing = [topic for topic in PYDOC_TOPICS if topic not in topics]
+  if missing:
+    raise InputError(
+      f"this Python's pydoc_data has no topics {missing}, which the set pydoc "
+      f'reads: use another Python, or another set'
+    )
+  found: dict[str, list[int]] = {}
+  for label, topic in enumerate(PYDOC_TOPICS):
+    for text in _paragraphs(topics[topic]):
+      found.setdefault(text, []).append(label)
+  chosen, labels = [], []
+  for text, of in found.items():
+    digest = _hash(text)
+    # What two topics say has no class.
+    if len(of) == 1 and (digest[0] % 5 == 0) == (split == 'test'):
+      chosen.append(text)
+      labels.append(of[0])
+  return LabelledText(chosen, np.array(labels, np.int32), PYDOC_TOPICS)
+
+
+def _paragraphs(text: str) -> Iterable[str]:
+  """Paragraphs of prose or code, each once, without underlined headings."""
+  pieces = (' '.join(piece.split()) for piece in re.split(r'\n\s*\n', text))
+  return dict.fromkeys(
+    piece
+    for piece in pieces
+    if sum(character.isalpha() for character in piece) >= _LETTERS
+  )

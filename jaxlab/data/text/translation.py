@@ -1,0 +1,480 @@
+"""Pairs of texts for translation: byte pairs on disk, batches by length.
+
+`prepare_pairs(name, source, target)` knows
+  aligned:SOURCE,TARGET  the user's files: line i of one translates line i of
+                         the other. Of SOURCE = FOLDER/x.de the files are
+                         FOLDER/{train,validation,test}/x.de; plain or .gz
+  any other              a TFDS set with train, validation and test, and a text
+                         feature for each language: `bible_pairs`,
+                         `libreoffice_help_pairs`
+
+A pair with an empty side is left out. White space is collapsed. Both languages
+share one byte-level vocabulary, trained on the training pairs alone: every text
+has tokens, and tokens give back their text.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from jaxlab.data import atomic, tfds
+from jaxlab.data.in_memory import Order, permutation
+from jaxlab.data.text.documents import SPLITS, read_aligned
+from jaxlab.engine.errors import InputError
+from jaxlab.engine.source import ArraySpec
+
+PAD, BOS, EOS = range(3)
+FIRST = 3  # the first token of a text: none of it is taken for one of these
+SIDES = ('source', 'target')
+ALIGNED = 'aligned:'
+_FORMAT = 1  # of the folder; a new one makes old folders unused
+_LINES = 4096  # pairs tokenised at once
+_BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+Read = Callable[[str], Iterable[tuple[str, str]]]  # split -> pairs
+
+
+class Side(NamedTuple):
+  """The texts of one language, without PAD, BOS and EOS."""
+
+  tokens: np.ndarray  # [t] uint16 or int32, >= FIRST
+  offsets: np.ndarray  # [n + 1] int64 into tokens, increasing
+
+
+class Pairs:
+  """Opened pairs; pickled as their path."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = pathlib.Path(path)
+    try:
+      known = json.loads((self.path / 'pairs.json').read_text())
+    except (OSError, ValueError) as error:
+      raise InputError(
+        f'{self.path} has no whole pairs ({error}): delete it and run again'
+      ) from error
+    self.name: str = known['name']
+    self.sha256: str = known['sha256']  # of vocabulary and all tokens
+    self.vocab_size: int = known['vocab_size']  # PAD, BOS and EOS included
+
+  def __reduce__(self):
+    return Pairs, (self.path,)
+
+  def side(self, split: str, side: str) -> Side:
+    """The 'source' or 'target' of a split, memory-mapped."""
+
+    def load(part):
+      path = self.path / f'{split}.{side}.{part}.npy'
+      try:
+        return np.load(path, mmap_mode='r')
+      except (OSError, ValueError) as error:
+        raise InputError(
+          f'{path} cannot be read ({error}): delete {self.path} and run again'
+        ) from error
+
+    return Side(load('tokens'), load('offsets'))
+
+  @functools.cached_property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """Of the texts' own tokens, numbered from 0."""
+    return tokenizers.Tokenizer.from_file(str(self.path / 'tokenizer.json'))
+
+  def text(self, tokens: np.ndarray) -> str:
+    """The text of [t] tokens, see `decode`."""
+    return decode(self.tokenizer, tokens)
+
+  def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
+    """[n, length] int32 source tokens of texts, see `encode`."""
+    return encode(self.tokenizer, texts, length)
+
+  def texts(self, split: str, side: str, index: np.ndarray) -> list[str]:
+    """Whole texts of one language."""
+    tokens, offsets = self.side(split, side)
+    return [self.text(tokens[offsets[i] : offsets[i + 1]]) for i in index]
+
+
+def read_tokenizer(text: str) -> tokenizers.Tokenizer:
+  """The tokenizer that `Tokenizer.to_str` wrote."""
+  return tokenizers.Tokenizer.from_str(text)
+
+
+def encode(
+  tokenizer: tokenizers.Tokenizer, texts: Sequence[str], length: int
+) -> np.ndarray:
+  """[n, length] int32 tokens of texts, cut, with EOS, then PAD."""
+  found = np.full((len(texts), length), PAD, np.int32)
+  for row, encoded in zip(found, tokenizer.encode_batch(list(texts))):
+    ids = np.asarray(encoded.ids[: length - 1]) + FIRST
+    row[: len(ids)], row[len(ids)] = ids, EOS
+  return found
+
+
+def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray) -> str:
+  """The text of [t] tokens up to EOS; '\ufffd' where bytes are no UTF-8."""
+  tokens = np.asarray(tokens)
+  ends = np.flatnonzero(tokens == EOS)
+  tokens = tokens[: ends[0]] if ends.size else tokens
+  ids = (tokens[tokens >= FIRST].astype(int) - FIRST).tolist()
+  return tokenizer.decode(ids).removeprefix(' ')
+
+
+def prepare_pairs(
+  name: str,
+  source: str,
+  target: str,
+  *,
+  vocab_size: int,
+  offline: bool = False,
+) -> Pairs:
+  """Opens the pairs of a set, made first where they are not yet there.
+
+  Two processes prepare them once, and one that is killed leaves nothing that
+  is read.
+
+  Args:
+    name: see the module's docstring.
+    source, target: text features of the set, such as 'de'; of files, whatever
+      their languages are called.
+    vocab_size: most tokens, PAD, BOS and EOS included. A small text may yield
+      fewer: see `Pairs.vocab_size`.
+    offline: never open a socket.
+
+  Raises:
+    InputError: the pairs cannot be had, a split has none, or a value is out of
+      range.
+  """
+  if vocab_size < FIRST + len(_BYTES):
+    raise InputError(
+      f'vocab_size={vocab_size} is too small: {len(_BYTES)} bytes and {FIRST} '
+      f'special tokens need {FIRST + len(_BYTES)}'
+    )
+  if source == target:
+    raise InputError(
+      f'source and target are both "{source}": name two languages'
+    )
+  opened = _open_files if name.startswith(ALIGNED) else _open_tfds
+  fingerprint, read = opened(name, source, target, offline)
+  options = [_FORMAT, name, source, target, fingerprint, vocab_size]
+  digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:32]
+  folder = atomic.data_dir() / 'translation' / digest
+  make = lambda scratch: _make(name, read, vocab_size, scratch)
+  atomic.kept_folder(folder, f'the set of pairs {name}', make)
+  return Pairs(folder)
+
+
+def _open_files(name, source, target, offline) -> tuple[str, Read]:
+  del source, target, offline
+  names = name.removeprefix(ALIGNED).split(',')
+  if len(names) != 2 or not all(names):
+    raise InputError(
+      f'"{name}" does not name two files; write '
+      f'{ALIGNED}FOLDER/x.de,FOLDER/x.en, and put the files into '
+      'FOLDER/train, FOLDER/validation and FOLDER/test'
+    )
+  digest, files = hashlib.sha256(), {}
+  for split in SPLITS:
+    paths = [pathlib.Path(n.strip()).expanduser() for n in names]
+    files[split] = [path.parent / split / path.name for path in paths]
+    for path in files[split]:
+      if not path.is_file():
+        raise InputError(
+          f'there is no file {path}: "{name}" reads its files from the folders '
+          f'{", ".join(SPLITS)} beside them'
+        )
+      data = path.read_bytes()
+      digest.update(f'{len(data)}:'.encode() + data)
+  return digest.hexdigest(), lambda split: read_aligned(*files[split])
+
+
+def _open_tfds(name, source, target, offline) -> tuple[str, Read]:
+  found = tfds.inspect_set(name, offline=offline)
+  for language in (source, target):
+    if language not in found.features:
+      raise InputError(
+        f'the set {name} has no language "{language}"; its features are '
+        f'{", ".join(sorted(found.features))}'
+      )
+  missing = [split for split in SPLITS if split not in found.splits]
+  if missing:
+    raise InputError(
+      f'the set {name} has the splits {", ".join(found.splits)} and lacks '
+      f'{", ".join(missing)}'
+    )
+
+  def read(split):
+    for row in tfds.examples(name, split, offline=offline):
+      pair = row[source], row[target]
+      if not all(isinstance(text, bytes) for text in pair):
+        raise InputError(
+          f'the set {name} has no text in "{source}" and "{target}": '
+          f'{pair!r:.80}'
+        )
+      yield pair[0].decode(), pair[1].decode()
+
+  return found.fingerprint, read
+
+
+def _clean(read: Read, split: str) -> Iterator[tuple[str, str]]:
+  for pair in read(split):
+    source, target = (' '.join(text.split()) for text in pair)
+    if source and target:
+      yield source, target
+
+
+def train_vocabulary(
+  texts: Iterable[str], vocab_size: int
+) -> tokenizers.Tokenizer:
+  """Byte pairs of texts, the same ones in every process.
+
+  Args:
+    vocab_size: most tokens, PAD, BOS and EOS not included.
+  """
+  tokenizer = tokenizers.Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size,
+    min_frequency=2,
+    initial_alphabet=_BYTES,
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  return tokenizer
+
+
+def _make(name: str, read: Read, vocab_size: int, folder: pathlib.Path) -> None:
+  """Writes whole pairs into `folder`."""
+  start = time.monotonic()
+  atomic.note(f'training a vocabulary of {vocab_size:,} tokens on {name}')
+  tokenizer = train_vocabulary(
+    (text for pair in _clean(read, 'train') for text in pair),
+    vocab_size - FIRST,
+  )
+  vocabulary = tokenizer.to_str(pretty=True)
+  vocab_size = FIRST + tokenizer.get_vocab_size()
+  digest = hashlib.sha256(vocabulary.encode())
+  counts = {}
+  for split in SPLITS:
+    made = _tokenise(tokenizer, _clean(read, split), vocab_size)
+    counts[split] = len(made['source'].offsets) - 1
+    if not counts[split]:
+      raise InputError(
+        f'{name} has no pair in {split} with a text in both languages; take '
+        'other languages, or give more text'
+      )
+    for side in SIDES:
+      for part, array in made[side]._asdict().items():
+        digest.update(f'{array.dtype}:{array.shape}\n'.encode())
+        digest.update(array.view(np.uint8).data)
+        np.save(folder / f'{split}.{side}.{part}.npy', array)
+  (folder / 'tokenizer.json').write_text(vocabulary, encoding='utf-8')
+  about = {
+    'name': name,
+    'sha256': digest.hexdigest(),
+    'vocab_size': vocab_size,
+    'pairs': counts,
+    'tokenizers': tokenizers.__version__,
+  }
+  (folder / 'pairs.json').write_text(json.dumps(about))
+  atomic.note(
+    f'tokenised {counts["train"]:,} training pairs of {name} in '
+    f'{time.monotonic() - start:.1f} s'
+  )
+
+
+def _tokenise(tokenizer, pairs, vocab_size: int) -> dict[str, Side]:
+  dtype = np.uint16 if vocab_size <= 2**16 else np.int32
+  tokens: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
+  lengths: dict[str, list[int]] = {side: [] for side in SIDES}
+  while some := list(itertools.islice(pairs, _LINES)):
+    for side, texts in zip(SIDES, zip(*some)):
+      found = [x.ids for x in tokenizer.encode_batch(list(texts))]
+      flat = np.fromiter((i + FIRST for ids in found for i in ids), dtype)
+      tokens[side].append(flat)
+      lengths[side] += map(len, found)
+  return {
+    side: Side(
+      np.concatenate(tokens[side] or [np.zeros(0, dtype)]),
+      np.cumsum([0, *lengths[side]], dtype=np.int64),
+    )
+    for side in SIDES
+  }
+
+
+def batch_spec(rows: int, length: int) -> dict[str, ArraySpec]:
+  """The arrays of one batch; see `TranslationSource`."""
+  tokens = ArraySpec((rows, length), np.int32)
+  return {
+    'source': tokens,
+    'target': tokens,
+    'id': ArraySpec((rows,), np.int32),
+  }
+
+
+def rows_of_tokens(
+  lengths: Sequence[int], tokens: int, multiple: int
+) -> tuple[int, ...]:
+  """Rows of a batch of each length that hold at most so many tokens.
+
+  Args:
+    tokens: of one side of a batch, padding included.
+    multiple: that the rows divide by: devices x micro-batches.
+
+  Raises:
+    InputError: fewer tokens than one such multiple of rows has.
+  """
+  rows = tuple(tokens // length // multiple * multiple for length in lengths)
+  if not all(rows):
+    raise InputError(
+      f'a batch of {tokens} tokens does not hold {multiple} rows (devices x '
+      f'micro-batches) of {max(lengths)} tokens; take at least '
+      f'{multiple * max(lengths)}'
+    )
+  return rows
+
+
+class TranslationSource:
+  """Batches of pairs of similar length, as a `jaxlab.engine.source.Source`.
+
+  A pair is in the first of `lengths` that holds both of its texts with their
+  EOS; each length has a step kind and a shape of its own:
+    source, target: [rows, length] int32, a text, EOS, then PAD.
+    id: [rows] int32, the pair's place in `chosen`.
+  In an epoch each pair comes once; the last batch of each length may be short
+  (the feed pads it). Orders of pairs and of batches are functions of (seed,
+  epoch) alone.
+
+  Args:
+    pairs, split: what is read.
+    lengths: increasing, each >= 2.
+    rows: of a batch of each length.
+    seed: of the orders.
+    held_out: one epoch in order of length, in which a text that is too long is
+      cut; otherwise without end, shuffled, and such pairs are left out.
+    examples: held-out pairs, a sample that no seed changes; 0: all.
+
+  Attributes:
+    chosen: [n] int64, numbers of the pairs in their split.
+    num_batches: of an epoch.
+    too_long: pairs cut, or left out.
+
+  Raises:
+    InputError: a length or a number of rows out of range, or no pair is left.
+  """
+
+  def __init__(
+    self,
+    pairs: Pairs,
+    split: str,
+    *,
+    lengths: Sequence[int],
+    rows: Sequence[int],
+    seed: int = 0,
+    held_out: bool = False,
+    examples: int = 0,
+  ):
+    check_lengths(lengths)
+    if len(rows) != len(lengths) or min(rows) < 1:
+      raise InputError(
+        f'rows {list(rows)} are not one number >= 1 for each of the lengths '
+        f'{list(lengths)}'
+      )
+    self.lengths, self.rows = tuple(lengths), tuple(rows)
+    self._pairs, self._split = pairs, split
+    count = len(self.sides['source'].offsets) - 1
+    self.chosen = np.arange(count)
+    if 0 < examples < count:
+      self.chosen = np.sort(permutation(count, seed=0, epoch=0)[:examples])
+    longest = np.max([np.diff(s.offsets) for s in self.sides.values()], 0) + 1
+    number = np.searchsorted(lengths, longest[self.chosen])
+    self.too_long = int((number == len(lengths)).sum())
+    if held_out:
+      number = np.minimum(number, len(lengths) - 1)
+    if (number == len(lengths)).all():
+      raise InputError(
+        f'all {count} pairs of {pairs.name}, split {split}, are longer than '
+        f'{lengths[-1]} tokens with their EOS; allow longer ones'
+      )
+    self._members = [np.flatnonzero(number == i) for i in range(len(lengths))]
+    order = functools.partial(
+      Order, seed=seed, repeat=not held_out, shuffle=not held_out
+    )
+    # An epoch of an order is one "batch" of it: any part of it can be had.
+    whole = lambda count: order(max(1, count), batch_size=max(1, count))
+    self._orders = [whole(len(members)) for members in self._members]
+    # (length, batch of it) of every batch of an epoch.
+    self._slots = [
+      (i, batch)
+      for i, members in enumerate(self._members)
+      for batch in range(-(-len(members) // rows[i]))
+    ]
+    self.num_batches = len(self._slots)
+    self._order = whole(self.num_batches)
+    self.spec = {
+      kind_of(length): batch_spec(r, length) for length, r in zip(lengths, rows)
+    }
+
+  @functools.cached_property
+  def sides(self) -> dict[str, Side]:
+    """The texts of the split, by language."""
+    return {side: self._pairs.side(self._split, side) for side in SIDES}
+
+  def __getstate__(self):
+    # A memory map would be pickled as all that it shows.
+    return {k: v for k, v in self.__dict__.items() if k != 'sides'}
+
+  def _at(self, step: int) -> tuple[int, int, int]:
+    """Epoch, number of the length, and which of its batches."""
+    epoch, at = divmod(step, self.num_batches)
+    slot = self._order.indices(epoch, slice(at, at + 1))
+    return epoch, *self._slots[int(slot[0])]
+
+  def kind(self, step: int) -> str:
+    return kind_of(self.lengths[self._at(step)[1]])
+
+  def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
+    """Rows `rows` of batch `step`, fewer in the last of a length."""
+    epoch, i, batch = self._at(step)
+    start, stop, _ = rows.indices(self.rows[i])
+    first = batch * self.rows[i]
+    part = slice(first + start, first + stop)
+    ids = self._members[i][self._orders[i].indices(epoch, part)]
+    found = {
+      name: padded(side, self.chosen[ids], self.lengths[i])
+      for name, side in self.sides.items()
+    }
+    return {**found, 'id': ids.astype(np.int32)}
+
+
+def kind_of(length: int) -> str:
+  """The step kind of batches of a length: 'train_32'."""
+  return f'train_{length}'
+
+
+def check_lengths(lengths: Sequence[int]) -> None:
+  """Raises InputError where lengths are not increasing numbers >= 2."""
+  increasing = list(lengths) == sorted(set(lengths))
+  if not lengths or min(lengths) < 2 or not increasing:
+    raise InputError(
+      f'lengths {list(lengths)} must be increasing numbers of tokens, each at '
+      'least 2: a token and EOS'
+    )
+
+
+def padded(side: Side, index: np.ndarray, length: int) -> np.ndarray:
+  """Texts as [n, length] int32: tokens, cut to leave room for EOS, then PAD."""
+  starts = side.offsets[index]
+  sizes = np.minimum(side.offsets[index + 1] - starts, length - 1)[:, None]
+  column = np.arange(length)
+  tokens = side.tokens[starts[:, None] + np.minimum(column, sizes - 1)]
+  behind = np.where(column == sizes, EOS, PAD)
+  return np.where(column < sizes, tokens, behind).astype(np.int32)
