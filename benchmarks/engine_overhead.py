@@ -19,10 +19,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxlab.engine import keys, loop, mesh, metrics, stage
+from jaxlab.engine import keys, loop, mesh, metrics
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.feed import Feed
 from jaxlab.papers.lamb import pretraining
+from jaxlab.runs import stage
 
 
 class Constant:

@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys, mesh, stage
+from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.papers.reprogramming import task, victims
 from jaxlab.recipes.study import Cell
+from jaxlab.runs import stage
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import main as door
-from jaxlab.engine import keys, mesh, stage
+from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.update import guarded
 from jaxlab.planning import flops, plan
+from jaxlab.runs import stage
 
 PEAK_TERAFLOPS = {'H100': 989, 'H200': 989, 'A100': 312, 'v3': 61.5, 'v4': 275}
 SECONDS = 5.0  # measured in each of the rounds

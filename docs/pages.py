@@ -47,7 +47,7 @@ _REFERENCE = {
   ),
   'model': (
     'Models that a run leaves',
-    ['jaxlab.predict', 'jaxlab.engine.model'],
+    ['jaxlab.predict', 'jaxlab.runs.model'],
   ),
 }
 

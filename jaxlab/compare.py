@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxlab.command import Parser, exit_code
-from jaxlab.engine import durable, metrics, runs, sections, workdir
+from jaxlab.engine import durable, metrics
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.runs import Run
+from jaxlab.runs import record, sections, workdir
+from jaxlab.runs.record import Run
 
 _NONE = '–'
 _ENDS = ('_low', '_high')
 
-Table = Mapping[str, Any]  # as of engine.sections
+Table = Mapping[str, Any]  # as of runs.sections
 Points = list[tuple[int, float]]
 
 
@@ -78,7 +79,7 @@ def opened(folders: Sequence[Path]) -> dict[str, Run]:
       f'{len({*whole})} run to compare; give two --workdir folders or more, '
       'each once'
     )
-  found = [runs.opened(folder) for folder in folders]
+  found = [record.opened(folder) for folder in folders]
   for run in found:
     if run.unfinished() == run.stages:
       raise InputError(

@@ -37,7 +37,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxlab import extras
-from jaxlab.engine import hosts, listing, preemption, workdir
+from jaxlab.engine import hosts, preemption
 from jaxlab.engine.errors import (
   DoesNotFitError,
   HostLostError,
@@ -47,6 +47,7 @@ from jaxlab.engine.errors import (
   Preempted,
   printable,
 )
+from jaxlab.runs import listing, workdir
 
 _STOPS = (
   *(InputError, NonFiniteError, Preempted, HostLostError, OtherStopped),
@@ -120,7 +121,8 @@ def _run(argv: Sequence[str]) -> None:
   ):
     # JAX and the libraries on it are loaded only now, so that a mistyped flag
     # is answered at once.
-    from jaxlab.engine import mesh, stage
+    from jaxlab.engine import mesh
+    from jaxlab.runs import stage
 
     _quiet()
     mesh.start(values.cpu_devices, timeout)
@@ -197,8 +199,9 @@ def _plan(argv, values, config, folder: Path) -> None:
   The parent loads no libtpu: one process at a time can hold it.
   """
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  from jaxlab.engine import mesh, stage
+  from jaxlab.engine import mesh
   from jaxlab.planning import plan, topology
+  from jaxlab.runs import stage
 
   _quiet()
   folder.mkdir(parents=True, exist_ok=True)

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlab.command import Parser, exit_code
-from jaxlab.engine import runs
 from jaxlab.engine.errors import InputError
+from jaxlab.runs import record
 
 if TYPE_CHECKING:  # loads JAX: a mistyped path is answered before
-  from jaxlab.engine.model import Model
+  from jaxlab.runs.model import Model
 
 _TOP = 5  # classes shown
 _MOST = 8  # numbers of a list shown
@@ -50,9 +50,9 @@ def load(run: str | os.PathLike) -> 'Model':
   from dataclasses import replace
 
   from jaxlab import main
-  from jaxlab.engine import model
+  from jaxlab.runs import model
 
-  folder, of = runs.of_model(Path(run).expanduser())
+  folder, of = record.of_model(Path(run).expanduser())
   cure = 'copy the folder again'
   if of:
     report = folder.parent / 'report.json'

@@ -97,7 +97,7 @@ def _program(argv, environment, said, stop, draws):
 
 def _blank() -> None:
   """Has figures written without anything in them."""
-  from jaxlab.engine import sections
+  from jaxlab.runs import sections
 
   write = sections.write_drawing
   small = lambda path, draw, size, layout='': write(

@@ -640,7 +640,7 @@ jaxlab/data/packages/registry.py: tests/data/packages/test_registry.py
 jaxlab/data/tfds.py: tests/data/test_tfds.py
   a_damaged_description
     _described(make.name, target, => _described(make.name, _root(),
-jaxlab/engine/workdir.py: tests/engine/test_workdir.py
+jaxlab/runs/workdir.py: tests/runs/test_workdir.py
   removed_during
     if error.errno == errno.ENOENT and inside: => if inside is None:
 jaxlab/ops/attack_loop.py: tests/ops/test_attacks.py
@@ -659,7 +659,7 @@ jaxlab/planning/plan.py: tests/planning/test_plan.py
 jaxlab/papers/doc_regions/nets.py: tests/papers/test_doc_regions_task.py
   running_statistics_have
     fields['momentum'] = m['momentum'] => pass
-jaxlab/engine/report.py: tests/engine/test_report.py
+jaxlab/runs/report.py: tests/runs/test_report.py
   intervals_are_bands
     top = [y for _, y in high] => top = [y for _, y in low]
     if label.endswith(_ENDS): => if False:
@@ -674,7 +674,7 @@ jaxlab/engine/report.py: tests/engine/test_report.py
     autoescape=True => autoescape=False
   a_run_that_stops_leaves
     'unfinished': len(finished) < len(found), => 'unfinished': False,
-jaxlab/engine/stage.py: tests/engine/test_report.py
+jaxlab/runs/stage.py: tests/runs/test_report.py
   a_run_that_stops_leaves
     except (Preempted, NonFiniteError): => except NonFiniteError:
 jaxlab/engine/loop.py: tests/engine/test_loop.py
@@ -1021,14 +1021,14 @@ jaxlab/papers/lamb/pretrained.py: tests/papers/test_bert_hub.py
 jaxlab/papers/lamb/export.py: tests/papers/test_bert_hub.py
   a_pretraining_is_exported
     if report.get(name) != digest: => if False:
-jaxlab/engine/tensors.py: tests/engine/test_model.py
+jaxlab/engine/tensors.py: tests/runs/test_model.py
   nested_dictionaries_come_back
     if not value:\n        empty.append(path) => if not value:\n        pass
     for name in parents:\n      at = => for name in parents[1:]:\n      at =
   what_cannot_be_named
     or '/' in key or => or
     not isinstance(key, str) => False
-jaxlab/engine/model.py: tests/engine/test_model.py
+jaxlab/runs/model.py: tests/runs/test_model.py
   a_model_is_read_as_it_was_written
     _TRAINING = ('health', 'sampler') => _TRAINING = ('health',)
     (*_TRAINING, *kept.leave_out) => _TRAINING
@@ -1054,13 +1054,13 @@ jaxlab/engine/model.py: tests/engine/test_model.py
   a_large_file_of_two_models
     os.link(other, path) => raise OSError
     and other.read_bytes() == data => and True
-jaxlab/engine/card.py: tests/engine/test_model.py
+jaxlab/runs/card.py: tests/runs/test_model.py
   a_card_says_what
     other.startswith(f'{stage}-') or => True or
     if run.report(stage) and => if
     not x.endswith(('_low', '_high')) => x
     for end in ('_low', '_high')] => for end in ('_high', '_low')]
-jaxlab/engine/runs.py: tests/test_predict.py
+jaxlab/runs/record.py: tests/test_predict.py
   an_unfinished_run_says
     if not run.report(stage):\n    raise => if False:\n    raise
     [f'--workdir={folder}'] if folder else [] => []
@@ -1072,7 +1072,7 @@ jaxlab/engine/runs.py: tests/test_predict.py
     if (folder / 'config.json').is_file(): => if False:
   a_run_without_a_network
     if not run.models:\n => if False:\n
-jaxlab/engine/runs.py: tests/engine/test_model.py
+jaxlab/runs/record.py: tests/runs/test_model.py
   a_card_says_what
     next(items, '')\n  return => pass\n  return
 jaxlab/predict.py: tests/test_predict.py
@@ -1138,7 +1138,7 @@ jaxlab/papers/encouraging/graphs.py: tests/papers/test_encouraging_graphs.py
     edge.max() < len(node) => edge.max() <= len(node)
     second - joined.n_node[0] => second
     len(node)] for node, _ in rows] => nodes] for node, _ in rows]
-jaxlab/engine/stage.py: tests/engine/test_stage.py
+jaxlab/runs/stage.py: tests/runs/test_stage.py
   a_model_is_there_before
     if stage.model]\n => if stage.steps > 9]\n
     'seed': seed,\n    **_when() => 'seed': space.seed,\n    **_when()
@@ -1205,7 +1205,7 @@ jaxlab/ops/mahalanobis.py: tests/ops/test_mahalanobis.py
   a_singular_covariance_has_its_pseudo_inverse
     kept = shares > _SINGULAR => kept = shares > -1.0
     alive = variances > (_CONSTANT => alive = variances >= 0 * (_CONSTANT
-jaxlab/engine/stage.py: tests/engine/test_stage.py
+jaxlab/runs/stage.py: tests/runs/test_stage.py
   changed_keys_of_the_judgement
     in (None, _judged(stage, space)) => in (None, done.get('judged_sha256'))
     () if stage.judges else stage.unread => ()
@@ -1219,7 +1219,7 @@ jaxlab/engine/stage.py: tests/engine/test_stage.py
 jaxlab/main.py: tests/test_main.py
   eval_trains_nothing
     trains=not values.eval => trains=True
-jaxlab/engine/workdir.py: tests/engine/test_workdir.py
+jaxlab/runs/workdir.py: tests/runs/test_workdir.py
   keys_that_no_stage_counts_may_change
     if not all(_among(key, names) for names in unread) => if True
   one_stage_that_counts_a_key_keeps_it
@@ -1330,7 +1330,7 @@ jaxlab/recipes/judge.py: tests/recipes/test_judge.py
   the_first_images_of_an_attack_are_kept
     first.setdefault(name, (image, => first.setdefault(name, (0 * image,
     first[''], first[name])) => first[name], first[name]))
-jaxlab/engine/sections.py: tests/engine/test_sections.py
+jaxlab/runs/sections.py: tests/runs/test_sections.py
   every_picture_in_its_place
     i % columns + 0.5 => i // columns + 0.5
   tensorboard_gets_images_and_text

@@ -18,13 +18,14 @@ import sys
 import time
 from pathlib import Path
 
-from jaxlab.engine import hosts, preemption, workdir
+from jaxlab.engine import hosts, preemption
 from jaxlab.engine.errors import (
   HostLostError,
   InputError,
   OtherStopped,
   Preempted,
 )
+from jaxlab.runs import workdir
 
 
 def _arguments():
@@ -44,8 +45,9 @@ def _arguments():
 
 def program(given, space):
   """A stage of training on rows that are recorded, with evaluations."""
-  from jaxlab.engine import loop, stage
+  from jaxlab.engine import loop
   from jaxlab.engine.feed import Feed
+  from jaxlab.runs import stage
   from tests.engine import toys
 
   step_of_signal, process, name = given.signal.split(':')
@@ -101,7 +103,8 @@ def run(given) -> None:
     hosts.joined(here, config, given.host_timeout),
     workdir.claimed(given.folder, config),
   ):
-    from jaxlab.engine import mesh, stage
+    from jaxlab.engine import mesh
+    from jaxlab.runs import stage
 
     mesh.start(given.cpu_devices, given.host_timeout)
     if given.tour:

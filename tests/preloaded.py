@@ -8,7 +8,7 @@ from pathlib import Path
 import jax  # noqa: F401
 import matplotlib.backends.backend_agg  # noqa: F401
 
-import jaxlab.engine.stage  # noqa: F401
+import jaxlab.runs.stage  # noqa: F401
 
 logging.getLogger('absl').setLevel(logging.ERROR)
 PAPERS = Path(__file__).parents[1] / 'jaxlab' / 'papers'

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxlab import compare
-from jaxlab.engine import runs, workdir
+from jaxlab.runs import record, workdir
 
 
 def make(folder, rate, accuracy, stages=('train', 'study'), done=None):
@@ -17,7 +17,7 @@ def make(folder, rate, accuracy, stages=('train', 'study'), done=None):
   folder.mkdir(parents=True)
   config = {'paper': 'toy', 'optimizer': {'rate': rate, 'name': 'sgd'}}
   workdir.write_json(folder / 'config.json', config)
-  runs.note(folder, [f'--rate={rate}'], stages, [])
+  record.note(folder, [f'--rate={rate}'], stages, [])
   for stage in stages if done is None else done:
     (folder / stage).mkdir()
     figures = {

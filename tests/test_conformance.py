@@ -22,10 +22,11 @@ import pytest
 
 import jaxlab
 from jaxlab import main
-from jaxlab.engine import loop, mesh, metrics, stage
+from jaxlab.engine import loop, mesh, metrics
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import guarded
 from jaxlab.planning import plan
+from jaxlab.runs import stage
 from tests import forked, runs
 from tests.forked import Snapshot, Stop
 

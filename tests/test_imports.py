@@ -16,19 +16,22 @@ imports are absolute ~ .* import:\.
 names say something ~ .* file:.*/(utils?|common|misc|helpers)\.py
 files have a room ~ jaxlab/(?!(main|predict|compare|command|extras|__init__)
   \.py|(
-  engine|ops|data|models|evals|planning|recipes|papers)/).* file:
+  engine|ops|runs|data|models|evals|planning|recipes|papers)/).* file:
 imports run down ~ jaxlab/(engine|ops)\b.* import:jaxlab\.(?!\1\b)
 extras knows no room ~ jaxlab/extras.* import:jaxlab\b
-imports run down ~ jaxlab/(data|models|evals|planning)/.* import:jaxlab\.
+imports run down ~ jaxlab/runs/.* import:jaxlab\.(?!(engine|runs)\b)
+imports run down ~ jaxlab/(data|models|evals)/.* import:jaxlab\.
   (?!(engine|ops|extras|\1)\b)
+imports run down ~ jaxlab/planning/.* import:jaxlab\.
+  (?!(engine|runs|ops|extras|planning)\b)
 imports run down ~ jaxlab/recipes/.* import:jaxlab\.papers\b
 imports run down ~ jaxlab/main.* import:jaxlab\.
-  (?!(engine|planning|extras)\b)
+  (?!(engine|runs|planning|extras)\b)
 imports run down ~ jaxlab/predict.* import:jaxlab\.
-  (?!(engine|main|data\.images\.pixels|command|extras)\b)
+  (?!(engine|runs|main|data\.images\.pixels|command|extras)\b)
 imports run down ~ jaxlab/compare.* import:jaxlab\.
-  (?!(engine|command|extras)\b)
-imports run down ~ jaxlab/command.* import:jaxlab\.(?!(engine|extras)\b)
+  (?!(engine|runs|command|extras)\b)
+imports run down ~ jaxlab/command.* import:jaxlab\.(?!(engine|runs|extras)\b)
 imports run down ~ jaxlab/(?!predict\.py).* import:jaxlab\.main\b
 imports run down ~ jaxlab/(?!__init__).* import:jaxlab\.(predict|compare)\b
 imports run down ~ jaxlab/.* import:(tests|benchmarks|configs|examples|launch)\b
@@ -43,8 +46,8 @@ only main.py runs a file ~ (?!jaxlab/(main|extras)\.py).* call:.*\.exec_module$
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|
   call:(builtins\.)?(eval|exec|__import__)$)
-loaded before JAX ~ jaxlab/(compare|engine/(errors|workdir|preemption|hosts|
-  channel|peer|runs))\.py import:jax\b
+loaded before JAX ~ jaxlab/(compare|engine/(errors|preemption|hosts|channel|
+  peer)|runs/(workdir|record))\.py import:jax\b
 nothing imports a task ~ .* import:(.*#task|jaxlab\.papers\.\w+\.task\b)
 only tasks use other papers ~ jaxlab/papers/(\w+)/\w+\.py(?!#task).* import:
   jaxlab\.papers\.(?!\1\b)

@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from jaxlab import main
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh
+from jaxlab.runs import stage, workdir
 from tests import runs
 
 # Config, variant -> keys that a training reads all the same, and why it may.

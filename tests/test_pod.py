@@ -21,11 +21,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.metrics import TIME_FIELDS
+from jaxlab.runs import stage, workdir
 from tests import pod_program, pod_tour, runs
 from tests.engine.test_channel import free_address
 from tests.papers import test_bert_sharding

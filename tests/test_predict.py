@@ -14,12 +14,13 @@ from PIL import Image
 
 import jaxlab
 from jaxlab import main, predict
-from jaxlab.engine import model, runs, tensors, workdir
+from jaxlab.engine import tensors
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
 from jaxlab.models import classifiers
 from jaxlab.models.classifiers import CLASSIFIERS
 from jaxlab.models.normalised import normalised
+from jaxlab.runs import model, record, workdir
 
 IMAGE = {'kind': 'image', 'height': 4, 'width': 4, 'channels': 1, 'fit': 'crop'}
 VECTOR = {'kind': 'vector', 'length': 2, 'low': -1, 'high': 1}
@@ -41,7 +42,7 @@ def make_run(tmp_path):
       report = {'steps': 3, 'metrics': {}}
       workdir.write_json(folder / stage / 'report.json', report)
     names = [*stages, 'oracle']
-    runs.note(folder, ['--config=toy.py:x', '--offline'], names, [*stages])
+    record.note(folder, ['--config=toy.py:x', '--offline'], names, [*stages])
     return folder
 
   return make

@@ -51,7 +51,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
   )
   held = zipfile.ZipFile(wheel).namelist()
   assert {*tracked.splitlines()} <= {*held}
-  assert {'jaxlab/py.typed', 'jaxlab/engine/report.html.j2'} <= {*held}
+  assert {'jaxlab/py.typed', 'jaxlab/runs/report.html.j2'} <= {*held}
   assert {name.split('/')[0] for name in held if '.dist-info/' not in name} == {
     'jaxlab'
   }

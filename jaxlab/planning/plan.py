@@ -22,14 +22,15 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlab.engine import keys, mesh, workdir
+from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import Steps, abstract_state
 from jaxlab.engine.errors import DoesNotFitError, InputError
 from jaxlab.engine.metrics import say
-from jaxlab.engine.stage import Planned, Stage, Workspace
 from jaxlab.engine.state import State
 from jaxlab.engine.update import guarded
 from jaxlab.planning import flops, hlo, topology
+from jaxlab.runs import workdir
+from jaxlab.runs.stage import Planned, Stage, Workspace
 
 MFU = (0.3, 0.5, 1.0)  # shares of the peak that minutes are given for
 _GIB = 2**30

@@ -23,10 +23,8 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import FitResult, Inputs, Options
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.source import ArraySpec, Source, Spec
-from jaxlab.engine.stage import Figures, Specs, Stage, Workspace, training
 from jaxlab.engine.state import (
   Evaluator,
   Objective,
@@ -45,6 +43,8 @@ from jaxlab.ops.adversarial import adversarial_loss
 from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.recipes import pictures
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Figures, Specs, Stage, Workspace, training
 
 Config = Mapping[str, Any]
 # (logits [b, k], labels [b], mask [b], State.vars) -> Objective

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlab.engine.sections import Sections
 from jaxlab.evals.calibrate import reliability_diagrams
 from jaxlab.evals.classify import Answers
 from jaxlab.ops.calibration import Reliability
+from jaxlab.runs.sections import Sections
 
 Draw = Callable[[Any], None]
 

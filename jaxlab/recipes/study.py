@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from jaxlab.engine import workdir
 from jaxlab.engine.loop import Options
 from jaxlab.engine.metrics import read
 from jaxlab.engine.require import above, filled, one_of, require, some
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops.intervals import student_t
+from jaxlab.runs import workdir
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 

@@ -6,9 +6,10 @@ import jax
 import pytest
 
 from jaxlab import main
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
+from jaxlab.runs import stage
 from tests import runs
 
 FILES = sorted(path.stem for path in (runs.ROOT / 'configs').glob('*.py'))

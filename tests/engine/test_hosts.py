@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxlab.engine import hosts, workdir
+from jaxlab.engine import hosts
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.peer import Place
+from jaxlab.runs import workdir
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,22 +15,14 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from jaxlab.engine import (
-  evaluate,
-  loop,
-  mesh,
-  metrics,
-  partition,
-  preemption,
-  report,
-  stage,
-)
+from jaxlab.engine import evaluate, loop, mesh, metrics, partition, preemption
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.state import Evaluator, Task
 from jaxlab.engine.update import minimise
+from jaxlab.runs import report, stage
 from tests.engine import toys
 
 _ROOT = Path(__file__).parents[2]

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.sections import write_figure
 from jaxlab.evals import calibrate
 from jaxlab.ops import calibration
+from jaxlab.runs.sections import write_figure
 from tests.evals.evaluated import evaluated
 
 

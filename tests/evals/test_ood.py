@@ -8,13 +8,13 @@ import pytest
 from jaxlab.engine import evaluate, mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.sections import write_figure
 from jaxlab.engine.source import ArraySpec
 from jaxlab.engine.state import State
 from jaxlab.evals import ood
 from jaxlab.ops import detection_metrics as metrics
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import Detector
+from jaxlab.runs.sections import write_figure
 
 SLOPE = jnp.asarray(
   np.random.default_rng(9).normal(size=(2, 2, 1)), jnp.float32

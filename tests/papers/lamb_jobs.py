@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from jaxlab import main as door
-from jaxlab.engine import keys, mesh, stage
+from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import FRESH, first_state
+from jaxlab.runs import stage
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,6 @@ import pytest
 
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.stage import Workspace
 from jaxlab.engine.update import create_state
 from jaxlab.main import program_of
 from jaxlab.papers.advgan import (
@@ -22,6 +21,7 @@ from jaxlab.papers.advgan import (
   stages,
 )
 from jaxlab.recipes import images
+from jaxlab.runs.stage import Workspace
 from tests import runs
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 1), np.uint8)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import jaxlab
 from jaxlab.data.images.sets import ImageSets, drawn
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state
 from jaxlab.models.normalised import normalised
@@ -27,6 +27,7 @@ from jaxlab.papers.aloe.sets import Sets
 from jaxlab.recipes import images
 from jaxlab.recipes.images import image_task
 from jaxlab.recipes.study import Cell
+from jaxlab.runs import stage, workdir
 from tests import runs
 from tests.goldens import aloe_steps as golden
 from tests.ops.attacked import quick_compiles

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.papers.bayes_cnn import method, regression
+from jaxlab.runs.model import Model
 from tests import runs
 
 KEY = jax.random.key(0)

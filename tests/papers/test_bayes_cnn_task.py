@@ -10,11 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.engine.update import create_state
 from jaxlab.papers.bayes_cnn import arms, judgement, laplace, method, task
+from jaxlab.runs import stage
+from jaxlab.runs.model import Model
 from tests import forked, runs
 
 KEY = jax.random.key(0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine import mesh, model, stage, workdir
+from jaxlab.engine import mesh
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.checkpoint import read as read_checkpoint
 from jaxlab.engine.errors import InputError
@@ -24,6 +24,7 @@ from jaxlab.ops.squad_metrics import mean_score
 from jaxlab.papers.lamb import bert, method, pretraining, span
 from jaxlab.papers.lamb import finetuning as task
 from jaxlab.planning import flops, plan
+from jaxlab.runs import model, stage, workdir
 from tests import runs
 from tests.papers import lamb_jobs
 from tests.papers.lamb_jobs import ROOT, config_of, space_of

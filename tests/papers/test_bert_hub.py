@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from jaxlab.data.packages import hub_folder
-from jaxlab.engine import mesh, model, workdir
+from jaxlab.engine import mesh
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.errors import InputError
 from jaxlab.models.bert_heads import encoder_params
 from jaxlab.papers.lamb import export, pretrained, pretraining
 from jaxlab.papers.lamb import finetuning as task
 from jaxlab.recipes import hugging_face
+from jaxlab.runs import model, workdir
 from tests.papers import lamb_jobs
 from tests.papers.lamb_jobs import config_of, space_of
 from tests.papers.test_bert_finetune import write_squad

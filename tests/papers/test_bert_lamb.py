@@ -9,13 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import mesh, model, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.models import bert
 from jaxlab.papers.lamb import method, optimizers
 from jaxlab.papers.lamb import pretraining as task
 from jaxlab.planning import flops, plan
+from jaxlab.runs import model, stage
 from tests.papers.lamb_jobs import begun, config_of, space_of
 
 

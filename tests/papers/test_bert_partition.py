@@ -12,10 +12,11 @@ from unittest import mock
 import jax
 from jax.sharding import AbstractMesh
 
-from jaxlab.engine import partition, stage
+from jaxlab.engine import partition
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.state import paths
 from jaxlab.papers.lamb import pretraining
+from jaxlab.runs import stage
 from tests.papers.lamb_jobs import config_of
 
 GOLDEN = Path(__file__).parents[1] / 'goldens' / 'bert_large_partition.json'

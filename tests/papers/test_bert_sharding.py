@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import keys, mesh, stage
+from jaxlab.engine import keys, mesh
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
 from jaxlab.papers.lamb import pretraining
 from jaxlab.planning import plan
+from jaxlab.runs import stage
 from tests.papers.lamb_jobs import config_of
 
 STEPS = 4

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from jaxlab import main
 from jaxlab.data.images import arrays as image
 from jaxlab.data.images import streaming
-from jaxlab.engine import mesh, model, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state
 from jaxlab.papers.doc_regions import (
@@ -25,6 +25,7 @@ from jaxlab.papers.doc_regions import (
   task,
 )
 from jaxlab.papers.doc_regions.method import REGIONS
+from jaxlab.runs import model, stage
 from tests import runs
 from tests.data.rvl_pages import write_rvl
 

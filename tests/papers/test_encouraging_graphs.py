@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import mesh, model, stage, workdir
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import paths
@@ -18,6 +18,7 @@ from jaxlab.models.sagpool import logits_of_rows
 from jaxlab.papers.encouraging import graphs
 from jaxlab.planning import hlo
 from jaxlab.recipes.study import Cell
+from jaxlab.runs import model, stage, workdir
 
 CROSS_ENTROPY = {
   'bonus': 'normal',

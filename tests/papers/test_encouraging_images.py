@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxlab.data.images.sets import ImageSets
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
 from jaxlab.ops.attack_objectives import nats, rescaled_nats
@@ -20,6 +20,7 @@ from jaxlab.papers.encouraging.method import (
   effective_number_weights,
   encouraging_loss,
 )
+from jaxlab.runs import stage, workdir
 
 configs = importlib.import_module('configs.encouraging')
 

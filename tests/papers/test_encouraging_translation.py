@@ -15,7 +15,7 @@ import sacrebleu
 
 import jaxlab
 from jaxlab.data.text import translation as data
-from jaxlab.engine import mesh, preemption, stage, workdir
+from jaxlab.engine import mesh, preemption
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.state import State
@@ -23,6 +23,7 @@ from jaxlab.papers.encouraging import translation
 from jaxlab.papers.encouraging.method import encouraging_loss
 from jaxlab.planning.plan import shapes
 from jaxlab.recipes.study import Cell
+from jaxlab.runs import stage, workdir
 
 LOSS = {
   'bonus': 'conservative',

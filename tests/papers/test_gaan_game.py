@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
-from jaxlab.engine.stage import Stage
 from jaxlab.engine.state import State
 from jaxlab.engine.update import create_state
 from jaxlab.main import program_of
 from jaxlab.papers.gaan import game, grid, images, method, side_by_side, task
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage
 from tests import runs
 
 CONFIG = runs.config_of('gaan', 'smoke').to_dict()

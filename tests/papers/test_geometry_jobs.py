@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import sections
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
-from jaxlab.engine.stage import Workspace
 from jaxlab.papers.geometry import images, maps, method, task, theorem
+from jaxlab.runs import sections
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Workspace
 from tests import runs
 
 

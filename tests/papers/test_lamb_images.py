@@ -7,10 +7,10 @@ import chex
 import jax
 import pytest
 
-from jaxlab.engine import sections, stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.lamb import images, sizes
 from jaxlab.planning import plan
+from jaxlab.runs import sections, stage, workdir
 from tests.papers.lamb_jobs import config_of, space_of
 
 

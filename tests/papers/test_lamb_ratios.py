@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine.sections import Sections
 from jaxlab.engine.state import Evaluator, State
 from jaxlab.papers.lamb import method, ratios
+from jaxlab.runs.sections import Sections
 
 PARAMS = {
   'word_embedding': jnp.ones((4, 3)),

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxlab.data.images.streaming import open_records
-from jaxlab.engine import mesh, stage, workdir
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.engine.state import State
 from jaxlab.models.normalised import Network
 from jaxlab.papers.metric_transfer import (
@@ -23,6 +22,8 @@ from jaxlab.papers.metric_transfer import (
   pretraining,
   task,
 )
+from jaxlab.runs import stage, workdir
+from jaxlab.runs.model import Model
 from tests import runs
 
 SIDE = 4

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxlab.engine.sections import Sections
 from jaxlab.papers.mvs_gnn import blocks, pictures
+from jaxlab.runs.sections import Sections
 
 
 def sample_of(seed=0, nodes=40, seeds=9):

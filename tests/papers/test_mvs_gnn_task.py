@@ -12,12 +12,11 @@ import optax
 import pytest
 
 from jaxlab.data.graphs.adjacency import adjacency
-from jaxlab.engine import mesh, model, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.sections import Sections
 from jaxlab.models.sampled_gnn import KINDS, SampledGNN
 from jaxlab.papers.mvs_gnn import (
   curves,
@@ -33,6 +32,8 @@ from jaxlab.papers.mvs_gnn.feeds import NodeData
 from jaxlab.papers.mvs_gnn.minimal_variance import MVS, Refresh
 from jaxlab.papers.mvs_gnn.nodewise import Neighbour, Uniform
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs import model, stage
+from jaxlab.runs.sections import Sections
 
 configs = importlib.import_module('configs.mvs_gnn')
 # Programs that run once or twice.

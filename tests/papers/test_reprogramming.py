@@ -11,10 +11,9 @@ import optax
 import pytest
 from scipy import ndimage, special
 
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.engine.state import State
 from jaxlab.engine.update import create_state, guarded, minimise
 from jaxlab.papers.reprogramming import (
@@ -25,6 +24,8 @@ from jaxlab.papers.reprogramming import (
   task,
   victims,
 )
+from jaxlab.runs import stage
+from jaxlab.runs.model import Model
 from tests import runs
 
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)

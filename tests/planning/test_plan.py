@@ -14,9 +14,10 @@ import jax
 import pytest
 
 from jaxlab import main
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.planning import plan, topology
+from jaxlab.runs import stage
 from tests import runs
 
 ROOT = Path(__file__).parents[2]

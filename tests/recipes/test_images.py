@@ -7,12 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import mesh, stage
+from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.engine.update import create_state
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.recipes import images
+from jaxlab.runs import stage
+from jaxlab.runs.model import Model
 from tests import runs
 
 

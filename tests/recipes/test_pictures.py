@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.sections import Sections
 from jaxlab.evals.classify import answers_in, answers_of, tallied, tally
 from jaxlab.ops import calibration
 from jaxlab.recipes import pictures
+from jaxlab.runs.sections import Sections
 
 CLASSES = ('cat', 'dog', 'eel')
 

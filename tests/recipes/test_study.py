@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from jaxlab.engine import stage, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.recipes.study import Study, interval, study_of, verdict
+from jaxlab.runs import stage, workdir
 
 SECTION = {
   'baseline': 'b',

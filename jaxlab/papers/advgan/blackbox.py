@@ -20,9 +20,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import above, at_least, one_of, require, some
-from jaxlab.engine.stage import Stage, Workspace, judged_by, training
 from jaxlab.engine.state import Loss, Objective, State, Task, Update
 from jaxlab.engine.update import minimise
 from jaxlab.ops.augment import to_float
@@ -31,6 +29,8 @@ from jaxlab.papers.advgan.oracle import ANSWERS, Ask, Oracle
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.judge import args_of
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage, Workspace, judged_by, training
 
 Config = Mapping[str, Any]
 

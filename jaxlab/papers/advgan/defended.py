@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine import keys
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, one_of, require, some
-from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.ops.apgd import apgd
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
 from jaxlab.recipes.judge import args_of
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage, judged_by
 
 Config = Mapping[str, Any]
 

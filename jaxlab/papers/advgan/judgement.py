@@ -15,10 +15,7 @@ import numpy as np
 from jaxlab.data.images.sets import drawn
 from jaxlab.engine import keys
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, each, inside, require
-from jaxlab.engine.sections import Sections
-from jaxlab.engine.stage import Figures, Workspace
 from jaxlab.engine.state import State
 from jaxlab.ops.attack_objectives import Objective, margins, of_logits
 from jaxlab.ops.attack_steps import Attack
@@ -28,6 +25,9 @@ from jaxlab.ops.similarity import ssim
 from jaxlab.papers.advgan import game, method
 from jaxlab.papers.advgan.game import Game
 from jaxlab.recipes import images as recipe
+from jaxlab.runs.model import Model
+from jaxlab.runs.sections import Sections
+from jaxlab.runs.stage import Figures, Workspace
 
 Config = Mapping[str, Any]
 Logits = Callable[[np.ndarray], np.ndarray]  # images -> [n, k], on the host

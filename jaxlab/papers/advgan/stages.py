@@ -17,7 +17,6 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.stage import Stage, Workspace, training
 from jaxlab.engine.state import Task, Update
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import fgsm, pgd
@@ -25,6 +24,7 @@ from jaxlab.papers.advgan import game
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.images import ImageTask
 from jaxlab.recipes.judge import args_of
+from jaxlab.runs.stage import Stage, Workspace, training
 
 Config = Mapping[str, Any]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import one_of, require, some
-from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
 from jaxlab.recipes.judge import args_of
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage, judged_by
 
 Config = Mapping[str, Any]
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from jaxlab.data.images.sets import drawn
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.evals import ood
 from jaxlab.ops import augment, detection, mahalanobis
 from jaxlab.ops.detection import Detector
 from jaxlab.ops.detection_metrics import threshold_at_tpr
 from jaxlab.papers.aloe.sets import Sets
 from jaxlab.recipes.images import image_task
+from jaxlab.runs.model import Model
 
 Config = Mapping[str, Any]
 

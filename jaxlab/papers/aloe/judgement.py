@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab.data.images.sets import drawn
-from jaxlab.engine import keys, model, workdir
+from jaxlab.engine import keys
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import (
   at_least,
@@ -26,7 +26,6 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.engine.state import State
 from jaxlab.evals import ood
 from jaxlab.evals.classify import classify
@@ -40,6 +39,8 @@ from jaxlab.recipes import judge, pictures
 from jaxlab.recipes.images import ImageTask, image_task, tested
 from jaxlab.recipes.judge import Row
 from jaxlab.recipes.study import Cell, Study
+from jaxlab.runs import model, workdir
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 

@@ -15,10 +15,8 @@ import numpy as np
 from jaxlab.data.images import outliers
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, between, one_of, require, some
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Stage, Workspace, judged_by
 from jaxlab.engine.state import Loss, Update
 from jaxlab.engine.update import minimise
 from jaxlab.ops.attack_objectives import cross_entropy
@@ -29,6 +27,8 @@ from jaxlab.papers.aloe.sets import Sets
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.images import ImageTask, classifier_stage
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage, Workspace, judged_by
 
 Config = Mapping[str, Any]
 

@@ -13,7 +13,6 @@ from jaxlab.data.images.sets import drawn
 from jaxlab.engine import hosts, keys
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import Meter, read
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.evals.calibrate import reliability_diagrams
 from jaxlab.evals.classify import answers_in
 from jaxlab.evals.ood import collect
@@ -24,6 +23,7 @@ from jaxlab.papers.bayes_cnn.arms import POST_HOC, VARIATIONAL, Predictor
 from jaxlab.recipes import pictures
 from jaxlab.recipes.images import ImageTask, image_task
 from jaxlab.recipes.study import Cell, Study
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 

@@ -18,15 +18,15 @@ from jaxlab.engine import feed as feeds
 from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, between, require
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Figures, Stage, judged_by, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.models.bayesian import Bayesian, Mlp, bayesian
 from jaxlab.papers.bayes_cnn import method, priors
 from jaxlab.recipes import optimizers
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Figures, Stage, judged_by, training
 
 Config = Mapping[str, Any]
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import (
   above,
   at_least,
@@ -20,12 +19,13 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.papers.bayes_cnn import arms, judgement, method, priors
 from jaxlab.papers.bayes_cnn.arms import POST_HOC, TRAINED, VARIATIONAL
 from jaxlab.recipes import optimizers
 from jaxlab.recipes.images import check_images, classifier_stage
 from jaxlab.recipes.study import Cell, Study, study_of
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage, judged_by
 
 Config = Mapping[str, Any]
 

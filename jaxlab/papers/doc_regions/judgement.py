@@ -16,13 +16,13 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops import calibration
 from jaxlab.ops.detection_metrics import auroc
 from jaxlab.papers.doc_regions import documents, method, nets
 from jaxlab.papers.doc_regions.documents import Documents
 from jaxlab.papers.doc_regions.nets import Plan
 from jaxlab.recipes import pictures
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 _PAPER = 'paper, RVL-CDIP'

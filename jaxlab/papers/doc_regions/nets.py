@@ -25,10 +25,8 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
-from jaxlab.engine.model import Kept
 from jaxlab.engine.require import above, at_least, between, one_of, require
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Stage, Workspace, training
 from jaxlab.engine.state import (
   Evaluator,
   Objective,
@@ -49,6 +47,8 @@ from jaxlab.papers.doc_regions import documents, method
 from jaxlab.papers.doc_regions.method import RegionSpec
 from jaxlab.recipes import optimizers
 from jaxlab.recipes.pretrained import KINDS, architecture, imagenet
+from jaxlab.runs.model import Kept
+from jaxlab.runs.stage import Stage, Workspace, training
 
 Config = Mapping[str, Any]
 SMALL = 'page_cnn'

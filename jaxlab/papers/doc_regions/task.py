@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlab.engine.model import Model
-from jaxlab.engine.stage import Stage
 from jaxlab.papers.doc_regions import documents, judgement, nets
 from jaxlab.papers.doc_regions.method import RegionSpec
 from jaxlab.recipes.images import check_images
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage
 
 Config = Mapping[str, Any]
 

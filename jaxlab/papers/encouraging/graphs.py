@@ -29,9 +29,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, inside, multiple_of, require
-from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.evals.classify import answers_of, tallied, tally
@@ -39,6 +37,8 @@ from jaxlab.models.sagpool import SAGPoolNet, graph_of, logits_of_rows
 from jaxlab.papers.encouraging import arms
 from jaxlab.recipes import optimizers, pictures
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Stage, training
 
 Config = Mapping[str, Any]
 SPLITS = ('train', 'validation', 'test')

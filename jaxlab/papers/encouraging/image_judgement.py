@@ -12,7 +12,6 @@ from jaxlab.data.images.sets import drawn
 from jaxlab.engine import hosts, metrics
 from jaxlab.engine.loop import Inputs
 from jaxlab.engine.require import at_least, between, each, require
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.engine.state import State
 from jaxlab.ops import adversarial
 from jaxlab.ops.attack_objectives import nats, ratios, rescaled_nats
@@ -24,6 +23,7 @@ from jaxlab.recipes import judge as judging
 from jaxlab.recipes import pictures
 from jaxlab.recipes.images import ImageTask, tested
 from jaxlab.recipes.study import Cell, Study
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 DETECTORS = ('msp', 'max_logit', 'energy')

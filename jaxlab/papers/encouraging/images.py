@@ -11,12 +11,12 @@ from jaxlab.data.images.sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.require import at_least, require
-from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.engine.state import Objective, Update
 from jaxlab.papers.encouraging import analysis, arms, image_judgement
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.images import ImageTask, classifier_stage, supervised
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.stage import Stage, judged_by
 
 Config = Mapping[str, Any]
 

@@ -20,14 +20,12 @@ import numpy as np
 from jaxlab.data.licences import licence_of
 from jaxlab.data.text import translation as data
 from jaxlab.data.text.translation import Pairs, TranslationSource
-from jaxlab.engine import hosts, mesh, workdir
+from jaxlab.engine import hosts, mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, between, one_of, require
-from jaxlab.engine.stage import Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task, Update
 from jaxlab.engine.update import accumulate, chain, minimise
 from jaxlab.evals.translate import Bleu, Decoding, translate
@@ -37,6 +35,9 @@ from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.papers.encouraging import arms
 from jaxlab.recipes import optimizers, pictures
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs import workdir
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Stage, Workspace, training
 
 Config = Mapping[str, Any]
 METRICS = ('bleu', 'nats', 'accuracy')

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.engine.model import Kept
 from jaxlab.engine.require import at_least, between, one_of, require, some
 from jaxlab.engine.state import Loss, Objective, State, Update
 from jaxlab.engine.update import chain, minimise, repeat
@@ -27,6 +26,7 @@ from jaxlab.models.one_draw import parameters
 from jaxlab.ops import row_random
 from jaxlab.papers.gaan import method
 from jaxlab.recipes import optimizers
+from jaxlab.runs.model import Kept
 
 Config = Mapping[str, Any]
 

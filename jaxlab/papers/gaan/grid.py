@@ -15,12 +15,12 @@ from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
 from jaxlab.engine.require import at_least, filled, require
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Task
 from jaxlab.models.dcgan import Mlp, MlpDiscriminator
 from jaxlab.ops import generative
 from jaxlab.papers.gaan import game, method, side_by_side
 from jaxlab.recipes.study import interval, verdict
+from jaxlab.runs.stage import Figures, Stage, Workspace, training
 
 Config = Mapping[str, Any]
 

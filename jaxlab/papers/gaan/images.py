@@ -20,7 +20,6 @@ from jaxlab.engine.require import (
   require,
 )
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, State, Task, Update
 from jaxlab.engine.update import chain, every
 from jaxlab.evals import generative as evals
@@ -33,6 +32,7 @@ from jaxlab.models.sngan import (
 from jaxlab.ops.augment import to_float
 from jaxlab.papers.gaan import game, judgement, method
 from jaxlab.recipes import images, optimizers
+from jaxlab.runs.stage import Stage, training
 
 Config = Mapping[str, Any]
 

@@ -10,7 +10,6 @@ import scipy.stats
 
 from jaxlab.engine import keys
 from jaxlab.engine.metrics import Meter, read
-from jaxlab.engine.stage import Figures, Workspace
 from jaxlab.engine.state import State
 from jaxlab.evals import generative as evals
 from jaxlab.evals.generative import Classifier
@@ -19,6 +18,7 @@ from jaxlab.papers.gaan import game
 from jaxlab.recipes import images
 from jaxlab.recipes.judge import args_of
 from jaxlab.recipes.study import interval, verdict
+from jaxlab.runs.stage import Figures, Workspace
 
 Config = Mapping[str, Any]
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import one_of, require
-from jaxlab.engine.stage import Stage, judged_by
 from jaxlab.papers.gaan import game, grid, images
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Stage, judged_by
 
 Config = Mapping[str, Any]
 

@@ -18,7 +18,6 @@ from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import (
   above,
   at_least,
@@ -26,7 +25,6 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.ops.generative import frechet_distance, nearest_distances
@@ -35,6 +33,8 @@ from jaxlab.ops.row_random import normal
 from jaxlab.papers.geometry import method
 from jaxlab.papers.geometry.method import extension, transport
 from jaxlab.recipes import images, optimizers
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Figures, Stage, Workspace, training
 
 Config = Mapping[str, Any]
 

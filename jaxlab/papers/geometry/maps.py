@@ -13,10 +13,10 @@ import numpy as np
 from jaxlab.engine import keys
 from jaxlab.engine.metrics import say
 from jaxlab.engine.require import above, at_least, between, require, some
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.geometry import pictures
 from jaxlab.papers.geometry.method import extension, transport
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 

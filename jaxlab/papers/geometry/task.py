@@ -18,7 +18,6 @@ from jaxlab.engine import keys
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import (
   above,
   at_least,
@@ -29,7 +28,6 @@ from jaxlab.engine.require import (
   some,
 )
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.papers.geometry import method, pictures
@@ -40,6 +38,8 @@ from jaxlab.papers.geometry.method import (
   transport,
 )
 from jaxlab.recipes import optimizers
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Figures, Stage, Workspace, training
 
 Config = Mapping[str, Any]
 

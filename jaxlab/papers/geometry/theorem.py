@@ -22,8 +22,8 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.papers.geometry import complexity, encoders, regions
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 Row = dict[str, Any]

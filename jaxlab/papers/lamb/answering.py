@@ -16,14 +16,14 @@ from jaxlab.data.text.squad_windows import (
   batch_spec,
   make_windows,
 )
-from jaxlab.engine import workdir
 from jaxlab.engine.require import at_least, require
-from jaxlab.engine.sections import Sections
 from jaxlab.engine.state import Evaluator, Objective, State
 from jaxlab.evals.squad import Ranked, context_mask, squad
 from jaxlab.models.bert_heads import SpanHead
 from jaxlab.papers.lamb import span
 from jaxlab.recipes import pictures
+from jaxlab.runs import workdir
+from jaxlab.runs.sections import Sections
 
 Config = Mapping[str, Any]
 

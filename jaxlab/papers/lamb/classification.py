@@ -12,12 +12,12 @@ from jaxlab.data.text import labelled
 from jaxlab.data.text.documents import LabelledText
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import at_least, one_of, require
-from jaxlab.engine.sections import Sections
 from jaxlab.engine.state import Objective
 from jaxlab.evals.classify import answers_of, classify
 from jaxlab.models.bert_heads import ClassificationHead
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.recipes import pictures
+from jaxlab.runs.sections import Sections
 
 Config = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]

@@ -17,9 +17,7 @@ from jaxlab.engine.compiled import Start
 from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, one_of, require
-from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import Task
 from jaxlab.models.bert import Bert
 from jaxlab.papers.lamb import (
@@ -30,6 +28,8 @@ from jaxlab.papers.lamb import (
   pretrained,
   span,
 )
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Figures, Stage, Workspace, training
 
 Config = Mapping[str, Any]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from jaxlab.engine.loop import Options
 from jaxlab.engine.require import between, require
-from jaxlab.engine.stage import Stage
 from jaxlab.papers.lamb import optimizers, ratios, sizes
 from jaxlab.recipes import images, measured
 from jaxlab.recipes.images import (
@@ -19,6 +18,7 @@ from jaxlab.recipes.images import (
   test_figures,
 )
 from jaxlab.recipes.study import Cell
+from jaxlab.runs.stage import Stage
 
 Config = Mapping[str, Any]
 

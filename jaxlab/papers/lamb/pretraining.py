@@ -23,10 +23,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import at_least, between, one_of, require
-from jaxlab.engine.sections import Sections
-from jaxlab.engine.stage import Figures, Stage, Workspace, training
 from jaxlab.engine.state import Objective, Task
 from jaxlab.evals.pretraining import masked_lm
 from jaxlab.models.bert import Bert
@@ -34,6 +31,9 @@ from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.papers.lamb import bert, optimizers, ratios, sizes
 from jaxlab.recipes import pictures
 from jaxlab.recipes.study import Cell
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.sections import Sections
+from jaxlab.runs.stage import Figures, Stage, Workspace, training
 
 Config = Mapping[str, Any]
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab.engine import metrics
-from jaxlab.engine.sections import Sections
 from jaxlab.engine.state import Evaluator, State, Tree, paths
 from jaxlab.papers.lamb import method
+from jaxlab.runs.sections import Sections
 
 _NAME = 'trust_ratio'  # one name: one panel of curves
 _OTHERS = ('embeddings', 'heads')

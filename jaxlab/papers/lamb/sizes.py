@@ -22,8 +22,8 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Stage
 from jaxlab.recipes.study import Cell, Study
+from jaxlab.runs.stage import Stage
 
 Config = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys, workdir
+from jaxlab.engine import keys
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import (
   Rule,
@@ -23,9 +23,10 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.lamb import layered
+from jaxlab.runs import workdir
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 Row = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jaxlab.engine.stage import Stage, Workspace
+from jaxlab.runs.stage import Stage, Workspace
 
 _COMMAND = 'not run here: python -m jaxlab.main --config=configs/'
 # name -> (setting, the paper's gain in points, command)

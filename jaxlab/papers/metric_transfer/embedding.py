@@ -16,7 +16,6 @@ from jaxlab.engine import hosts
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.require import above, at_least, between, one_of, require
-from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.evals import ood
 from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised
@@ -24,6 +23,7 @@ from jaxlab.ops import augment
 from jaxlab.papers.metric_transfer import method
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.pretrained import KINDS, imagenet
+from jaxlab.runs.stage import Stage, Workspace
 
 Config = Mapping[str, Any]
 

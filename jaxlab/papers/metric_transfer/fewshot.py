@@ -10,9 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.model import Model
 from jaxlab.engine.require import at_least, each, filled, one_of, require, some
-from jaxlab.engine.stage import Figures, Stage, Workspace, judged_by
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.metric_transfer import (
   embedding,
@@ -22,6 +20,8 @@ from jaxlab.papers.metric_transfer import (
 )
 from jaxlab.papers.metric_transfer.claims import claims_stage
 from jaxlab.recipes import images, study
+from jaxlab.runs.model import Model
+from jaxlab.runs.stage import Figures, Stage, Workspace, judged_by
 
 Config = Mapping[str, Any]
 

@@ -24,7 +24,6 @@ from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs
 from jaxlab.engine.require import at_least, one_of, require, some
 from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.stage import Stage, Workspace, training
 from jaxlab.engine.state import Objective, State, Task, paths
 from jaxlab.engine.update import minimise
 from jaxlab.papers.metric_transfer import labels as labelling
@@ -32,6 +31,7 @@ from jaxlab.papers.metric_transfer import method, pseudo_labels, selection
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.images import image_task
 from jaxlab.recipes.study import Cell
+from jaxlab.runs.stage import Stage, Workspace, training
 
 Config = Mapping[str, Any]
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from jaxlab.engine.metrics import Meter
 from jaxlab.engine.require import above, require, some
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.papers.metric_transfer.embedding import (
   embedded,
   embedder,
@@ -15,6 +14,7 @@ from jaxlab.papers.metric_transfer.embedding import (
 )
 from jaxlab.papers.metric_transfer.finetuning import training_set
 from jaxlab.recipes import images, study
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 

@@ -19,7 +19,6 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.partition import Rule
-from jaxlab.engine.stage import Stage, training
 from jaxlab.engine.state import Evaluator, Objective, Task
 from jaxlab.engine.update import minimise
 from jaxlab.evals.classify import classify
@@ -28,6 +27,7 @@ from jaxlab.ops import augment
 from jaxlab.papers.metric_transfer import method
 from jaxlab.papers.metric_transfer.embedding import backbone, embedding_of
 from jaxlab.recipes import images, optimizers
+from jaxlab.runs.stage import Stage, training
 
 Config = Mapping[str, Any]
 

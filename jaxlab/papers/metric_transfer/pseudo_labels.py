@@ -22,7 +22,6 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.stage import Stage, Workspace
 from jaxlab.papers.metric_transfer import graph as graphs
 from jaxlab.papers.metric_transfer import labels as labelling
 from jaxlab.papers.metric_transfer.embedding import brought, flattened, keep
@@ -30,6 +29,7 @@ from jaxlab.papers.metric_transfer.graph import Graph
 from jaxlab.papers.metric_transfer.selection import balanced_split
 from jaxlab.papers.metric_transfer.spectrum import components
 from jaxlab.recipes import images, study
+from jaxlab.runs.stage import Stage, Workspace
 
 Config = Mapping[str, Any]
 Runs = Mapping[str, Callable[[np.ndarray], labelling.Propagated]]

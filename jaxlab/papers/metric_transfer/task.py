@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from jaxlab.engine.require import filled, require
-from jaxlab.engine.stage import Stage
 from jaxlab.papers.metric_transfer import (
   embedding,
   finetuning,
@@ -20,6 +19,7 @@ from jaxlab.papers.metric_transfer import (
 )
 from jaxlab.papers.metric_transfer.claims import claims_stage
 from jaxlab.recipes import images, study
+from jaxlab.runs.stage import Stage
 
 Config = Mapping[str, Any]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlab.engine import metrics
-from jaxlab.engine.stage import Stage
 from jaxlab.recipes.study import Study
+from jaxlab.runs.stage import Stage
 
 Config = Mapping[str, Any]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine.sections import Sections
 from jaxlab.papers.mvs_gnn.blocks import Sample
 from jaxlab.papers.mvs_gnn.graph_data import GraphData
+from jaxlab.runs.sections import Sections
 
 Draw = Callable[[Any], None]
 

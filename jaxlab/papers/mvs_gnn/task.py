@@ -22,7 +22,6 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import (
   Rule,
   at_least,
@@ -31,7 +30,6 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.stage import Stage, judged_by, training
 from jaxlab.engine.state import Evaluator, State, Task
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import (
@@ -49,6 +47,8 @@ from jaxlab.papers.mvs_gnn.sampling import Sampler
 from jaxlab.papers.mvs_gnn.training import make_task
 from jaxlab.recipes import optimizers
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Stage, judged_by, training
 
 Config = Mapping[str, Any]
 

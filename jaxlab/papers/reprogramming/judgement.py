@@ -10,11 +10,11 @@ import numpy as np
 
 from jaxlab.engine import mesh
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.stage import Figures, Stage, Workspace
 from jaxlab.engine.state import Evaluator, State
 from jaxlab.ops.intervals import wilson
 from jaxlab.papers.reprogramming import label_map, method, victims
 from jaxlab.recipes.study import Study
+from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 _SHOWN = 8  # embedded images

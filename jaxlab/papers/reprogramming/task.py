@@ -20,9 +20,7 @@ from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
-from jaxlab.engine.model import Kept, Model
 from jaxlab.engine.require import above, at_least, multiple_of, one_of, require
-from jaxlab.engine.stage import Figures, Stage, Workspace, judged_by, training
 from jaxlab.engine.state import State, Task, Update
 from jaxlab.engine.update import accumulate, chain, every, minimise
 from jaxlab.ops.adversarial import of_batch
@@ -38,6 +36,8 @@ from jaxlab.papers.reprogramming import (
 from jaxlab.papers.reprogramming.inputs import TaskImages
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.study import Cell, study_of
+from jaxlab.runs.model import Kept, Model
+from jaxlab.runs.stage import Figures, Stage, Workspace, judged_by, training
 
 Config = Mapping[str, Any]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlab.engine import metrics, report, stage, workdir
+from jaxlab.engine import metrics
+from jaxlab.runs import report, stage, workdir
 from jaxlab.engine.errors import Preempted
-from jaxlab.engine.sections import write_figure
+from jaxlab.runs.sections import write_figure
 
 _CONFIG = {
   'paper': 'toy',

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlab.engine import listing, workdir
+from jaxlab.runs import listing, workdir
 from jaxlab.engine.errors import InputError
 
 FORMAT = 1  # of run.json

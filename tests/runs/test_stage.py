@@ -10,15 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import (
-  loop,
-  mesh,
-  model,
-  preemption,
-  runs,
-  stage,
-  workdir,
-)
+from jaxlab.engine import loop, mesh, preemption
+from jaxlab.runs import model, record, stage, workdir
 from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.feed import Feed
@@ -337,7 +330,7 @@ def test_a_model_is_there_before_its_stage_is_finished_and_comes_again(
     (tmp_path / 'fit' / 'report.json').unlink()
   assert told == 3 * [('large', 2)]
   assert (tmp_path / 'fit' / 'metrics.jsonl').read_text().count('"step": 1') < 2
-  run = runs.opened(tmp_path)
+  run = record.opened(tmp_path)
   assert run.stages == run.models == ['fit']
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlab.engine import durable, model, sections
-from jaxlab.engine.runs import Run
+from jaxlab.engine import durable
+from jaxlab.runs import model, sections
+from jaxlab.runs.record import Run
 
 _SHARED = ('study', 'arms')  # stages that put several trainings together
 _MOST = 60  # figures of a stage

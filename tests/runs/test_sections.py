@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlab.engine.sections import Sections
+from jaxlab.runs.sections import Sections
 
 
 def pixels_of(page, name):

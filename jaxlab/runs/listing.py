@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxlab.engine import workdir
+from jaxlab.runs import workdir
 
 _OWN = Path(__file__).parents[2] / 'configs'
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxlab.engine.metrics import TIME_FIELDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def config_of(name: str, variant: str = ''):

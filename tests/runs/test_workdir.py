@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlab.engine import workdir
+from jaxlab.runs import workdir
 from jaxlab.engine.errors import InputError
 
 _ROOT = Path(__file__).parents[2]
@@ -214,7 +214,7 @@ def test_a_config_file_that_is_none_is_an_input_error(tmp_path):
 
 def test_a_folder_in_use_by_another_process_is_an_input_error(tmp_path):
   code = (
-    'import sys, pathlib; from jaxlab.engine import workdir\n'
+    'import sys, pathlib; from jaxlab.runs import workdir\n'
     'with workdir.claimed(pathlib.Path(sys.argv[1]), {}):\n'
     '  print("claimed", flush=True); sys.stdin.read()'
   )

@@ -25,7 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlab.engine import durable, hosts, mesh, tensors, workdir
+from jaxlab.engine import durable, hosts, mesh
+from jaxlab.engine import tensors
+from jaxlab.runs import workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
 

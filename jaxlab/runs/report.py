@@ -13,7 +13,8 @@ from typing import Any
 
 import jinja2
 
-from jaxlab.engine import durable, metrics, runs, sections, workdir
+from jaxlab.engine import durable, metrics
+from jaxlab.runs import record, sections, workdir
 
 CURVES = 'curves.png'
 _FIRST = 8  # numbers of the first screen
@@ -255,8 +256,8 @@ def _first(
 def _origin(folder: Path, finished: Sequence[Mapping]) -> dict[str, str]:
   """Where the page is from: what of it differs between stages is with them."""
   found = {'folder': folder.name}
-  if (folder / runs.FILE).is_file():
-    found['command'] = runs.opened(folder).at('')
+  if (folder / record.FILE).is_file():
+    found['command'] = record.opened(folder).at('')
   for name in ('date', 'commit', 'device', 'versions'):
     values = dict.fromkeys(x[name] for x in finished if x[name])
     found[name] = '; '.join(values) or '–'

@@ -16,23 +16,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from jaxlab.engine import (
-  card,
-  hosts,
-  listing,
-  model,
-  partition,
-  preemption,
-  report,
-  runs,
-  workdir,
-)
+from jaxlab.engine import hosts, partition, preemption
+from jaxlab.runs import card, listing, model, record, report, workdir
 from jaxlab.engine.compiled import FRESH, Start, versions
 from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
 from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.loop import FitResult, Inputs, Options, fit, last_state
 from jaxlab.engine.metrics import plain, say
-from jaxlab.engine.sections import Sections
+from jaxlab.runs.sections import Sections
 from jaxlab.engine.source import Spec
 from jaxlab.engine.state import State, Task
 
@@ -292,7 +283,7 @@ def run_all(
   if hosts.leads():
     workdir.write_json(space.dir / 'config.json', space.config)
     kept = [stage.name for stage in stages if stage.model]
-    runs.note(space.dir, space.command, names, kept)
+    record.note(space.dir, space.command, names, kept)
   space.show = partial(report.write_html, space.dir, names)
   try:
     _run_each(stages, space)
@@ -305,7 +296,7 @@ def run_all(
     raise
   if hosts.leads():
     title = space.config.get('title') or space.config['paper']
-    card.write_all(runs.opened(space.dir), title)
+    card.write_all(record.opened(space.dir), title)
     path = space.show()
     for text in report.summary(space.dir, names):
       say(text)

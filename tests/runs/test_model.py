@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine import card, hosts, model, runs, tensors, workdir
+from jaxlab.engine import hosts
+from jaxlab.engine import tensors
+from jaxlab.runs import card, model, record, workdir
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
 
@@ -246,8 +248,8 @@ def test_a_card_says_what_how_good_and_where_from(tmp_path):
     workdir.write_json(tmp_path / stage / 'report.json', value)
   stages = ['train', 'train-judge', 'other', 'unfinished']
   arguments = ['--config=toy.py', '--workdir', 'x', '--offline']
-  runs.note(tmp_path, arguments, stages, ['train', 'unfinished'])
-  card.write_all(runs.opened(tmp_path), 'A toy')
+  record.note(tmp_path, arguments, stages, ['train', 'unfinished'])
+  card.write_all(record.opened(tmp_path), 'A toy')
   text = (tmp_path / 'train' / 'model' / 'README.md').read_text()
   for words in (
     '# A toy: train',

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine import hosts, metrics, workdir
+from jaxlab.engine import hosts, metrics
+from jaxlab.runs import workdir
 
 FILE = 'sections.json'
 Cell = str | float | int | None
