@@ -15,8 +15,8 @@
 
 Exit codes: 0 done; 1 a plan does not fit; 2 bad input; 3 loss or gradients
 not finite; 75 stopped by a signal with everything saved, 76 another process
-of the run is lost or did not arrive: run the same command again; 130 stopped
-at once by a second Ctrl-C.
+of the run is lost or did not arrive, 134 JAX says so: run the same command
+again; 130 stopped at once by a second Ctrl-C.
 """
 
 import difflib
@@ -114,9 +114,9 @@ def _run(argv: Sequence[str]) -> None:
     _plan(argv, values, config, Path(values.workdir or f'runs/plan-{name}'))
     return
   command = [config, name, values.offline, values.eval]
-  timeout = values.host_timeout
+  _quiet()
   with (
-    hosts.joined(_place(values), command, timeout),
+    hosts.joined(_place(values), command, values.host_timeout),
     workdir.claimed(folder, config),
   ):
     # JAX and the libraries on it are loaded only now, so that a mistyped flag
@@ -124,8 +124,7 @@ def _run(argv: Sequence[str]) -> None:
     from jaxlab.engine import mesh
     from jaxlab.runs import stage
 
-    _quiet()
-    mesh.start(values.cpu_devices, timeout)
+    mesh.start(values.cpu_devices)
     stages = program_of(config)
     devices = mesh.make(config['mesh'])
     mesh.connect(devices)
@@ -139,7 +138,6 @@ def _run(argv: Sequence[str]) -> None:
       command=argv[1:],
     )
     stage.run_all(stages, space, trains=not values.eval)
-    mesh.stop()
 
 
 def _place(values) -> hosts.Place:
@@ -150,7 +148,6 @@ def _place(values) -> hosts.Place:
     )
   from jaxlab.engine import mesh
 
-  _quiet()
   return mesh.detected(values.host_timeout)
 
 

@@ -106,8 +106,8 @@ while ((${#left[@]})); do
     fi
     code=0
     wait "$pid" 2>/dev/null || code=$?
-    # 76 says that another one has failed.
-    if ((code && (!first || (first == 76 && now)))); then
+    # 76 and 134 say that another one has failed.
+    if ((code && (!first || ((first == 76 || first == 134) && now)))); then
       first=$code now=1
     fi
   done

@@ -8,9 +8,9 @@ usage: launch/run.sh [--restarts N] [--pause SECONDS] [--report FILE]
                      [--dry_run] -- COMMAND…
 
 Runs COMMAND, and again after exit code 75 (stopped by a signal, everything
-saved) or 76 (a process of the run was lost), at most N times more (default
-100), PAUSE seconds apart (default 10), until FILE, such as
-runs/bert_lamb/report.html, exists. Any other exit code ends it at once and is
+saved), 76 (a process of the run was lost) or 134 (JAX aborted because one was),
+at most N times more (default 100), PAUSE seconds apart (default 10), until
+FILE, such as runs/bert_lamb/report.html, exists. Any other exit code ends it at once and is
 its own; so does 0, which with --report must have left FILE. Remove FILE to go
 on with more steps.
 
@@ -49,7 +49,7 @@ done
 
 if [[ -n $dry_run ]]; then
   echo "$@"
-  echo "# again after exit code 75 or 76, at most $restarts times," \
+  echo "# again after exit code 75, 76 or 134, at most $restarts times," \
     "$pause s apart${report:+, until $report exists}"
   exit 0
 fi
@@ -86,7 +86,7 @@ for ((restart = 0; ; restart++)); do
     done
     fail "the command ended with 0 and left no $report"
   fi
-  ((code == 75 || code == 76)) || exit "$code"
+  ((code == 75 || code == 76 || code == 134)) || exit "$code"
   [[ -z $told ]] || exit "$code"
   if ((restart >= restarts)); then
     echo "run.sh: exit code $code after $restarts restarts; giving up" >&2

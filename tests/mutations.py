@@ -74,6 +74,34 @@ jaxlab/engine/update.py: tests/engine/test_nonfinite.py
     jnp.where(stay, 0.0, x.astype(jnp.float32)) => x.astype(jnp.float32)
   two_bad_steps_in_a_row_are_skipped
     bad & ~halted & (first < 0) => bad & ~halted
+jaxlab/engine/hosts.py: tests/engine/test_hosts.py
+  every_process_gets_the_values_of_all_in_order
+    {key}/{len(found)}' => {key}/{self.place.index}'
+    json.dumps([what, value])) => json.dumps([what, None]))
+    make() if leads() else None => make()
+  processes_at_different_meetings
+    if name != found[0][0]: => if False:
+  another_command_is_refused
+    if other != said[0][1]: => if False:
+  an_error_in_one_process_ends
+    stopped := self._stopped():\n          raise => False:\n          raise
+    json.dumps([code, words[:2000]]) => json.dumps([1, words[:2000]])
+  an_address_in_use
+    _check_free(place.coordinator, local) => pass
+  the_cause_of_a_broken_collective
+    if i != self.place.index: => if True:
+    stopped := self._stopped():\n          return => False:\n          return
+  without_a_word_is_a_lost_process
+    while first.__cause__: => while False:
+  an_error_of_its_own_stays
+    hasattr(first, 'exit_code') or => False or
+    or not _LOST.search(str(first)): => or False:
+  exchanged_about_once_a_second or slow_steps_are_each
+    int(self._seconds / max(pace, 1e-9)) => int(self._seconds * pace)
+    step < self._next: => step <= self._next:
+    self._span = said[0][0] => self._span = said[-1][0]
+  a_wish_of_another_process
+    any(w[name] for _, w in said) => said[0][1][name]
 jaxlab/engine/keys.py: tests/engine/test_keys.py
   streams_differ
     jax.random.key(seed) => jax.random.key(0)

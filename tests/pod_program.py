@@ -106,7 +106,7 @@ def run(given) -> None:
     from jaxlab.engine import mesh
     from jaxlab.runs import stage
 
-    mesh.start(given.cpu_devices, given.host_timeout)
+    mesh.start(given.cpu_devices)
     if given.tour:
       from tests import pod_tour
 
@@ -118,7 +118,6 @@ def run(given) -> None:
       mesh.connect(devices)
       space = stage.Workspace(given.folder, config, devices, seed=0)
       stage.run_all(program(given, space), space)
-    mesh.stop()
 
 
 def main() -> int:

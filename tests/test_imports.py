@@ -39,15 +39,17 @@ only models/ ~ (?!jaxlab/models/).* (import|use):flax\.linen\b
 only data/ ~ (?!jaxlab/data/).* import:tensorflow_datasets\b
 only engine/ ~ (?!jaxlab/engine/).* (import|use):.*\bmultihost_utils\b
 only engine/checkpoint.py ~ (?!jaxlab/engine/checkpoint\.py).* import:orbax\b
-only engine/mesh.py ~ (?!jaxlab/engine/mesh\.py).* ((import|use):jax\.
-  distributed\b|call:(.*\.)?(Mesh|AbstractMesh|make_mesh|create_device_mesh)$)
+only engine/hosts.py ~ (?!jaxlab/engine/hosts\.py).* (import|use):jax\.
+  distributed\b
+only engine/mesh.py ~ (?!jaxlab/engine/mesh\.py).* call:(.*\.)?(Mesh|
+  AbstractMesh|make_mesh|create_device_mesh)$
 only pickles.py ~ (?!jaxlab/data/packages/pickles\.py).* import:pickle\b
 only main.py runs a file ~ (?!jaxlab/(main|extras)\.py).* call:.*\.exec_module$
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|
   call:(builtins\.)?(eval|exec|__import__)$)
-loaded before JAX ~ jaxlab/(compare|engine/(errors|preemption|hosts|channel|
-  peer)|runs/(workdir|record))\.py import:jax\b
+loaded before JAX ~ jaxlab/(compare|engine/(errors|preemption)|runs/(workdir|
+  record))\.py import:jax\b
 nothing imports a task ~ .* import:(.*#task|jaxlab\.papers\.\w+\.task\b)
 only tasks use other papers ~ jaxlab/papers/(\w+)/\w+\.py(?!#task).* import:
   jaxlab\.papers\.(?!\1\b)
@@ -62,7 +64,7 @@ methods are pure ~ jaxlab/papers/(\w+)/.*#method ((task|argument:config|
 _WRONG = """
 configs/a.py ~ import numpy
 jaxlab/engine/a.py ~ import jaxlab.ops, orbax; from . import b; jax.make_mesh()
-jaxlab/engine/peer.py ~ import jax.numpy, jaxlab.planning, jaxlab.data.feed
+jaxlab/engine/errors.py ~ import jax.numpy, jaxlab.planning, jaxlab.data.feed
 jaxlab/ops/a.py ~ import jaxlab.engine, dill, tensorflow; m.exec_module();
   exec(allow_pickle=True); eval()
 jaxlab/ops/utils.py ~ 0
@@ -168,7 +170,6 @@ def test_methods_and_the_state_load_no_more_than_they_need():
   ask = f'import sys, {", ".join(names)}; print(*sys.modules)'
   loaded = subprocess.check_output([sys.executable, '-c', ask], cwd=_ROOT)
   loaded = loaded.decode().split()
-  watch = [f'jaxlab.engine.{name}' for name in ('hosts', 'channel', 'peer')]
-  unwanted = {'orbax', 'tensorflow_datasets', 'matplotlib', *watch}
+  unwanted = {'orbax', 'tensorflow_datasets', 'matplotlib'}
   assert {*names} <= {*loaded}
   assert sorted(unwanted & {*loaded}) == []

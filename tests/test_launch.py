@@ -412,12 +412,13 @@ def command(tmp_path):
   'codes, runs, code',
   [
     (['75', '76', '0'], 3, 0),
+    (['134', '0'], 2, 0),
     (['75', '2', '0'], 2, 2),
     (['3', '0'], 1, 3),
     (['76', '75', '76', '0'], 3, 76),  # two restarts are allowed
   ],
 )
-def test_run_restarts_after_75_and_76_alone(command, codes, runs, code):
+def test_run_restarts_after_75_76_and_134_alone(command, codes, runs, code):
   options = ['--pause', '0.1', '--restarts', '2', '--']
   done = launch('run.sh', *options, *command, *codes)
   assert done.returncode == code, done.stderr
@@ -461,8 +462,8 @@ def test_a_dry_run_prints_the_command_and_when_it_is_repeated(command):
   done = launch('run.sh', '--dry_run', '--report', 'R', '--', *command, '3')
   assert done.stdout.splitlines() == [
     f'{" ".join(command)} 3',
-    '# again after exit code 75 or 76, at most 100 times, 10 s apart, until R '
-    'exists',
+    '# again after exit code 75, 76 or 134, at most 100 times, 10 s apart, '
+    'until R exists',
   ]
   assert not Path(command[1]).exists()
 

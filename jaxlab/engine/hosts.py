@@ -1,30 +1,53 @@
 """The processes of one run: who this one is, and what all of them decide.
 
-One process is the ordinary case: then nothing here waits or sends. Several
-share one workdir; process 0, the leader, alone writes what there is one of
-(config.json, metrics.jsonl, report.json, figures) and talks to people.
-
-Imports no JAX: processes find each other, and miss each other, before it is
-loaded.
+One process is the ordinary case: then nothing here waits or sends, and JAX is
+not loaded. Several are joined by `jax.distributed`: its coordination service
+runs in process 0, tells every process who is lost, and holds the small values
+that they exchange. They share one workdir; process 0, the leader, alone writes
+what there is one of (config.json, metrics.jsonl, report.json, figures) and
+talks to people.
 """
 
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from jaxlab.engine.channel import Channel
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.peer import Place
+from jaxlab.engine.errors import (
+  HOST_LOST,
+  HostLostError,
+  InputError,
+  OtherStopped,
+)
 
 AGREE_SECONDS = 1.0  # between two exchanges of wishes in a loop
+_GRACE = 3.0  # seconds to hear why a collective failed, or to be heard
 _ENVIRONMENT = ('COORDINATOR', 'NUM_PROCESSES', 'PROCESS_ID')
+# How JAX says that the other end of a collective is gone.
+_LOST = re.compile(
+  r'Gloo|NCCL|UNAVAILABLE|ABORTED|heartbeat|coordination|[Cc]onnection (closed|'
+  r'reset)'
+)
 
-_channel: Channel | None = None
+
+@dataclass(frozen=True)
+class Place:
+  """Where this process stands among those of the run."""
+
+  coordinator: str = ''  # HOST:PORT of process 0
+  count: int = 1
+  index: int = 0
+
+
+_group: '_Group | None' = None
 _label = 'jaxlab'
 
 
@@ -71,37 +94,40 @@ def place(
 def joined(here: Place, command: Any, timeout: float) -> Iterator[None]:
   """Within, this process belongs with the others of its run.
 
+  Must come before JAX looks for devices, which are then those of all processes.
+
   Args:
     command: JSON of what is run, the same in all processes.
-    timeout: seconds to wait for an arrival, and of silence. A process that is
-      killed is noticed at once, a machine that vanishes after this time; then
-      every other process ends with exit code 76, whatever it waits for.
+    timeout: seconds to wait for an arrival, and of silence. Where a process is
+      lost, an operation on devices fails at once in the others, which raise
+      HostLostError; JAX aborts those that wait for something else (SIGABRT,
+      134), for process 0 at once and for another after `timeout` seconds.
 
   Raises:
-    HostLostError: names the processes that did not arrive.
+    InputError: the address cannot be used, or another command was given.
+    HostLostError: a process was lost.
+    OtherStopped: another process ended with an error of its own.
   """
-  global _channel, _label
+  global _group, _label
   if here.count == 1:
     yield
     return
   if timeout <= 0:
     raise InputError(f'--host_timeout={timeout} is not a number of seconds > 0')
   _label = f'jaxlab: process {here.index}'
-  text = json.dumps(command, sort_keys=True, default=str)
-  digest = hashlib.sha256(text.encode()).hexdigest()
-  _channel = Channel(here, digest, timeout)
+  _group = _Group(here, timeout)
   try:
+    _group.call_roll(command)
     yield
+    _group.shutdown()
   except BaseException as error:
-    if not hasattr(error, 'exit_code'):
-      # Perhaps what the loss of another process looks like from here.
-      _channel.await_verdict()
-    _channel.leave(getattr(error, 'exit_code', 1), str(error))
-    raise
-  else:
-    _channel.leave(0)
+    cause = _group.cause_of(error)
+    _group.leave(getattr(cause, 'exit_code', 1), str(cause))
+    if cause is error:
+      raise
+    raise cause from error
   finally:
-    _channel = None
+    _group = None
 
 
 def label() -> str:
@@ -111,12 +137,12 @@ def label() -> str:
 
 def index() -> int:
   """The number of this process."""
-  return _channel.place.index if _channel else 0
+  return _group.place.index if _group else 0
 
 
 def count() -> int:
   """The number of processes."""
-  return _channel.place.count if _channel else 1
+  return _group.place.count if _group else 1
 
 
 def leads() -> bool:
@@ -126,14 +152,7 @@ def leads() -> bool:
 
 def names() -> list[str]:
   """The machine of each process."""
-  return list(_channel.hosts) if _channel else [os.uname().nodename]
-
-
-def coordinator() -> str:
-  """HOST:PORT for JAX's own service on the machine of process 0."""
-  assert _channel
-  host = _channel.place.coordinator.rpartition(':')[0]
-  return f'{host}:{_channel.jax_port}'
+  return list(_group.hosts) if _group else [socket.gethostname()]
 
 
 def gather(what: str, value: Any) -> list[Any]:
@@ -142,7 +161,7 @@ def gather(what: str, value: Any) -> list[Any]:
   Args:
     what: a name for this meeting, the same in all processes.
   """
-  return _channel.gather(what, value) if _channel else [value]
+  return _group.gather(what, value) if _group else [value]
 
 
 def meet(what: str) -> None:
@@ -190,3 +209,156 @@ class Agreement:
     pace = (self._clock() - self._then) / self._span
     fitting = int(self._seconds / max(pace, 1e-9))
     return max(1, min(2 * self._span, fitting))
+
+
+class _Group:
+  """This process's part in JAX's coordination service."""
+
+  def __init__(self, place: Place, timeout: float):
+    self.place, self.hosts = place, [socket.gethostname()]
+    self._asked = 0
+    local = place.coordinator.startswith(('127.', 'localhost:', '[::1]:'))
+    if place.index == 0:
+      _check_free(place.coordinator, local)
+    import jax
+
+    # Its service would take SIGTERM away from `preemption`.
+    jax.config.update('jax_enable_preemption_service', False)
+    # JAX's own end of a failed arrival is an abort.
+    late = threading.Timer(timeout, self._give_up, [timeout])
+    late.daemon = True
+    late.start()
+    jax.distributed.initialize(
+      place.coordinator,
+      place.count,
+      place.index,
+      cluster_detection_method='deactivate',
+      coordinator_bind_address=place.coordinator if local else None,
+      initialization_timeout=math.ceil(timeout) + 60,
+      heartbeat_timeout_seconds=math.ceil(timeout),
+      shutdown_timeout_seconds=math.ceil(timeout),
+    )
+    late.cancel()
+    # Not public in JAX. `multihost_utils` exchanges values by collectives of
+    # the devices: these wait for the steps in hand, and cannot give up.
+    from jax._src import distributed
+
+    self._client: Any = distributed.global_state.client
+
+  def _give_up(self, timeout: float) -> None:
+    os.write(
+      2,
+      f'{_label}: not all of the {self.place.count} processes have arrived at '
+      f'{self.place.coordinator} within {timeout:g} s; start each with its '
+      '--process_id, look at what their machines print, or raise '
+      '--host_timeout\n'.encode(),
+    )
+    os._exit(HOST_LOST)
+
+  def call_roll(self, command: Any) -> None:
+    """Learns the machines' names, and that all run the same command."""
+    text = json.dumps(command, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    said = self.gather('roll', [self.hosts[0], digest])
+    self.hosts = [host for host, _ in said]
+    for i, (host, other) in enumerate(said):
+      if other != said[0][1]:
+        raise InputError(
+          f'process {i} on {host} was started with another config or other '
+          'flags than process 0; give every process the same command'
+        )
+
+  def gather(self, what: str, value: Any) -> list[Any]:
+    """The values of all processes, by process; waits for the last."""
+    from jax.errors import JaxRuntimeError
+
+    self._asked += 1
+    key = f'jaxlab/{self._asked}'
+    me = self.place.index
+    self._client.key_value_set(f'{key}/{me}', json.dumps([what, value]))
+    found: list[Any] = []
+    while len(found) < self.place.count:
+      try:
+        # By the second, to hear of a process that will not come.
+        text = self._client.blocking_key_value_get(f'{key}/{len(found)}', 1000)
+        found.append(json.loads(text))
+      except JaxRuntimeError as error:
+        if 'DEADLINE_EXCEEDED' not in str(error):
+          raise
+        if stopped := self._stopped():
+          raise stopped from None
+    # Whoever is here has read all of the meeting before.
+    self._client.key_value_delete(f'jaxlab/{self._asked - 1}/{me}')
+    for i, (name, _) in enumerate(found):
+      if name != found[0][0]:
+        raise RuntimeError(
+          f'process {i} on {self.hosts[i]} has come to "{name}", process 0 to '
+          f'"{found[0][0]}": the processes do not run the same program'
+        )
+    return [value for _, value in found]
+
+  def _stopped(self) -> OtherStopped | None:
+    """The first of the others that has said goodbye."""
+    for key, text in sorted(self._client.key_value_dir_get('jaxlab/left/')):
+      i = int(key.rpartition('/')[2])
+      if i != self.place.index:
+        code, words = json.loads(text)
+        return OtherStopped(
+          f'process {i} on {self.hosts[i]} stopped: {words}', code
+        )
+    return None
+
+  def cause_of(self, error: BaseException) -> BaseException:
+    """What an error came from: here, or the end of another process."""
+    first = error
+    while first.__cause__:
+      first = first.__cause__
+    if hasattr(first, 'exit_code') or not _LOST.search(str(first)):
+      return error
+    until = time.monotonic() + _GRACE
+    while time.monotonic() < until:
+      try:
+        if stopped := self._stopped():
+          return stopped
+      except Exception:
+        break  # the service is lost, too
+      time.sleep(0.1)
+    said = ' '.join(str(first).split())[:300]
+    return HostLostError(
+      f'lost another process ({said}); all processes stop, and the same '
+      'command goes on from the last checkpoint'
+    )
+
+  def leave(self, code: int, words: str) -> None:
+    """Says goodbye; process 0, whose end aborts the others, goes last."""
+    with contextlib.suppress(Exception):  # what matters is the error
+      self._client.key_value_set(
+        f'jaxlab/left/{self.place.index}', json.dumps([code, words[:2000]])
+      )
+      left, until = 0, time.monotonic() + _GRACE
+      while self.place.index == 0 and time.monotonic() < until:
+        time.sleep(0.2)  # time to read this, for the last one too
+        if left == self.place.count:
+          break
+        left = len(self._client.key_value_dir_get('jaxlab/left/'))
+
+  def shutdown(self) -> None:
+    """Leaves the service, when all are done."""
+    import jax
+
+    self.gather('the end', None)
+    jax.distributed.shutdown()
+
+
+def _check_free(coordinator: str, local: bool) -> None:
+  """JAX crashes where the port is taken."""
+  host, _, port = coordinator.rpartition(':')
+  family = socket.AF_INET6 if ':' in host else socket.AF_INET
+  here = host.strip('[]') if local else ''
+  try:
+    socket.create_server((here, int(port)), family=family).close()
+  except OSError as error:
+    raise InputError(
+      f'process 0 cannot listen at --coordinator={coordinator} '
+      f'({error.strerror or error}); choose another port'
+    ) from error

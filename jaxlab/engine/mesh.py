@@ -1,6 +1,6 @@
 """Devices: which platform, how many, in which named axes.
 
-The only module that builds a Mesh or calls `jax.distributed`.
+The only module that builds a Mesh.
 """
 
 import ctypes
@@ -18,12 +18,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlab.engine import hosts
 from jaxlab.engine.errors import InputError
-from jaxlab.engine.peer import Place
 
 _ACCELERATORS = ('accel0', 'vfio/0', 'nvidia0', 'nvidiactl', 'kfd')
 
 
-def start(cpu_devices: int = 0, timeout: float = 60.0) -> None:
+def start(cpu_devices: int = 0) -> None:
   """Chooses the platform before JAX looks for one; quiet on a plain laptop.
 
   With libtpu installed and no TPU, JAX would probe for one and print alarming
@@ -34,7 +33,6 @@ def start(cpu_devices: int = 0, timeout: float = 60.0) -> None:
   Args:
     cpu_devices: number of CPU devices of this process to pretend to have; 0
       leaves it.
-    timeout: `hosts.joined`'s, in seconds.
 
   Raises:
     InputError: a negative number, or a platform without a device.
@@ -52,8 +50,6 @@ def start(cpu_devices: int = 0, timeout: float = 60.0) -> None:
     )
   if cpu_devices:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
-  if hosts.count() > 1:
-    _connect(timeout)
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
@@ -64,32 +60,7 @@ def start(cpu_devices: int = 0, timeout: float = 60.0) -> None:
     ) from error
 
 
-def _connect(timeout: float) -> None:
-  # JAX's own would take SIGTERM away from `preemption`.
-  jax.config.update('jax_enable_preemption_service', False)
-  here = hosts.coordinator()
-  local = here.startswith(('127.', 'localhost:'))
-  jax.distributed.initialize(
-    here,
-    hosts.count(),
-    hosts.index(),
-    cluster_detection_method='deactivate',
-    coordinator_bind_address=here if local else None,
-    initialization_timeout=math.ceil(timeout),
-    # Later than `channel`, which knows names; JAX's ends in a C++ abort.
-    heartbeat_timeout_seconds=math.ceil(3 * timeout) + 30,
-    shutdown_timeout_seconds=math.ceil(timeout),
-  )
-
-
-def stop() -> None:
-  """Leaves the system of several processes, when all are done."""
-  if hosts.count() > 1:
-    hosts.meet('the end')
-    jax.distributed.shutdown()
-
-
-def detected(timeout: float) -> Place:
+def detected(timeout: float) -> hosts.Place:
   """The place that Cloud TPU, GKE, Slurm or Open MPI gave this process.
 
   Raises:
@@ -110,7 +81,7 @@ def detected(timeout: float) -> Place:
     )
   if local is not None:  # Slurm: a process for each GPU
     os.environ.setdefault('JAX_LOCAL_DEVICE_IDS', ','.join(map(str, local)))
-  return Place(str(coordinator), int(count or 1), int(index or 0))
+  return hosts.Place(str(coordinator), int(count or 1), int(index or 0))
 
 
 def keep_pages() -> None:

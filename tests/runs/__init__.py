@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,13 @@ def variants_of(name: str):
 def path_of(name: str) -> Path:
   """configs/NAME.py, or NAME where it is a path in this repository."""
   return ROOT / (name if '/' in name else f'configs/{name}.py')
+
+
+def free_address() -> str:
+  """HOST:PORT of this machine at which nobody listens."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    return f'127.0.0.1:{probe.getsockname()[1]}'
 
 
 def one_device() -> dict[str, str]:
