@@ -26,7 +26,6 @@ def mnist():
     'examples of new images in one pass; behind a black box, distilling '
     'in turn with the game helps.'
   )
-  config.seed = 0
 
   config.study = ml_collections.ConfigDict()
   config.study.arms = ('a',)  # networks to be attacked, of config.models
@@ -34,27 +33,18 @@ def mnist():
   config.study.rates = (0.001,)
   config.study.seeds = (0,)
   config.study.metric = 'success'
-  config.study.better = 'higher'
 
   config.data = ml_collections.ConfigDict()
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.validation_split = 'train[55000:56000]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images, a multiple of 4
   config.data.channels = 1
-  config.data.crop = 0
-  config.data.stream = False
   config.data.mean = (0.0,)  # taken off inside the networks
   config.data.std = (1.0,)
-  config.data.augment = 'none'
   config.data.pad = 0
   config.data.batch_size = 32
   config.data.eval_batch_size = 250
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.models = ml_collections.ConfigDict()
   for layout in ('a', 'b', 'c', 'madry'):
@@ -90,11 +80,6 @@ def mnist():
   config.train = ml_collections.ConfigDict()
   config.train.steps = 1000
   config.train.log_every_steps = 50
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
   config.judge = ml_collections.ConfigDict()
   config.judge.images = 1000  # of the test set, each with all targets
@@ -103,21 +88,11 @@ def mnist():
   config.judge.pgd_steps = 40
   config.judge.cw_steps = 60  # of each of three searches
   config.judge.square_queries = 200
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   return config
 
 
 def _adam(rate):
-  return ml_collections.ConfigDict(
-    {
-      'name': 'adam',
-      'learning_rate': rate,
-      'schedule': 'constant',
-      'weight_decay': 0.0,
-      'clip_norm': 0.0,
-    }
-  )
+  return ml_collections.ConfigDict({'name': 'adam', 'learning_rate': rate})
 
 
 def _model(name, **options):
@@ -194,12 +169,9 @@ def cifar10():
     {
       'name': 'sgd',
       'learning_rate': 0.1,
-      'momentum': 0.9,
       'nesterov': True,
       'weight_decay': 5e-4,
       'schedule': 'cosine',
-      'final_fraction': 0.0,
-      'clip_norm': 0.0,
     }
   )
   config.target.defence_epsilon = config.attack.epsilon = 8 / 255

@@ -41,7 +41,6 @@ def mnist():
     'accurate as those with point estimates, and know when they do not '
     'know.'
   )
-  config.seed = 0
 
   # lrt, flipout, sample: Bayes by Backprop; deterministic, mc_dropout,
   # ensemble, ivon; laplace and temperature are made of the deterministic one.
@@ -58,30 +57,19 @@ def mnist():
   config.study.baseline = 'deterministic'
   config.study.rates = (0.003,)  # of several, the best on validation is taken
   config.study.seeds = (0, 1, 2)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
 
   config.data = ml_collections.ConfigDict()
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0  # side that the network sees; 0: all
-  config.data.stream = False  # decode on the way instead of once
   config.data.mean = (0.1307,)  # taken off inside the network
   config.data.std = (0.3081,)
-  config.data.augment = 'none'  # 'none', 'crop_flip'
-  config.data.pad = 4
   config.data.batch_size = 128
   config.data.eval_batch_size = 250
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'bayes_net'  # another classifier takes the arm 'sample'
@@ -122,17 +110,11 @@ def mnist():
   config.optimizer.momentum = 0.9  # of sgd
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 0.0  # refused beside a divergence
-  config.optimizer.clip_norm = 0.0  # 0: none
   config.optimizer.final_fraction = 0.01
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 430  # an epoch
   config.train.log_every_steps = 43
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
   config.evaluation = ml_collections.ConfigDict()
   config.evaluation.draws = 10  # of the weights, for every image
@@ -144,7 +126,6 @@ def mnist():
   config.evaluation.corrupted_examples = 1000
 
   config.predict = ml_collections.ConfigDict({'arm': 'lrt', 'draws': 10})
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict(
     {'bayesian_accuracy': 0.98, 'frequentist_accuracy': 0.98}
   )
@@ -248,7 +229,6 @@ def regression():
   config.claimed = (
     'Weights with distributions are uncertain where there is no data.'
   )
-  config.seed = 0
   config.data = ml_collections.ConfigDict({'batch_size': 62})
   config.model = ml_collections.ConfigDict({'hidden': (50,)})
   config.bayes = ml_collections.ConfigDict()
@@ -261,15 +241,12 @@ def regression():
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 0.01
   config.optimizer.schedule = 'cosine'
-  config.optimizer.weight_decay = 0.0  # refused beside a divergence
-  config.optimizer.clip_norm = 0.0
   config.optimizer.final_fraction = 0.01
   config.train = ml_collections.ConfigDict()
   config.train.steps = 3000
   config.train.log_every_steps = 500
   config.train.eval_every_steps = 1000
   config.evaluation = ml_collections.ConfigDict({'draws': 200})
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   return config
 
 

@@ -51,7 +51,6 @@ def imdb():
     'of small ones.'
   )
   config.target = 'classification'  # 'classification' or 'squad'
-  config.seed = 0
 
   config.data = ml_collections.ConfigDict()
   config.data.name = 'imdb'  # 'imdb', 'pydoc', or a TFDS name
@@ -60,8 +59,6 @@ def imdb():
   config.data.sequence_length = 128
   config.data.keep = 'start'  # of longer texts: 'start', 'end', 'both'
   config.data.eval_batch_size = 64
-  config.data.workers = 0  # processes that make batches; 0: a thread
-  config.data.ahead = 4  # batches made ahead
 
   # What the tokens are: the corpus that was pre-trained on.
   config.vocabulary = ml_collections.ConfigDict()
@@ -94,8 +91,6 @@ def imdb():
   config.optimizer.warmup_steps = 140
   config.optimizer.power = 1.0  # of the polynomial decay
   config.optimizer.jump = False  # a drop where warm-up ends
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
   config.optimizer.eps = 1e-6
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip_norm = 1.0  # of the gradient; 0: none
@@ -108,13 +103,7 @@ def imdb():
   config.train.steps = 1406
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 703
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
   config.train.checkpoint_keep = 2
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 

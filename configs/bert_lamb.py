@@ -47,7 +47,6 @@ def bible():
     'LAMB trains BERT in batches of up to 32,868 without losing '
     'performance, in 76 minutes on a TPUv3 pod.'
   )
-  config.seed = 0
 
   config.data = ml_collections.ConfigDict()
   config.data.name = 'bible'  # 'bible', 'pydoc', or a TFDS name
@@ -61,8 +60,6 @@ def bible():
   config.data.whole_word = False
   config.data.next_sentence = True
   config.data.eval_examples = 768
-  config.data.workers = 0  # processes that make batches; 0: a thread
-  config.data.ahead = 4  # batches made ahead
 
   config.model = ml_collections.ConfigDict()
   config.model.num_layers = 2
@@ -100,10 +97,7 @@ def bible():
   config.train.steps = 3000
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 250
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
   config.train.checkpoint_keep = 2
-  config.train.max_bad_steps = 0
 
   # A second stage on longer sequences with a re-warm-up; steps = 0: none.
   config.second = ml_collections.ConfigDict()
@@ -129,7 +123,6 @@ def bible():
   config.study.optimizers = {}
   config.study.baseline = 'adamw'  # what the others are compared with
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   config.sharding = ml_collections.ConfigDict()
   # Where moments and the update are computed: 'replicated', 'zero1' (split
   # over the rows' axes), 'fsdp' (parameters too). A mesh axis 'model' cuts

@@ -31,7 +31,6 @@ def synthetic():
     'network of the whole page, classifies documents better than the '
     'whole page alone.'
   )
-  config.seed = 0
 
   config.study = ml_collections.ConfigDict()
   config.study.seeds = (0,)
@@ -47,16 +46,10 @@ def synthetic():
   config.data.least = 16  # pixels of an image that may be a page
   config.data.least_documents = 6  # documents:NAME, of a class
   config.data.most_pages = 70  # the same
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
-  config.data.test_split = 'test'
-  config.data.stream = False  # decode on the way
   config.data.batch_size = 32
   config.data.eval_batch_size = 64
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.synthetic = ml_collections.ConfigDict()
   config.synthetic.seed = 1801
@@ -106,8 +99,6 @@ def synthetic():
     level.optimizer.schedule = 'cosine'
     level.optimizer.learning_rate = 0.001
     level.optimizer.final_fraction = 0.02
-    level.optimizer.weight_decay = 0.0
-    level.optimizer.clip_norm = 0.0
     level.optimizer.momentum = 0.9
     level.optimizer.nesterov = True
 
@@ -129,12 +120,7 @@ def synthetic():
   config.train = ml_collections.ConfigDict()
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 40
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   # RVL-CDIP; by the README and the file names of the official code.
   config.paper_reported = ml_collections.ConfigDict(
     {

@@ -61,7 +61,6 @@ def mnist():
     'A bonus for well-classified examples improves what is learned over '
     'cross-entropy.'
   )
-  config.seed = 0
 
   config.losses = ml_collections.ConfigDict(
     {
@@ -76,31 +75,20 @@ def mnist():
   config.study.baseline = 'ce'  # what the others are compared with
   config.study.rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
   config.study.seeds = (0, 1, 2, 3, 4)
-  config.study.metric = 'accuracy'  # of the trials, on validation
-  config.study.better = 'higher'
 
   config.data = ml_collections.ConfigDict()
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0  # side that the network sees; 0: all
-  config.data.stream = False  # decode on the way instead of once
   config.data.mean = (0.1307,)  # taken off inside the network
   config.data.std = (0.3081,)
-  config.data.augment = 'none'  # 'none', 'crop_flip'
-  config.data.pad = 4
   config.data.long_tail = 1.0  # most frequent class to the rarest
   config.data.batch_size = 256
   config.data.eval_batch_size = 250
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'mnist_cnn'  # mnist_cnn, lenet, resnet, wide_resnet, …
@@ -114,21 +102,13 @@ def mnist():
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = 'sgd'
   config.optimizer.schedule = 'drops'
-  config.optimizer.clip_norm = 0.0  # 0: none
-  config.optimizer.momentum = 0.9
-  config.optimizer.nesterov = False
   config.optimizer.weight_decay = 5e-4
   config.optimizer.drops = (0.5, 0.65)  # shares of the training
-  config.optimizer.drop_factor = 0.1
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 645  # three epochs
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 129
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
   config.ood = ml_collections.ConfigDict()
   config.ood.sets = (('letters', 'test'),)
@@ -143,7 +123,6 @@ def mnist():
   config.analysis = ml_collections.ConfigDict()
   config.analysis.examples = 2000  # of the test set, in the figures
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict(
     {
       'mnist_accuracy': {'ce': 0.9942, 'el': 0.9956},
@@ -307,7 +286,6 @@ def graphs():
   config.data.folds = 10  # random splits, trained side by side
   config.data.held_out = 0.1  # for validation, and again for test
   config.data.eval_batch_size = 32
-  config.data.ahead = 4
   config.data.num_classes = 2
   config.data.num_features = 7
   config.data.graph_nodes = 28  # room in a batch for each graph, on average
@@ -318,8 +296,6 @@ def graphs():
   config.optimizer = ml_collections.ConfigDict(
     {
       'name': 'adam',
-      'schedule': 'constant',
-      'clip_norm': 0.0,
       'weight_decay': 1e-4,
     }
   )
@@ -378,8 +354,6 @@ def translation():
   config.data.batch_tokens = 2048
   config.data.eval_batch_size = 40
   config.data.eval_examples = 500  # of validation, and of test; 0: all
-  config.data.workers = 0
-  config.data.ahead = 4
   config.model = ml_collections.ConfigDict(
     {
       'layers': 2,
@@ -396,22 +370,14 @@ def translation():
       'name': 'adamw',
       'schedule': 'inverse_sqrt',
       'micro_batches': 1,
-      'b1': 0.9,
       'b2': 0.98,
-      'eps': 1e-8,
       'warmup_steps': 300,
       'weight_decay': 1e-4,
-      'clip_norm': 0.0,
     }
   )
   config.train = ml_collections.ConfigDict()
   config.train.steps = 1200
-  config.train.log_every_steps = 100
   config.train.eval_every_steps = 400  # nats and accuracy; BLEU at the end
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
   # Of parameters: the last so many, every so many steps.
   config.average = ml_collections.ConfigDict({'last': 5, 'every': 50})
   config.decode = ml_collections.ConfigDict(

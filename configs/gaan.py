@@ -44,18 +44,9 @@ def _base():
     'and data space keep a GAN from losing modes and from vanishing '
     'gradients.'
   )
-  config.seed = 0
 
   config.train = ml_collections.ConfigDict()  # of all trainings
   config.train.steps = 1
-  config.train.log_every_steps = 100
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict()
   return config
 
@@ -91,10 +82,7 @@ def _adam(rate, b1, b2):
       'learning_rate': rate,
       'b1': b1,
       'b2': b2,
-      'eps': 1e-8,
-      'weight_decay': 0.0,
       'schedule': 'constant',
-      'clip_norm': 0.0,
     }
   )
 
@@ -118,24 +106,16 @@ def _images(config):
   """MNIST by small networks, codes of the plane."""
   config.data = ml_collections.ConfigDict()
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[59500:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0
-  config.data.stream = False
   config.data.mean = (0.0,)  # taken off inside the classifier
   config.data.std = (1.0,)
-  config.data.augment = 'none'
   config.data.pad = 0
   config.data.batch_size = 128  # of the classifier
   config.data.eval_batch_size = 250
-  config.data.workers = 0
-  config.data.ahead = 4
 
   arms = ('gan', 'gaan')
   c = config.images = _game(arms, 2, 32, 2e-4, 0.5, 0.9, 1.0, 1.0)

@@ -41,9 +41,6 @@ def _base(job: str, title: str):
     'bounded by their linear cells; transport of codes controls what is '
     'generated.'
   )
-  config.seed = 0
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 
@@ -67,17 +64,11 @@ def shapes():
   config.optimizer.schedule = 'cosine'
   config.optimizer.learning_rate = 0.005
   config.optimizer.final_fraction = 0.01
-  config.optimizer.weight_decay = 0.0
-  config.optimizer.clip_norm = 0.0
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 6000
   config.train.log_every_steps = 500
   config.train.eval_every_steps = 500
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
   config.cells = ml_collections.ConfigDict()
   config.cells.half_width = 1.5  # of the square that is cut into cells
@@ -133,19 +124,13 @@ def ae_ot_mnist():
 
   config.data = ml_collections.ConfigDict()
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28
   config.data.channels = 1
-  config.data.stream = False
   config.data.batch_size = 128
   config.data.eval_batch_size = 500
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.model = ml_collections.ConfigDict()
   config.model.hidden = (256, 128)
@@ -162,17 +147,10 @@ def ae_ot_mnist():
   config.optimizer.schedule = 'cosine'
   config.optimizer.learning_rate = 0.001
   config.optimizer.final_fraction = 0.01
-  config.optimizer.weight_decay = 0.0
-  config.optimizer.clip_norm = 0.0
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 4300
   config.train.log_every_steps = 430
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
   config.transport = ml_collections.ConfigDict()
   config.transport.atoms = 10_000  # codes

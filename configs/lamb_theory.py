@@ -92,7 +92,6 @@ def layered():
   config.study.factors = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
   config.study.b2 = 0.999  # of lamb_b2
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   # Exponents of steps, max L and mean L in the bound of each own measure.
   config.paper_reported = ml_collections.ConfigDict(
     {

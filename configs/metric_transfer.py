@@ -40,30 +40,21 @@ def mnist():
     'Labels propagated by a metric that was learned elsewhere make much '
     'of a few labels.'
   )
-  config.seed = 0
 
   config.data = ml_collections.ConfigDict()
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:20000]'  # the graph; labels of a few
   config.data.train_examples = 20_000
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0
-  config.data.stream = False
   config.data.mean = (0.1307,)  # taken off inside the network
   config.data.std = (0.3081,)
-  config.data.augment = 'none'  # of fine-tuning: 'none', 'crop_flip'
   config.data.pad = 2
   config.data.batch_size = 128
   config.data.eval_batch_size = 500
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'lenet'  # lenet, mnist_cnn, resnet, wide_resnet, …
@@ -90,11 +81,8 @@ def mnist():
   config.metric.optimizer.name = 'adam'
   config.metric.optimizer.learning_rate = 0.001
   config.metric.optimizer.schedule = 'cosine'
-  config.metric.optimizer.final_fraction = 0.0
-  config.metric.optimizer.clip_norm = 0.0
   config.metric.optimizer.momentum = 0.9
   config.metric.optimizer.nesterov = True
-  config.metric.optimizer.weight_decay = 0.0
   # Of imagenet: one of recipes/pretrained.py, and the side it sees.
   config.metric.network = 'efficientnet_lite0'
   config.metric.size = 96
@@ -140,29 +128,15 @@ def mnist():
   config.study.baseline = 'supervised'
   config.study.rates = (0.01,)  # of several, the best on validation is taken
   config.study.seeds = (0, 1, 2)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
 
   config.optimizer = ml_collections.ConfigDict()  # of fine-tuning
   config.optimizer.name = 'sgd'
   config.optimizer.schedule = 'cosine'
-  config.optimizer.clip_norm = 0.0  # 0: none
-  config.optimizer.momentum = 0.9
   config.optimizer.nesterov = True
   config.optimizer.weight_decay = 5e-4
-  config.optimizer.final_fraction = 0.0
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 300  # of fine-tuning; the metric's are its own
-  config.train.log_every_steps = 100
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 
@@ -278,7 +252,6 @@ def fewshot():
   config.fewshot.inductive = ('centroid', 'nearest')
   config.fewshot.transductive = ('spreading', 'normalized_cut')
   config.fewshot.pools = (15, 60)  # unlabelled images of a class
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 

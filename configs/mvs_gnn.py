@@ -63,7 +63,6 @@ def digits():
     'has the least variance: graph networks converge faster and do '
     'better.'
   )
-  config.seed = 0
 
   config.methods = methods(128)
   config.study = ml_collections.ConfigDict()
@@ -71,7 +70,6 @@ def digits():
   config.study.rates = (1e-3, 3e-3, 1e-2)
   config.study.seeds = (0, 1, 2)
   config.study.metric = 'f1'  # of the trials, on validation
-  config.study.better = 'higher'
   # Validation F1s to which steps and seconds are counted.
   config.study.reach = (0.9, 0.95)
 
@@ -83,8 +81,6 @@ def digits():
   config.data.text_dimensions = 256  # of features, where nodes are texts
   config.data.lanes = 8  # rows of a batch: devices share them
   config.data.eval_edges = 200_000  # at a time, in exact inference
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.model = ml_collections.ConfigDict()
   config.model.kind = 'gcn'  # gcn, concat, sage, gat
@@ -107,21 +103,11 @@ def digits():
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = 'adam'
-  config.optimizer.schedule = 'constant'
-  config.optimizer.clip_norm = 0.0  # 0: none
-  config.optimizer.weight_decay = 0.0  # added to the gradients
   config.early_stopping = ml_collections.ConfigDict({'patience': 10})
   config.train = ml_collections.ConfigDict()
   config.train.steps = 600
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 20
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 

@@ -40,7 +40,6 @@ def counting():
     'One additive frame makes an ImageNet classifier do another task; '
     'trained networks are reprogrammed more easily than untrained ones.'
   )
-  config.seed = 0
 
   # Arms of the study: dotted key of this config -> value.
   config.arms = ml_collections.ConfigDict({'program': {}})
@@ -48,8 +47,6 @@ def counting():
   config.study.baseline = 'program'
   config.study.rates = (0.1,)  # the paper: 0.05
   config.study.seeds = (0,)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
   config.claim = ml_collections.ConfigDict()
   config.claim.times_chance = 5.0  # what accuracy is held against
   config.claim.baseline_is_best = False  # of the arms
@@ -81,11 +78,8 @@ def counting():
 
   config.data = ml_collections.ConfigDict()
   config.data.name = 'counting'  # or any set of images with a ClassLabel
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.cell = 9  # pixels on the side of a square
   config.data.validation_examples = 500
@@ -93,11 +87,8 @@ def counting():
   config.data.size = 28
   config.data.channels = 1
   config.data.shuffled = False  # pixels of the data, one order for all
-  config.data.stream = False
   config.data.batch_size = 50
   config.data.eval_batch_size = 100
-  config.data.workers = 0
-  config.data.ahead = 4
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = 'adam'
@@ -105,8 +96,6 @@ def counting():
   config.optimizer.final_fraction = 0.02
   config.optimizer.decay = 0.96
   config.optimizer.decay_steps = 1000
-  config.optimizer.clip_norm = 0.0
-  config.optimizer.weight_decay = 0.0
 
   config.train = ml_collections.ConfigDict()
   config.train.steps = 400
@@ -117,7 +106,6 @@ def counting():
   config.train.checkpoint_keep = 1
   config.train.max_bad_steps = 0
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict(
     {
       'reported, unverified: counting, Inception-V3': 0.9993,
@@ -277,8 +265,6 @@ def adversarial():
   config.training.optimizer.schedule = 'cosine'
   config.training.optimizer.learning_rate = 0.002
   config.training.optimizer.final_fraction = 0.02
-  config.training.optimizer.clip_norm = 0.0
-  config.training.optimizer.weight_decay = 0.0
   config.training.train = config.train.copy_and_resolve_references()
   config.training.train.steps = 859
   config.training.train.log_every_steps = 100

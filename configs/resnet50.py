@@ -30,12 +30,9 @@ def lamb_32k():
     'LAMB trains ResNet-50 on ImageNet in batches of up to 32,768 at '
     'the usual accuracy.'
   )
-  config.seed = 0
 
   config.data = ml_collections.ConfigDict()
   config.data.name = 'imagenet2012'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
   config.data.test_split = 'validation'  # ImageNet's test labels are secret
@@ -51,7 +48,6 @@ def lamb_32k():
   config.data.batch_size = 32768
   config.data.eval_batch_size = 4096
   config.data.workers = 32  # a host
-  config.data.ahead = 4
 
   config.model = ml_collections.ConfigDict()
   config.model.name = 'resnet50'
@@ -80,10 +76,8 @@ def lamb_32k():
   config.train.steps = 3519  # 90 epochs of 1,281,167 images
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 391
-  config.train.checkpoint_every_steps = 0
   config.train.checkpoint_every_seconds = 300.0
   config.train.checkpoint_keep = 2
-  config.train.max_bad_steps = 0
 
   config.study = ml_collections.ConfigDict()
   config.study.batch_sizes = ()
@@ -92,12 +86,9 @@ def lamb_32k():
   config.study.largest_micro_batch = 32768
   config.study.warmup_steps = 782
   config.study.seeds = (0,)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
   config.study.optimizers = {}
   config.study.baseline = 'momentum'
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   config.paper_reported = ml_collections.ConfigDict(
     {
       'author_recipe_32k': {'top1': 0.763, 'tpu_v3_chips': 128},
