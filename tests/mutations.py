@@ -640,6 +640,18 @@ jaxlab/data/packages/registry.py: tests/data/packages/test_registry.py
 jaxlab/data/tfds.py: tests/data/test_tfds.py
   a_damaged_description
     _described(make.name, target, => _described(make.name, _root(),
+jaxlab/runs/configs.py: tests/runs/test_configs.py
+  each_section_gets_its_own_defaults
+    if not has or _has(config, has): => if True:
+    if key not in inside: => if True:
+    (not key or key in config[section]) => True
+    for arm in config.get('losses', {}).values(): => for arm in ():
+  an_optimizer_anywhere
+    yield from _with_optimizer(value) => pass
+    'schedule=cosine': => 'schedule=sine':
+    value in ('', section[key]) => value == ''
+  the_engine_has_the_same
+    checkpoint_every_seconds': 60.0 => checkpoint_every_seconds': 6.0
 jaxlab/runs/workdir.py: tests/runs/test_workdir.py
   removed_during
     if error.errno == errno.ENOENT and inside: => if inside is None:

@@ -34,9 +34,9 @@ def configs() -> str:
     tree = ast.parse(path.read_text())
     about = (ast.get_docstring(tree) or '').split('\n')[0].rstrip('.')
     names = [name for name in _variants(tree) if name]
-    lines += [f'  {path.stem:16}{about}']
+    lines += [f'  {path.stem:25}{about}']
     if names:
-      lines += [f'  {"":16}:{" :".join(names)}']
+      lines += [f'  {"":25}:{" :".join(names)}']
   return '\n'.join(lines)
 
 
