@@ -775,29 +775,34 @@ jaxlab/ops/polygons.py: tests/papers/test_geometry_regions.py
     begins = np.where(inside, new[:, None], labels) => begins = labels
     inside & ~again, crossing => inside, crossing
     total = 3 * cross.sum(1) => total = 2 * cross.sum(1)
-jaxlab/papers/geometry/regions.py: tests/papers/test_geometry_regions.py
+jaxlab/papers/geometry/segments.py: tests/papers/test_geometry_regions.py
   pieces_are_those or marching_and_layers
     order = np.lexsort([share, at]) => order = np.lexsort([-share, at])
     flat[new, unit] = 0.0 => flat[new, unit] = 1.0
   two_units_at_one_place
-    apart = np.diff(knots.time) > _TINY => apart = np.diff(knots.time) > -1
+    apart = np.diff(knots.time) > TINY => apart = np.diff(knots.time) > -1
   dead_behind_a_bend
     bends = middle & (off > 1e-13 => bends = middle & (off >= 0 * 1e-13
   more_segments
     part.segment[:] += number * _LINES => part.segment[:] += number
+  pooling_counts
+    middle & (pattern[1:-1] != pattern[:-2]) => middle
+jaxlab/papers/geometry/marching.py: tests/papers/test_geometry_regions.py
   same_pieces_of_tents
     leaves = jnp.where(on, slope < 0, slope > 0) => leaves = slope != 0
+jaxlab/papers/geometry/slices.py: tests/papers/test_geometry_regions.py
   cells_fill_the_square
     z, step.slope * z)\n      cells = => z, 1 - z)\n      cells =
   cells_of_one_map_that_touch
-    same = apart <= _FLAT * scale => same = apart < 0
+    same = apart <= FLAT * scale => same = apart < 0
   cells_of_one_map_apart
-    same = apart <= _FLAT * scale => same = apart <= scale
+    same = apart <= FLAT * scale => same = apart <= scale
   pooling_counts
     np.where(on, number, live[winner]) => 2 * live[winner] + on
-    middle & (pattern[1:-1] != pattern[:-2]) => middle
+jaxlab/papers/geometry/enumeration.py: tests/papers/test_geometry_regions.py
   programs_find
     1.0 - seen.sum(1) => 2.0 - seen.sum(1)
+jaxlab/papers/geometry/bounds.py: tests/papers/test_geometry_regions.py
   bounds_are_those
     serra(layer + 1, min(dimension, n - j)) => serra(layer + 1, dimension)
     zip(least, hidden) => zip(widths, hidden)
