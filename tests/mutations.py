@@ -821,17 +821,19 @@ jaxlab/papers/geometry/power_cells.py: tests/papers/test_geometry_transport.py
   highest_plane or finite_differences
     equations[:, 2] < 0 => equations[:, 2] > 0
     polygons[count == 0] = outline[0] => pass
-jaxlab/papers/geometry/transport.py: tests/papers/test_geometry_transport.py
+jaxlab/papers/geometry/problems.py: tests/papers/test_geometry_transport.py
   finite_differences
     facets.data / apart / of.whole => facets.data / apart**2 / of.whole
-  newton_keeps_cells
-    tried.masses.min() >= least and left => left
   closed_form_of_a_line
     np.cumsum(problem.weights)[:-1] => np.cumsum(problem.weights[::-1])[:-1]
-  certificate_has_no_bias
-    ((c**2 - c) / problem.weights) => ((c**2) / problem.weights)
   potentials_of_squared_costs
     2 * np.asarray(h) + (np.asarray(atoms) => np.asarray(h) + (np.asarray(atoms)
+jaxlab/papers/geometry/solvers.py: tests/papers/test_geometry_transport.py
+  newton_keeps_cells
+    tried.masses.min() >= least and left => left
+jaxlab/papers/geometry/certificates.py: tests/papers/test_geometry_transport.py
+  certificate_has_no_bias
+    ((c**2 - c) / problem.weights) => ((c**2) / problem.weights)
 jaxlab/papers/geometry/assignment.py: tests/papers/test_geometry_transport.py
   tiles_give_the_first
     jnp.where(value > top, index, best) => jnp.where(value >= top, index, best)
