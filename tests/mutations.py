@@ -909,6 +909,7 @@ jaxlab/papers/doc_regions/nets.py: tests/papers/test_doc_regions_task.py
     -jnp.where(mask[:, None], own, 0.0) => -own
   new_networks_have_he_kernels
     (6 / fan_in) ** 0.5 => (2 / fan_in) ** 0.5
+jaxlab/papers/doc_regions/trainings.py: tests/papers/test_doc_regions_task.py
   regions_begin_as_the_holistic
     head = 'copy' => head = 'reinit'
   a_pretrained_network_begins
@@ -918,9 +919,9 @@ jaxlab/papers/doc_regions/documents.py: tests/papers/test_doc_regions_task.py
     duplicates.merged(near, *joined) => near
   permuted_class_numbers
     tuple(d['classes']) != classes => len(d['classes']) != len(classes)
-jaxlab/papers/doc_regions/judgement.py: tests/papers/test_doc_regions_task.py
+jaxlab/papers/doc_regions/stacking.py: tests/papers/test_doc_regions_task.py
   the_table_has_what_stackers
-    _, rows = nets.rows_of(config => rows, _ = nets.rows_of(config
+    _, rows = trainings.rows_of(config => rows, _ = trainings.rows_of(config
 jaxlab/ops/duplicates.py: tests/ops/test_duplicates.py
   the_hash_is_that_of_the_lowest
     waves[:, :_KEPT, :_KEPT] => waves[:, 1:_KEPT + 1, :_KEPT]
