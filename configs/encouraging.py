@@ -36,21 +36,19 @@ def mnist():
     'cross-entropy.'
   )
 
-  config.losses = ml_collections.ConfigDict(
-    {
-      'ce': {},
-      # As published: the official code clamps 1 - p.
-      'el': {'bonus_scale': 1.0, 'clamp_eps': 1e-5},
-      'el_exact': {'bonus_scale': 1.0},
-      'el_75': {'bonus': 'conservative', 'bonus_scale': 1.0, 'log_end': 0.75},
-    }
-  )
-  config.study = ml_collections.ConfigDict()
+  config.losses = {
+    'ce': {},
+    # As published: the official code clamps 1 - p.
+    'el': {'bonus_scale': 1.0, 'clamp_eps': 1e-5},
+    'el_exact': {'bonus_scale': 1.0},
+    'el_75': {'bonus': 'conservative', 'bonus_scale': 1.0, 'log_end': 0.75},
+  }
+  config.study = {}
   config.study.baseline = 'ce'  # what the others are compared with
   config.study.rates = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
   config.study.seeds = (0, 1, 2, 3, 4)
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
   config.data.train_split = 'train[:55000]'
@@ -64,46 +62,43 @@ def mnist():
   config.data.batch_size = 256
   config.data.eval_batch_size = 250
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.name = 'mnist_cnn'  # mnist_cnn, lenet, resnet, wide_resnet, …
   config.model.width = 16
   config.model.depth = 8
   config.model.widen = 2
   config.model.growth = 12
   config.model.padding = 2
-  config.model.dtype = 'float32'
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'sgd'
   config.optimizer.schedule = 'drops'
   config.optimizer.weight_decay = 5e-4
   config.optimizer.drops = (0.5, 0.65)  # shares of the training
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 645  # three epochs
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 129
 
-  config.ood = ml_collections.ConfigDict()
+  config.ood = {}
   config.ood.sets = (('letters', 'test'),)
   config.ood.examples = 2000  # ID images
   config.ood.examples_each = 2000  # of each OOD set at most
 
-  config.adversarial = ml_collections.ConfigDict()
+  config.adversarial = {}
   config.adversarial.epsilons = (0.1, 0.2, 0.3)
   config.adversarial.steps = 20
   config.adversarial.examples = 500
 
-  config.analysis = ml_collections.ConfigDict()
+  config.analysis = {}
   config.analysis.examples = 2000  # of the test set, in the figures
 
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'mnist_accuracy': {'ce': 0.9942, 'el': 0.9956},
-      'mnist_ood_auroc': {'ce': 0.9568, 'el': 0.9804},
-      'mnist_pgd_accuracy_at_one_tenth': {'ce': 0.7652, 'el': 0.8132},
-    }
-  )
+  config.paper_reported = {
+    'mnist_accuracy': {'ce': 0.9942, 'el': 0.9956},
+    'mnist_ood_auroc': {'ce': 0.9568, 'el': 0.9804},
+    'mnist_pgd_accuracy_at_one_tenth': {'ce': 0.7652, 'el': 0.8132},
+  }
   return config
 
 
@@ -111,12 +106,10 @@ def cifar10():
   """ResNet-8 on CIFAR-10, conservative bonus, three seeds."""
   config = mnist()
   config.title = 'The encouraging loss on CIFAR-10'
-  config.losses = ml_collections.ConfigDict(
-    {
-      'ce': {},
-      'el': {'bonus': 'conservative', 'bonus_scale': 1.0, 'log_end': 0.75},
-    }
-  )
+  config.losses = {
+    'ce': {},
+    'el': {'bonus': 'conservative', 'bonus_scale': 1.0, 'log_end': 0.75},
+  }
   config.study.rates = (0.2, 0.4)
   config.study.seeds = (0, 1, 2)
   config.data.name = 'cifar10'
@@ -136,9 +129,9 @@ def cifar10():
   config.train.eval_every_steps = 703
   config.ood.sets = (('textures', 'test'),)
   config.adversarial.epsilons = (1 / 255, 2 / 255, 4 / 255)
-  config.paper_reported = ml_collections.ConfigDict(
-    {'cifar10_resnet50_accuracy': {'ce': 0.9234, 'el': 0.9297}}
-  )
+  config.paper_reported = {
+    'cifar10_resnet50_accuracy': {'ce': 0.9234, 'el': 0.9297}
+  }
   return config
 
 
@@ -150,25 +143,23 @@ def cifar10_lt():
   late = int(0.8 * steps)
   weighted = {'weights': 'effective_number'}
   el = {'bonus_scale': 1.0, 'clamp_eps': 1e-5}  # as published
-  config.losses = ml_collections.ConfigDict(
-    {
-      'ce': {},
-      'el': el,
-      'cb': weighted,
-      'drw': {**weighted, 'weights_start': late},
-      'drw_el': {
-        **weighted,
-        **el,
-        'weights_start': late,
-        'schedule': 'deferred',
-        'schedule_steps': late,
-      },
-    }
-  )
+  config.losses = {
+    'ce': {},
+    'el': el,
+    'cb': weighted,
+    'drw': {**weighted, 'weights_start': late},
+    'drw_el': {
+      **weighted,
+      **el,
+      'weights_start': late,
+      'schedule': 'deferred',
+      'schedule_steps': late,
+    },
+  }
   config.data.long_tail = 100.0
   config.train.steps = steps
   config.train.eval_every_steps = 352
-  config.paper_reported = ml_collections.ConfigDict()
+  config.paper_reported = {}
   return config
 
 
@@ -196,9 +187,9 @@ def imagenet():
   config.train.eval_every_steps = 50_050
   config.train.checkpoint_every_seconds = 600.0
   config.ood.sets = (('dtd', 'test'),)
-  config.paper_reported = ml_collections.ConfigDict(
-    {'imagenet_resnet50_accuracy': {'ce': 0.7549, 'el': 0.7643}}
-  )
+  config.paper_reported = {
+    'imagenet_resnet50_accuracy': {'ce': 0.7549, 'el': 0.7643}
+  }
   return config
 
 
@@ -219,25 +210,23 @@ def inat2018():
   late = 308_196
   late_weights = {'weights': 'effective_number', 'weights_start': late}
   el = {'bonus_scale': 1.0, 'clamp_eps': 1e-5}  # as published
-  config.losses = ml_collections.ConfigDict(
-    {
-      'ce': {},
-      'el': el,
-      'drw': late_weights,
-      'drw_el': {
-        **late_weights,
-        **el,
-        'schedule': 'deferred',
-        'schedule_steps': late,
-      },
-    }
-  )
+  config.losses = {
+    'ce': {},
+    'el': el,
+    'drw': late_weights,
+    'drw_el': {
+      **late_weights,
+      **el,
+      'schedule': 'deferred',
+      'schedule_steps': late,
+    },
+  }
   config.train.steps = 342_440  # 200 epochs
   config.train.eval_every_steps = 34_244
   config.data.batch_size = 256
-  config.paper_reported = ml_collections.ConfigDict(
-    {'inat2018_accuracy': {'ce': 0.643, 'el': 0.658, 'drw_el': 0.703}}
-  )
+  config.paper_reported = {
+    'inat2018_accuracy': {'ce': 0.643, 'el': 0.658, 'drw_el': 0.703}
+  }
   return config
 
 
@@ -245,7 +234,7 @@ def smoke():
   """The encouraging loss alone on scikit-learn's digits: no download."""
   config = mnist()
   config.title = 'The encouraging loss on digits'
-  config.losses = ml_collections.ConfigDict({'el': config.losses.el})
+  config.losses = {'el': config.losses.el}
   config.study.baseline = 'el'
   config.study.rates = (0.05,)
   config.study.seeds = (0,)

@@ -27,18 +27,16 @@ def mutag():
     'cross-entropy.'
   )
 
-  config.losses = ml_collections.ConfigDict(
-    {
-      'ce': {},
-      'el': {'bonus': 'conservative', 'bonus_scale': 1.0, 'log_end': 0.5},
-    }
-  )
-  config.study = ml_collections.ConfigDict()
+  config.losses = {
+    'ce': {},
+    'el': {'bonus': 'conservative', 'bonus_scale': 1.0, 'log_end': 0.5},
+  }
+  config.study = {}
   config.study.baseline = 'ce'  # what the others are compared with
   config.study.rates = (5e-4, 1e-3, 2e-3, 4e-3)
   config.study.seeds = (0, 1, 2, 3, 4)
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'mutag'  # mutag, tu:FOLDER
   config.data.node_features = ('label',)  # of label, attribute, degree
   config.data.degree_cap = 0  # >= 1 where degree is asked for
@@ -51,13 +49,9 @@ def mutag():
   config.data.graph_nodes = 28  # room in a batch for each graph, on average
   config.data.graph_edges = 66
 
-  config.model = ml_collections.ConfigDict(
-    {'width': 128, 'ratio': 0.5, 'layers': 3, 'dropout': 0.5}
-  )
-  config.optimizer = ml_collections.ConfigDict(
-    {'name': 'adam', 'weight_decay': 1e-4}
-  )
-  config.train = ml_collections.ConfigDict()
+  config.model = {'width': 128, 'ratio': 0.5, 'layers': 3, 'dropout': 0.5}
+  config.optimizer = {'name': 'adam', 'weight_decay': 1e-4}
+  config.train = {}
   config.train.steps = 300
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 100
@@ -79,9 +73,7 @@ def nci1():
   config.train.steps = 5200  # 200 epochs
   config.data.batch_size = 128
   config.train.eval_every_steps = 520
-  config.paper_reported = ml_collections.ConfigDict(
-    {'nci1_accuracy': {'ce': 0.7053, 'el': 0.7104}}
-  )
+  config.paper_reported = {'nci1_accuracy': {'ce': 0.7053, 'el': 0.7104}}
   return config
 
 

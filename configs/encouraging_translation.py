@@ -29,16 +29,14 @@ def libreoffice():
 
   bonus = {'bonus': 'conservative', 'bonus_scale': 1.0, 'log_end': 0.5}
   smooth = {'label_smoothing': 0.1}
-  config.losses = ml_collections.ConfigDict(
-    {'ce': smooth, 'el': {**bonus, **smooth}}
-  )
-  config.study = ml_collections.ConfigDict()
+  config.losses = {'ce': smooth, 'el': {**bonus, **smooth}}
+  config.study = {}
   config.study.baseline = 'ce'  # what the others are compared with
   config.study.rates = (4e-3, 8e-3, 16e-3)
   config.study.seeds = (0, 1, 2)
   config.study.metric = 'bleu'
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # bible_pairs, libreoffice_help_pairs, aligned:FOLDER/x.de,FOLDER/x.en
   config.data.name = 'libreoffice_help_pairs'
   config.data.source = 'en'  # text features; not read for aligned files
@@ -50,36 +48,30 @@ def libreoffice():
   config.data.eval_batch_size = 40
   config.data.eval_examples = 500  # of validation, and of test; 0: all
 
-  config.model = ml_collections.ConfigDict(
-    {
-      'layers': 2,
-      'width': 128,
-      'ffn': 512,
-      'heads': 4,
-      'dropout': 0.1,
-      'norm': 'pre',  # 'pre', 'post'
-      'dtype': 'float32',
-    }
-  )
-  config.optimizer = ml_collections.ConfigDict(
-    {
-      'name': 'adamw',
-      'schedule': 'inverse_sqrt',
-      'micro_batches': 1,
-      'b2': 0.98,
-      'warmup_steps': 300,
-      'weight_decay': 1e-4,
-    }
-  )
+  config.model = {
+    'layers': 2,
+    'width': 128,
+    'ffn': 512,
+    'heads': 4,
+    'dropout': 0.1,
+    'norm': 'pre',  # 'pre', 'post'
+    'dtype': 'float32',
+  }
+  config.optimizer = {
+    'name': 'adamw',
+    'schedule': 'inverse_sqrt',
+    'micro_batches': 1,
+    'b2': 0.98,
+    'warmup_steps': 300,
+    'weight_decay': 1e-4,
+  }
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 1200
   config.train.eval_every_steps = 400  # nats and accuracy; BLEU at the end
   # Of parameters: the last so many, every so many steps.
-  config.average = ml_collections.ConfigDict({'last': 5, 'every': 50})
-  config.decode = ml_collections.ConfigDict(
-    {'width': 4, 'alpha': 0.6, 'max_length': 80}
-  )
+  config.average = {'last': 5, 'every': 50}
+  config.decode = {'width': 4, 'alpha': 0.6, 'max_length': 80}
   return config
 
 
@@ -112,9 +104,7 @@ def iwslt():
   config.decode.width = 5
   config.decode.alpha = 1.0
   config.decode.max_length = 256
-  config.paper_reported = ml_collections.ConfigDict(
-    {'iwslt14_de_en_bleu': {'ce': 35.09, 'el': 35.50}}
-  )
+  config.paper_reported = {'iwslt14_de_en_bleu': {'ce': 35.09, 'el': 35.50}}
   return config
 
 

@@ -45,9 +45,9 @@ def _base():
     'gradients.'
   )
 
-  config.train = ml_collections.ConfigDict()  # of all trainings
+  config.train = {}  # of all trainings
   config.train.steps = 1
-  config.paper_reported = ml_collections.ConfigDict()
+  config.paper_reported = {}
   return config
 
 
@@ -96,15 +96,13 @@ def _grid(config):
   g.layers = 3
   g.points = 50_000  # of the data
   g.samples = 2000  # that are counted
-  g.train = ml_collections.ConfigDict(
-    {'steps': 5000, 'log_every_steps': 250, 'eval_every_steps': 500}
-  )
+  g.train = {'steps': 5000, 'log_every_steps': 250, 'eval_every_steps': 500}
   return config
 
 
 def _images(config):
   """MNIST by small networks, codes of the plane."""
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'mnist'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[59500:]'
@@ -130,22 +128,17 @@ def _images(config):
   c.smooth_end = False  # a last convolution of stride 1
   c.frames = 6  # pictures of the training
   c.classifier = True  # judges by a classifier of the same set
-  c.train = ml_collections.ConfigDict(
-    {'steps': 1200, 'log_every_steps': 50, 'eval_every_steps': 200}
-  )
+  c.train = {'steps': 1200, 'log_every_steps': 50, 'eval_every_steps': 200}
 
-  config.model = ml_collections.ConfigDict()  # the classifier
+  config.model = {}  # the classifier
   config.model.name = 'lenet'
   config.model.padding = 2
-  config.model.dtype = 'float32'
-  config.classifier = ml_collections.ConfigDict()
+  config.classifier = {}
   config.classifier.steps = 860
   config.classifier.optimizer = _adam(1e-3, 0.9, 0.999)
-  config.classifier.train = ml_collections.ConfigDict(
-    {'log_every_steps': 86, 'eval_every_steps': 430}
-  )
+  config.classifier.train = {'log_every_steps': 86, 'eval_every_steps': 430}
 
-  config.judge = ml_collections.ConfigDict()
+  config.judge = {}
   config.judge.samples = 5000
   config.judge.accuracy = 0.97  # of the classifier, at least
   config.judge.nearest = 200  # samples whose nearest neighbour is sought
@@ -171,15 +164,13 @@ def mnist_1k():
   c.train.steps = 800
   config.judge.samples = 25_600
   # Dist-GAN's row is reported, unverified; DCGAN's is PacGAN's table 3.
-  config.paper_reported.images = ml_collections.ConfigDict(
-    {
-      'gan': {'test/modes': '30.6 ± 20.73', 'test/kl': '5.99 ± .42'},
-      'gaan': {
-        'test/modes': '859.5 ± 68.7, unverified',
-        'test/kl': '1.04 ± .29, unverified',
-      },
-    }
-  )
+  config.paper_reported.images = {
+    'gan': {'test/modes': '30.6 ± 20.73', 'test/kl': '5.99 ± .42'},
+    'gaan': {
+      'test/modes': '859.5 ± 68.7, unverified',
+      'test/kl': '1.04 ± .29, unverified',
+    },
+  }
   return config
 
 
@@ -197,9 +188,11 @@ def cifar10():
   c.disc_widths = c.enc_widths = (128, 256, 512)
   c.train.steps = 300_000
   c.train.log_every_steps, c.train.eval_every_steps = 500, 20_000
-  config.model = ml_collections.ConfigDict(
-    {'name': 'resnet', 'depth': 20, 'width': 16, 'dtype': 'float32'}
-  )
+  config.model = {
+    'name': 'resnet',
+    'depth': 20,
+    'width': 16,
+  }
   d.augment, d.pad = 'crop_flip', 4  # of the classifier
   config.classifier.steps = 19_000
   config.classifier.train.eval_every_steps = 1900

@@ -41,7 +41,7 @@ def mnist():
     'the square root and nothing tuned again.'
   )
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
   config.data.train_split = 'train[:55000]'
@@ -54,32 +54,24 @@ def mnist():
   config.data.batch_size = 64
   config.data.eval_batch_size = 1000
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.name = 'resnet'  # 'resnet', 'resnet50', 'lenet'
   config.model.depth = 8
   config.model.width = 8
   config.model.padding = 2  # LeNet: 28 + 2 x 2 = 32
-  config.model.dtype = 'float32'
   config.model.label_smoothing = 0.0
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'lamb'  # lamb, n_lamb, nn_lamb, lars, momentum, adamw
   config.optimizer.learning_rate = 1e-2
   config.optimizer.warmup_steps = 50
   config.optimizer.power = 1.0
-  config.optimizer.jump = False
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
-  config.optimizer.eps = 1e-6
   config.optimizer.weight_decay = 1e-4
-  config.optimizer.bias_correction = True
-  config.optimizer.exclude = 'bias_and_norm'
-  config.optimizer.micro_batches = 1  # an update
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 1718  # two epochs
 
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.batch_sizes = ()
   config.study.reference_batch_size = 64
   config.study.examples = 55_000  # one epoch
@@ -89,9 +81,9 @@ def mnist():
   config.study.optimizers = {}
   config.study.baseline = 'adamw'  # what the others are compared with
 
-  config.paper_reported = ml_collections.ConfigDict(
-    {'mnist_lenet_reported_unverified': {'lamb_accuracy': 0.9945}}
-  )
+  config.paper_reported = {
+    'mnist_lenet_reported_unverified': {'lamb_accuracy': 0.9945}
+  }
   return config
 
 
@@ -100,14 +92,12 @@ def scaling():
   config = mnist()
   config.title = 'Batch sizes: momentum, LARS, LAMB and AdamW on MNIST'
   config.study.batch_sizes = (64, 256, 1024)
-  config.study.optimizers = ml_collections.ConfigDict(
-    {
-      'momentum': {'rule': 'sqrt', 'rates': (0.03, 0.1, 0.3)},
-      'lars': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
-      'lamb': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
-      'adamw': {'rule': 'tuned', 'rates': (0.003, 0.01, 0.03)},
-    }
-  )
+  config.study.optimizers = {
+    'momentum': {'rule': 'sqrt', 'rates': (0.03, 0.1, 0.3)},
+    'lars': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+    'lamb': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+    'adamw': {'rule': 'tuned', 'rates': (0.003, 0.01, 0.03)},
+  }
   return config
 
 
@@ -127,9 +117,9 @@ def cifar10():
   config.optimizer.warmup_steps = 400
   config.train.steps = 7020
   config.data.batch_size = 128
-  config.paper_reported = ml_collections.ConfigDict(
-    {'cifar10_davidnet_reported_unverified': {'lamb_accuracy': 0.94}}
-  )
+  config.paper_reported = {
+    'cifar10_davidnet_reported_unverified': {'lamb_accuracy': 0.94}
+  }
   return config
 
 
@@ -149,7 +139,7 @@ def folder():
   config.model.depth = 20
   config.model.width = 16
   config.train.steps = 1000
-  config.paper_reported = ml_collections.ConfigDict()
+  config.paper_reported = {}
   return config
 
 

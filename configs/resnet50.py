@@ -31,7 +31,7 @@ def lamb_32k():
     'the usual accuracy.'
   )
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'imagenet2012'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
@@ -49,7 +49,7 @@ def lamb_32k():
   config.data.eval_batch_size = 4096
   config.data.workers = 32  # a host
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.name = 'resnet50'
   config.model.depth = 50
   config.model.width = 64
@@ -57,29 +57,24 @@ def lamb_32k():
   config.model.dtype = 'bfloat16'
   config.model.label_smoothing = 0.1
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'lamb'
   config.optimizer.learning_rate = 0.04
   config.optimizer.warmup_steps = 782
   config.optimizer.power = 1.0
-  config.optimizer.jump = False
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
-  config.optimizer.eps = 1e-6
   config.optimizer.weight_decay = 1.5
   config.optimizer.clip_norm = 1.0
   config.optimizer.bias_correction = False
   config.optimizer.exclude = 'norm'
-  config.optimizer.micro_batches = 1  # an update
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 3519  # 90 epochs of 1,281,167 images
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 391
   config.train.checkpoint_every_seconds = 300.0
   config.train.checkpoint_keep = 2
 
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.batch_sizes = ()
   config.study.reference_batch_size = 8192
   config.study.examples = 115_000_000
@@ -89,12 +84,10 @@ def lamb_32k():
   config.study.optimizers = {}
   config.study.baseline = 'momentum'
 
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'author_recipe_32k': {'top1': 0.763, 'tpu_v3_chips': 128},
-      'lamb_32k_reported_unverified': {'top1': 0.7642},
-    }
-  )
+  config.paper_reported = {
+    'author_recipe_32k': {'top1': 0.763, 'tpu_v3_chips': 128},
+    'lamb_32k_reported_unverified': {'top1': 0.7642},
+  }
   return config
 
 
