@@ -21,14 +21,14 @@ def main() -> None:
   import jax
   import jax.numpy as jnp
 
-  from configs.advgan import mnist
   from jaxlab.engine.update import create_state
   from jaxlab.ops.attack_objectives import cross_entropy
   from jaxlab.ops.attacks import cw_l2, pgd
   from jaxlab.papers.advgan import game, stages
   from jaxlab.recipes import images
+  from jaxlab.runs import configs
 
-  config = mnist().to_dict()
+  config = configs.load('advgan').to_dict()
   own = stages.with_model(config, 'a', 'train')
   of = game.make(own, images.image_task(own).network)
   params, vars = stages.initial(of, jax.random.key(0))

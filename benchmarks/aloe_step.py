@@ -8,7 +8,6 @@ of the attack. Methods take turns; figures are medians.
 """
 
 import argparse
-import importlib.util
 import os
 import statistics
 import time
@@ -22,16 +21,11 @@ from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.papers.aloe import method, task
 from jaxlab.recipes.study import Cell
-from jaxlab.runs import stage
-
-ROOT = Path(__file__).parents[1]
+from jaxlab.runs import configs, stage
 
 
 def config_of(name: str):
-  spec = importlib.util.spec_from_file_location('c', ROOT / 'configs/aloe.py')
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.VARIANTS['cifar10']()
+  config = configs.load('aloe', 'cifar10')
   config.model.name = name
   config.attack.steps = 2
   return config.to_dict()

@@ -3,7 +3,8 @@
 The net: 3 x 3 convolutions 3 -> 32, 32 -> 32 (stride 2), 32 -> 64, 64 -> 64
 (stride 2) with ReLU, the mean over positions, a linear layer to 10 classes.
 Images are 32 x 32 x 3, the batch is 128, epsilon 8/255, steps of 2/255 from a
-random start, cross-entropy, all in float32 with the same weights.
+random start, cross-entropy, all in float32 with the same weights. Our first
+layer takes `conv_cpu.conv`, but for the lines that say otherwise.
 
   pip install -e '.[bench]' && pip install --no-deps torchattacks
   python benchmarks/attacks.py [--threads 1 2] [--repeats 11] [--batch 128]

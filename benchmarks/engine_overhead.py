@@ -10,7 +10,6 @@ of the rounds' ratios. Compilation is outside of every figure.
 """
 
 import argparse
-import importlib.util
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from jaxlab.engine import keys, loop, mesh, metrics
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.feed import Feed
 from jaxlab.papers.lamb import pretraining
-from jaxlab.runs import stage
+from jaxlab.runs import configs, stage
 
 
 class Constant:
@@ -79,10 +78,7 @@ def main():
   given = parser.parse_args()
   mesh.start()
   devices = mesh.make()
-  spec = importlib.util.spec_from_file_location('config', given.config)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.VARIANTS['']().to_dict()
+  config = configs.load(given.config).to_dict()
   with (
     tempfile.TemporaryDirectory() as cache,
     tempfile.TemporaryDirectory() as d,

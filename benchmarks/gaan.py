@@ -122,10 +122,10 @@ def _game(flags, pixels, penalty=1.0):
   """The game of the config at some width, and a batch."""
   import numpy as np
 
-  from configs.gaan import default
   from jaxlab.papers.gaan import images
+  from jaxlab.runs import configs
 
-  config, w = default().to_dict(), flags.width
+  config, w = configs.load('gaan').to_dict(), flags.width
   c = config['images']
   c['penalty_weight'] = penalty
   c['gen_widths'] = (4 * w, 2 * w, w)

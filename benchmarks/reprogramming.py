@@ -11,7 +11,6 @@ arguments and results, and what JAX keeps between forward and backward pass.
 """
 
 import argparse
-import importlib.util
 import os
 import statistics
 import time
@@ -25,18 +24,13 @@ from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.papers.reprogramming import task, victims
 from jaxlab.recipes.study import Cell
-from jaxlab.runs import stage
+from jaxlab.runs import configs, stage
 
-ROOT = Path(__file__).parents[1]
 MIB = 2**20
 
 
 def config_of(args, **changes):
-  path = ROOT / 'configs/reprogramming.py'
-  spec = importlib.util.spec_from_file_location('c', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.VARIANTS['']()
+  config = configs.load('reprogramming')
   config.victim.name, config.victim.size = args.victim, args.size
   config.victim.weights = 'random'
   config.data.batch_size = args.batch

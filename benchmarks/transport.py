@@ -101,18 +101,23 @@ def ours(n: int, d: int) -> dict[str, float]:
   import jax.numpy as jnp
   import numpy as np
 
-  from jaxlab.papers.geometry import assignment, transport
+  from jaxlab.papers.geometry import (
+    assignment,
+    certificates,
+    solvers,
+    transport,
+  )
 
   problem = transport.Problem(atoms_of(n, d))
-  atoms, low, high = transport._device(problem)
+  atoms, low, high = certificates.on_device(problem)
   batch, h = 4096, jnp.asarray(problem.voronoi, jnp.float32)
   weights = jnp.full(n, 1 / n)
-  draw = transport._sampler(batch, 100, None)
+  draw = certificates.sampler(batch, 100, None)
   key, moments = jax.random.key(0), (0 * h, 0 * h)
 
   def step():
     count = draw(key, 0, atoms, h, low, high)
-    new, *_ = transport._adam(
+    new, *_ = solvers.adam_step(
       h, moments, count, weights, batch, 0.01, 1, 0.9, 0.999
     )
     new.block_until_ready()

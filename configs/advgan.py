@@ -26,41 +26,31 @@ def mnist():
     'examples of new images in one pass; behind a black box, distilling '
     'in turn with the game helps.'
   )
-  config.seed = 0
 
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.arms = ('a',)  # networks to be attacked, of config.models
   config.study.baseline = 'a'
   config.study.rates = (0.001,)
   config.study.seeds = (0,)
   config.study.metric = 'success'
-  config.study.better = 'higher'
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.validation_split = 'train[55000:56000]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images, a multiple of 4
   config.data.channels = 1
-  config.data.crop = 0
-  config.data.stream = False
   config.data.mean = (0.0,)  # taken off inside the networks
   config.data.std = (1.0,)
-  config.data.augment = 'none'
   config.data.pad = 0
   config.data.batch_size = 32
   config.data.eval_batch_size = 250
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.models = ml_collections.ConfigDict()
+  config.models = {}
   for layout in ('a', 'b', 'c', 'madry'):
     config.models[layout] = _model('mnist_target', layout=layout)
 
-  config.target = ml_collections.ConfigDict()
+  config.target = {}
   config.target.split = 'train[:55000]'
   config.target.steps = 500
   config.target.optimizer = _adam(0.001)
@@ -70,7 +60,7 @@ def mnist():
   # 'new' stays at constant answers for long: epsilon .3 is hard to begin with.
   config.target.defence_start = 'undefended'
 
-  config.attack = ml_collections.ConfigDict()
+  config.attack = {}
   config.attack.split = 'train[:55000]'
   config.attack.epsilon = 0.3  # L-infinity, images in [0, 1]
   config.attack.bound = 'tanh'  # 'clip'
@@ -87,37 +77,22 @@ def mnist():
   config.attack.disc_width = 8
   config.attack.optimizer = _adam(0.001)
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 1000
   config.train.log_every_steps = 50
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
-  config.judge = ml_collections.ConfigDict()
+  config.judge = {}
   config.judge.images = 1000  # of the test set, each with all targets
   config.judge.attacked = 50  # by other attacks too, one target each
   config.judge.epsilons = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
   config.judge.pgd_steps = 40
   config.judge.cw_steps = 60  # of each of three searches
   config.judge.square_queries = 200
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   return config
 
 
 def _adam(rate):
-  return ml_collections.ConfigDict(
-    {
-      'name': 'adam',
-      'learning_rate': rate,
-      'schedule': 'constant',
-      'weight_decay': 0.0,
-      'clip_norm': 0.0,
-    }
-  )
+  return ml_collections.ConfigDict({'name': 'adam', 'learning_rate': rate})
 
 
 def _model(name, **options):
@@ -137,7 +112,7 @@ def mnist_blackbox():
   config.target.steps = 400
   config.attack.split = 'train[27500:42500]'
 
-  config.blackbox = ml_collections.ConfigDict()
+  config.blackbox = {}
   config.blackbox.target = 'a'  # unless oracle.callable is given
   config.blackbox.student = 'c'
   config.blackbox.distil_steps = 400
@@ -147,7 +122,7 @@ def mnist_blackbox():
   config.blackbox.refine_steps = 60
   config.blackbox.optimizer = _adam(0.001)
 
-  config.oracle = ml_collections.ConfigDict()
+  config.oracle = {}
   # PACKAGE.MODULE:NAME of a function of images [n, h, w, c] float32 in [0, 1].
   config.oracle.callable = ''
   config.oracle.answers = 'logits'  # 'probabilities', 'labels'
@@ -165,7 +140,7 @@ def mnist_defended():
   config.study.metric = 'transfer/success'
   config.study.better = 'lower'  # for the one who defends
 
-  config.defended = ml_collections.ConfigDict()
+  config.defended = {}
   config.defended.model = 'a'  # 'madry', the MNIST challenge's
   config.defended.apgd_steps = 50
   config.defended.apgd_restarts = 1
@@ -177,12 +152,10 @@ def cifar10():
   config = mnist()
   config.study.arms = ('resnet', 'wide_resnet')
   config.study.baseline = 'resnet'
-  config.models = ml_collections.ConfigDict(
-    {
-      'resnet': _model('resnet', depth=32, width=16),
-      'wide_resnet': _model('wide_resnet', depth=34, widen=10),
-    }
-  )
+  config.models = {
+    'resnet': _model('resnet', depth=32, width=16),
+    'wide_resnet': _model('wide_resnet', depth=34, widen=10),
+  }
   d = config.data
   d.name, d.size, d.channels = 'cifar10', 32, 3
   d.mean, d.std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -190,18 +163,13 @@ def cifar10():
   d.validation_split = 'train[49000:]'
   config.target.split = config.attack.split = 'train[:49000]'
   config.target.steps = 78_200
-  config.target.optimizer = ml_collections.ConfigDict(
-    {
-      'name': 'sgd',
-      'learning_rate': 0.1,
-      'momentum': 0.9,
-      'nesterov': True,
-      'weight_decay': 5e-4,
-      'schedule': 'cosine',
-      'final_fraction': 0.0,
-      'clip_norm': 0.0,
-    }
-  )
+  config.target.optimizer = {
+    'name': 'sgd',
+    'learning_rate': 0.1,
+    'nesterov': True,
+    'weight_decay': 5e-4,
+    'schedule': 'cosine',
+  }
   config.target.defence_epsilon = config.attack.epsilon = 8 / 255
   config.train.steps = 20_000
   config.judge.epsilons = (2 / 255, 4 / 255, 6 / 255, 8 / 255)
@@ -232,9 +200,10 @@ def smoke_defended():
 
 
 def _small(config):
-  config.models = ml_collections.ConfigDict(
-    {'a': _model('lenet', padding=0), 'c': _model('lenet', padding=2)}
-  )
+  config.models = {
+    'a': _model('lenet', padding=0),
+    'c': _model('lenet', padding=2),
+  }
   d = config.data
   d.name, d.size = 'digits', 16
   config.target.split = config.attack.split = 'train'

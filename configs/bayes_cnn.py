@@ -41,11 +41,10 @@ def mnist():
     'accurate as those with point estimates, and know when they do not '
     'know.'
   )
-  config.seed = 0
 
   # lrt, flipout, sample: Bayes by Backprop; deterministic, mc_dropout,
   # ensemble, ivon; laplace and temperature are made of the deterministic one.
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.arms = (
     'deterministic',
     'lrt',
@@ -58,38 +57,26 @@ def mnist():
   config.study.baseline = 'deterministic'
   config.study.rates = (0.003,)  # of several, the best on validation is taken
   config.study.seeds = (0, 1, 2)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0  # side that the network sees; 0: all
-  config.data.stream = False  # decode on the way instead of once
   config.data.mean = (0.1307,)  # taken off inside the network
   config.data.std = (0.3081,)
-  config.data.augment = 'none'  # 'none', 'crop_flip'
-  config.data.pad = 4
   config.data.batch_size = 128
   config.data.eval_batch_size = 250
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.name = 'bayes_net'  # another classifier takes the arm 'sample'
   config.model.net = 'lenet5'  # lenet5, alexnet, alexnet_half, 3conv3fc
   config.model.padding = 2
-  config.model.dtype = 'float32'
 
-  config.bayes = ml_collections.ConfigDict()
+  config.bayes = {}
   config.bayes.n_train = 55_000  # of train_split; another number is refused
   config.bayes.posterior = 'rho'  # 'log_alpha': sigma^2 = alpha mu^2
   config.bayes.spread = -5.0  # rho, or log alpha, of every weight at first
@@ -100,41 +87,35 @@ def mnist():
   config.bayes.warmup_epochs = 1.0
   config.bayes.kl_samples = 1  # of a prior without a formula
 
-  config.prior = ml_collections.ConfigDict()
+  config.prior = {}
   config.prior.name = 'gaussian'  # scale_mixture, ard, log_uniform
   config.prior.sigma = 0.1
   config.prior.pi = 0.5  # of the scale mixture
   config.prior.sigma1 = 1.0
   config.prior.sigma2 = 0.0025
 
-  config.mc_dropout = ml_collections.ConfigDict({'rate': 0.25})
-  config.ensemble = ml_collections.ConfigDict({'members': 3, 'steps': 215})
-  config.laplace = ml_collections.ConfigDict({'precision': 0.0})
-  config.ivon = ml_collections.ConfigDict()
+  config.mc_dropout = {'rate': 0.25}
+  config.ensemble = {'members': 3, 'steps': 215}
+  config.laplace = {'precision': 0.0}
+  config.ivon = {}
   config.ivon.rates = (0.1,)
   config.ivon.hess_init = 0.1
   config.ivon.beta2 = 0.9995
   config.ivon.weight_decay = 1e-4
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'adam'  # 'sgd'
   config.optimizer.schedule = 'cosine'
   config.optimizer.momentum = 0.9  # of sgd
   config.optimizer.nesterov = False
   config.optimizer.weight_decay = 0.0  # refused beside a divergence
-  config.optimizer.clip_norm = 0.0  # 0: none
   config.optimizer.final_fraction = 0.01
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 430  # an epoch
   config.train.log_every_steps = 43
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
-  config.evaluation = ml_collections.ConfigDict()
+  config.evaluation = {}
   config.evaluation.draws = 10  # of the weights, for every image
   config.evaluation.timed_draws = (1, 10, 50)
   config.evaluation.examples = 10_000  # of the test set
@@ -143,11 +124,11 @@ def mnist():
   config.evaluation.corruptions = ('gaussian_noise:3', 'motion_blur:3')
   config.evaluation.corrupted_examples = 1000
 
-  config.predict = ml_collections.ConfigDict({'arm': 'lrt', 'draws': 10})
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict(
-    {'bayesian_accuracy': 0.98, 'frequentist_accuracy': 0.98}
-  )
+  config.predict = {'arm': 'lrt', 'draws': 10}
+  config.paper_reported = {
+    'bayesian_accuracy': 0.98,
+    'frequentist_accuracy': 0.98,
+  }
   return config
 
 
@@ -248,28 +229,24 @@ def regression():
   config.claimed = (
     'Weights with distributions are uncertain where there is no data.'
   )
-  config.seed = 0
-  config.data = ml_collections.ConfigDict({'batch_size': 62})
-  config.model = ml_collections.ConfigDict({'hidden': (50,)})
-  config.bayes = ml_collections.ConfigDict()
+  config.data = {'batch_size': 62}
+  config.model = {'hidden': (50,)}
+  config.bayes = {}
   config.bayes.n_train = 310  # of 442
   config.bayes.spread = -3.0
   config.bayes.beta = 1.0
   config.bayes.noise = 0.7  # deviation at first; it is learned
-  config.prior = ml_collections.ConfigDict({'name': 'gaussian', 'sigma': 0.3})
-  config.optimizer = ml_collections.ConfigDict()
+  config.prior = {'name': 'gaussian', 'sigma': 0.3}
+  config.optimizer = {}
   config.optimizer.name = 'adam'
   config.optimizer.learning_rate = 0.01
   config.optimizer.schedule = 'cosine'
-  config.optimizer.weight_decay = 0.0  # refused beside a divergence
-  config.optimizer.clip_norm = 0.0
   config.optimizer.final_fraction = 0.01
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 3000
   config.train.log_every_steps = 500
   config.train.eval_every_steps = 1000
-  config.evaluation = ml_collections.ConfigDict({'draws': 200})
-  config.mesh = ml_collections.ConfigDict({'data': -1})
+  config.evaluation = {'draws': 200}
   return config
 
 

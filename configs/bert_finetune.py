@@ -51,25 +51,22 @@ def imdb():
     'of small ones.'
   )
   config.target = 'classification'  # 'classification' or 'squad'
-  config.seed = 0
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'imdb'  # 'imdb', 'pydoc', or a TFDS name
   config.data.train_examples = 0  # of nine tenths of train; 0: all
   config.data.batch_size = 32
   config.data.sequence_length = 128
   config.data.keep = 'start'  # of longer texts: 'start', 'end', 'both'
   config.data.eval_batch_size = 64
-  config.data.workers = 0  # processes that make batches; 0: a thread
-  config.data.ahead = 4  # batches made ahead
 
   # What the tokens are: the corpus that was pre-trained on.
-  config.vocabulary = ml_collections.ConfigDict()
+  config.vocabulary = {}
   config.vocabulary.name = 'bible'
   config.vocabulary.text_files = ''
   config.vocabulary.size = 2048
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   # A finished stage, or a folder of Hugging Face's layout; '': from scratch.
   config.model.checkpoint = 'runs/bert_lamb/pretrain'
   config.model.num_layers = 2
@@ -86,35 +83,21 @@ def imdb():
   config.model.scan_layers = True
   config.model.remat = False
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = (
     'adamw'  # lamb, n_lamb, nn_lamb, lars, momentum, adamw
   )
   config.optimizer.learning_rate = 5e-4
   config.optimizer.warmup_steps = 140
   config.optimizer.power = 1.0  # of the polynomial decay
-  config.optimizer.jump = False  # a drop where warm-up ends
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
-  config.optimizer.eps = 1e-6
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip_norm = 1.0  # of the gradient; 0: none
-  config.optimizer.bias_correction = True
-  # From decay and adaptation: 'bias_and_norm', 'norm' or 'none'.
-  config.optimizer.exclude = 'bias_and_norm'
-  config.optimizer.micro_batches = 1  # an update
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 1406
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 703
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
   config.train.checkpoint_keep = 2
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 
@@ -176,7 +159,7 @@ def squad():
   """
   config = imdb()
   config.target = 'squad'
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.squad_train = ''  # train-v1.1.json
   config.data.squad_dev = ''  # dev-v1.1.json: read once, at the end
   config.data.hold_out = True  # a tenth of the training articles
@@ -205,13 +188,11 @@ def squad():
   config.train.steps = 5000
   config.train.eval_every_steps = 1000
   config.train.checkpoint_every_seconds = 300.0
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'bert_large_512_adamw': {'squad_f1': 90.395},
-      'bert_large_32k': {'squad_f1': 91.475},
-      'bert_large_64k_32k_mixed': {'squad_f1': 90.584},
-    }
-  )
+  config.paper_reported = {
+    'bert_large_512_adamw': {'squad_f1': 90.395},
+    'bert_large_32k': {'squad_f1': 91.475},
+    'bert_large_64k_32k_mixed': {'squad_f1': 90.584},
+  }
   return config
 
 

@@ -47,9 +47,8 @@ def bible():
     'LAMB trains BERT in batches of up to 32,868 without losing '
     'performance, in 76 minutes on a TPUv3 pod.'
   )
-  config.seed = 0
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'bible'  # 'bible', 'pydoc', or a TFDS name
   config.data.text_files = ''  # glob of your own UTF-8 text; wins over `name`
   config.data.vocab_size = 2048
@@ -61,10 +60,8 @@ def bible():
   config.data.whole_word = False
   config.data.next_sentence = True
   config.data.eval_examples = 768
-  config.data.workers = 0  # processes that make batches; 0: a thread
-  config.data.ahead = 4  # batches made ahead
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.num_layers = 2
   config.model.hidden_size = 128
   config.model.num_heads = 2
@@ -80,33 +77,23 @@ def bible():
   config.model.scan_layers = True
   config.model.remat = False
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'lamb'  # lamb, n_lamb, nn_lamb, lars, momentum, adamw
   config.optimizer.learning_rate = 1e-2
   config.optimizer.warmup_steps = 150
   config.optimizer.power = 1.0  # of the polynomial decay
-  config.optimizer.jump = False  # the paper's drop where warm-up ends
-  config.optimizer.b1 = 0.9
   config.optimizer.b2 = 0.98
-  config.optimizer.eps = 1e-6
   config.optimizer.weight_decay = 0.01
   config.optimizer.clip_norm = 1.0  # of the gradient, before LAMB; 0: none
-  config.optimizer.bias_correction = True
-  # From decay and adaptation: 'bias_and_norm', 'norm' or 'none'.
-  config.optimizer.exclude = 'bias_and_norm'
-  config.optimizer.micro_batches = 1  # an update
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 3000
   config.train.log_every_steps = 50
   config.train.eval_every_steps = 250
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
   config.train.checkpoint_keep = 2
-  config.train.max_bad_steps = 0
 
   # A second stage on longer sequences with a re-warm-up; steps = 0: none.
-  config.second = ml_collections.ConfigDict()
+  config.second = {}
   config.second.steps = 0
   config.second.batch_size = 64
   config.second.micro_batches = 1
@@ -117,7 +104,7 @@ def bible():
   config.second.opt = 'reset'  # moments: 'reset' or 'keep'
 
   # A study of batch sizes over the same number of examples; () = none.
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.batch_sizes = ()
   config.study.reference_batch_size = 64
   config.study.examples = 48_000  # of every run
@@ -129,8 +116,7 @@ def bible():
   config.study.optimizers = {}
   config.study.baseline = 'adamw'  # what the others are compared with
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.sharding = ml_collections.ConfigDict()
+  config.sharding = {}
   # Where moments and the update are computed: 'replicated', 'zero1' (split
   # over the rows' axes), 'fsdp' (parameters too). A mesh axis 'model' cuts
   # attention heads and inner widths.
@@ -139,22 +125,20 @@ def bible():
   # Of matrices' gradients where devices sum them: float32, or the model's.
   config.sharding.gradient_dtype = 'float32'
 
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'bert_large_64k_32k_mixed': {
-        'squad_f1': 90.584,
-        'minutes': 76.19,
-        'steps': 8599,
-        'tpu_v3_chips': 1024,
-      },
-      'bert_large_32k': {
-        'squad_f1': 91.475,
-        'minutes': 101.2,
-        'steps': 15625,
-        'tpu_v3_chips': 1024,
-      },
-    }
-  )
+  config.paper_reported = {
+    'bert_large_64k_32k_mixed': {
+      'squad_f1': 90.584,
+      'minutes': 76.19,
+      'steps': 8599,
+      'tpu_v3_chips': 1024,
+    },
+    'bert_large_32k': {
+      'squad_f1': 91.475,
+      'minutes': 101.2,
+      'steps': 15625,
+      'tpu_v3_chips': 1024,
+    },
+  }
   return config
 
 
@@ -174,12 +158,10 @@ def scaling():
   config = bible()
   config.title = 'Batch sizes: LAMB and AdamW on the Bible'
   config.study.batch_sizes = (64, 256, 1024)
-  config.study.optimizers = ml_collections.ConfigDict(
-    {
-      'lamb': {'rule': 'sqrt', 'rates': (0.005, 0.01, 0.02)},
-      'adamw': {'rule': 'tuned', 'rates': (1e-3, 2e-3, 4e-3)},
-    }
-  )
+  config.study.optimizers = {
+    'lamb': {'rule': 'sqrt', 'rates': (0.005, 0.01, 0.02)},
+    'adamw': {'rule': 'tuned', 'rates': (1e-3, 2e-3, 4e-3)},
+  }
   config.train.eval_every_steps = 0
   config.train.log_every_steps = 20
   return config
@@ -205,7 +187,7 @@ def paper_at(batch_size):
   config.second.learning_rate = config.optimizer.learning_rate
   config.second.warmup_steps = second // 10
   # A slice as large as the paper used: 32 rows a chip.
-  config.mesh = ml_collections.ConfigDict({'replica': 4, 'data': -1})
+  config.mesh = {'replica': 4, 'data': -1}
   return config
 
 
@@ -252,7 +234,7 @@ def paper():
   config.model.dtype = 'bfloat16'
   config.model.remat = True
   # Two axes: BERT's widths of 1,024 do not divide by 2,048 cores.
-  config.mesh = ml_collections.ConfigDict({'replica': 32, 'data': -1})
+  config.mesh = {'replica': 32, 'data': -1}
   config.sharding.layout = 'zero1'
   config.optimizer.learning_rate = 6e-3
   config.optimizer.warmup_steps = 2000

@@ -31,12 +31,11 @@ def synthetic():
     'network of the whole page, classifies documents better than the '
     'whole page alone.'
   )
-  config.seed = 0
 
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.seeds = (0,)
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # synthetic; documents:NAME, rvl_cdip:PATH, image_folder:PATH, a TFDS set
   config.data.name = 'synthetic'
   config.data.num_classes = 16
@@ -47,18 +46,12 @@ def synthetic():
   config.data.least = 16  # pixels of an image that may be a page
   config.data.least_documents = 6  # documents:NAME, of a class
   config.data.most_pages = 70  # the same
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
-  config.data.test_split = 'test'
-  config.data.stream = False  # decode on the way
   config.data.batch_size = 32
   config.data.eval_batch_size = 64
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.synthetic = ml_collections.ConfigDict()
+  config.synthetic = {}
   config.synthetic.seed = 1801
   config.synthetic.train = 960
   config.synthetic.validation = 320
@@ -67,11 +60,11 @@ def synthetic():
   config.synthetic.label_noise = 0.05
   config.synthetic.duplicates = 0.1  # of training pages, scanned anew
 
-  config.ood = ml_collections.ConfigDict()
+  config.ood = {}
   config.ood.count = 160
   config.ood.folders = ()  # of RVL-CDIP-N and RVL-CDIP-O, say
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   # page_cnn, or a network of ImageNet: efficientnet_lite0, resnet50, vgg16, …
   config.model.name = 'page_cnn'
   config.model.pretrained = True  # those of ImageNet begin with its weights
@@ -81,7 +74,6 @@ def synthetic():
   config.model.features = 16  # page_cnn
   config.model.mean = 0.8  # page_cnn: taken off grey in [0, 1]
   config.model.std = 0.3
-  config.model.dtype = 'float32'
   config.model.batch_norm = 'batch'  # running: as given, and no dropout
   # Of running statistics, .9: a tenth is new; 0: the network's own.
   config.model.momentum = 0.0
@@ -89,7 +81,7 @@ def synthetic():
   config.model.micro_batches = 1
   config.model.frozen = ''  # leaves that are not trained, from their beginning
 
-  config.regions = ml_collections.ConfigDict()
+  config.regions = {}
   # top, bottom, left, right in shares of the page; holistic first
   config.regions.specs = (
     ('holistic', 0.0, 1.0, 0.0, 1.0),
@@ -98,20 +90,18 @@ def synthetic():
     ('left', 190 / 780, 590 / 780, 0.0, 0.5),
     ('right', 190 / 780, 590 / 780, 0.5, 1.0),
   )
-  config.holistic = ml_collections.ConfigDict()
+  config.holistic = {}
   for level in (config.holistic, config.regions):
     level.steps = 200
-    level.optimizer = ml_collections.ConfigDict()
+    level.optimizer = {}
     level.optimizer.name = 'adam'
     level.optimizer.schedule = 'cosine'
     level.optimizer.learning_rate = 0.001
     level.optimizer.final_fraction = 0.02
-    level.optimizer.weight_decay = 0.0
-    level.optimizer.clip_norm = 0.0
     level.optimizer.momentum = 0.9
     level.optimizer.nesterov = True
 
-  config.stack = ml_collections.ConfigDict()
+  config.stack = {}
   config.stack.protocols = ('paper', 'oof')  # the first makes the headline
   config.stack.kinds = ('mean', 'log_mean', 'convex', 'logistic', 'mlp')
   config.stack.headline = 'mlp'
@@ -121,31 +111,24 @@ def synthetic():
   config.stack.hidden = 256  # mlp
   config.stack.steps = 400
 
-  config.controls = ml_collections.ConfigDict()
+  config.controls = {}
   config.controls.direct = True  # regions without the holistic network
   config.controls.pixels = True  # a holistic network at the pixels of all
   config.controls.coarse = True  # logistic regression on mean pixels
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 40
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   # RVL-CDIP; by the README and the file names of the official code.
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'holistic': 0.9111,
-      'header': 0.86,
-      'footer': 0.8124,
-      'left': 0.8521,
-      'right': 0.8217,
-      'stacked': 0.9221,
-    }
-  )
+  config.paper_reported = {
+    'holistic': 0.9111,
+    'header': 0.86,
+    'footer': 0.8124,
+    'left': 0.8521,
+    'right': 0.8217,
+    'stacked': 0.9221,
+  }
   return config
 
 
@@ -209,7 +192,7 @@ def rvl_cdip():
   config.train.checkpoint_every_seconds = 300.0
   config.controls.pixels = False  # VGG's first dense layer fixes its size
   config.controls.coarse = False
-  config.mesh = ml_collections.ConfigDict({'region': 4, 'data': -1})
+  config.mesh = {'region': 4, 'data': -1}
   return config
 
 

@@ -44,19 +44,10 @@ def _base():
     'and data space keep a GAN from losing modes and from vanishing '
     'gradients.'
   )
-  config.seed = 0
 
-  config.train = ml_collections.ConfigDict()  # of all trainings
+  config.train = {}  # of all trainings
   config.train.steps = 1
-  config.train.log_every_steps = 100
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
+  config.paper_reported = {}
   return config
 
 
@@ -91,10 +82,7 @@ def _adam(rate, b1, b2):
       'learning_rate': rate,
       'b1': b1,
       'b2': b2,
-      'eps': 1e-8,
-      'weight_decay': 0.0,
       'schedule': 'constant',
-      'clip_norm': 0.0,
     }
   )
 
@@ -108,34 +96,24 @@ def _grid(config):
   g.layers = 3
   g.points = 50_000  # of the data
   g.samples = 2000  # that are counted
-  g.train = ml_collections.ConfigDict(
-    {'steps': 5000, 'log_every_steps': 250, 'eval_every_steps': 500}
-  )
+  g.train = {'steps': 5000, 'log_every_steps': 250, 'eval_every_steps': 500}
   return config
 
 
 def _images(config):
   """MNIST by small networks, codes of the plane."""
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[59500:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0
-  config.data.stream = False
   config.data.mean = (0.0,)  # taken off inside the classifier
   config.data.std = (1.0,)
-  config.data.augment = 'none'
   config.data.pad = 0
   config.data.batch_size = 128  # of the classifier
   config.data.eval_batch_size = 250
-  config.data.workers = 0
-  config.data.ahead = 4
 
   arms = ('gan', 'gaan')
   c = config.images = _game(arms, 2, 32, 2e-4, 0.5, 0.9, 1.0, 1.0)
@@ -150,22 +128,17 @@ def _images(config):
   c.smooth_end = False  # a last convolution of stride 1
   c.frames = 6  # pictures of the training
   c.classifier = True  # judges by a classifier of the same set
-  c.train = ml_collections.ConfigDict(
-    {'steps': 1200, 'log_every_steps': 50, 'eval_every_steps': 200}
-  )
+  c.train = {'steps': 1200, 'log_every_steps': 50, 'eval_every_steps': 200}
 
-  config.model = ml_collections.ConfigDict()  # the classifier
+  config.model = {}  # the classifier
   config.model.name = 'lenet'
   config.model.padding = 2
-  config.model.dtype = 'float32'
-  config.classifier = ml_collections.ConfigDict()
+  config.classifier = {}
   config.classifier.steps = 860
   config.classifier.optimizer = _adam(1e-3, 0.9, 0.999)
-  config.classifier.train = ml_collections.ConfigDict(
-    {'log_every_steps': 86, 'eval_every_steps': 430}
-  )
+  config.classifier.train = {'log_every_steps': 86, 'eval_every_steps': 430}
 
-  config.judge = ml_collections.ConfigDict()
+  config.judge = {}
   config.judge.samples = 5000
   config.judge.accuracy = 0.97  # of the classifier, at least
   config.judge.nearest = 200  # samples whose nearest neighbour is sought
@@ -191,15 +164,13 @@ def mnist_1k():
   c.train.steps = 800
   config.judge.samples = 25_600
   # Dist-GAN's row is reported, unverified; DCGAN's is PacGAN's table 3.
-  config.paper_reported.images = ml_collections.ConfigDict(
-    {
-      'gan': {'test/modes': '30.6 ± 20.73', 'test/kl': '5.99 ± .42'},
-      'gaan': {
-        'test/modes': '859.5 ± 68.7, unverified',
-        'test/kl': '1.04 ± .29, unverified',
-      },
-    }
-  )
+  config.paper_reported.images = {
+    'gan': {'test/modes': '30.6 ± 20.73', 'test/kl': '5.99 ± .42'},
+    'gaan': {
+      'test/modes': '859.5 ± 68.7, unverified',
+      'test/kl': '1.04 ± .29, unverified',
+    },
+  }
   return config
 
 
@@ -217,9 +188,11 @@ def cifar10():
   c.disc_widths = c.enc_widths = (128, 256, 512)
   c.train.steps = 300_000
   c.train.log_every_steps, c.train.eval_every_steps = 500, 20_000
-  config.model = ml_collections.ConfigDict(
-    {'name': 'resnet', 'depth': 20, 'width': 16, 'dtype': 'float32'}
-  )
+  config.model = {
+    'name': 'resnet',
+    'depth': 20,
+    'width': 16,
+  }
   d.augment, d.pad = 'crop_flip', 4  # of the classifier
   config.classifier.steps = 19_000
   config.classifier.train.eval_every_steps = 1900

@@ -41,9 +41,6 @@ def _base(job: str, title: str):
     'bounded by their linear cells; transport of codes controls what is '
     'generated.'
   )
-  config.seed = 0
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 
@@ -51,7 +48,7 @@ def shapes():
   """Autoencoders of a spiral and of a cap, their cells, a transport map."""
   config = _base('task', 'Autoencoders of a spiral and a spherical cap')
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.shapes = ('spiral', 'cap')
   config.data.turns = 6.0  # radians of the spiral
   config.data.angle = 120.0  # degrees from the cap's pole to its rim
@@ -59,31 +56,25 @@ def shapes():
   config.data.noise = 0.0  # deviation, of examples
   config.data.batch_size = 100
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.hidden = (32, 32)  # of φ; ψ has them the other way round
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'adam'
   config.optimizer.schedule = 'cosine'
   config.optimizer.learning_rate = 0.005
   config.optimizer.final_fraction = 0.01
-  config.optimizer.weight_decay = 0.0
-  config.optimizer.clip_norm = 0.0
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 6000
   config.train.log_every_steps = 500
   config.train.eval_every_steps = 500
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
-  config.cells = ml_collections.ConfigDict()
+  config.cells = {}
   config.cells.half_width = 1.5  # of the square that is cut into cells
   config.cells.rings = 12  # of the cap's mesh
 
-  config.transport = ml_collections.ConfigDict()
+  config.transport = {}
   config.transport.atoms = 400  # codes of the cap
   config.transport.samples = 2000  # that are generated
   config.transport.quantile = 0.8  # of dihedral angles that are mixed
@@ -94,12 +85,12 @@ def regions():
   """The smallest encoders of growing spirals and Hilbert curves."""
   config = _base('theorem', 'Smallest encoders of growing curves')
 
-  config.curves = ml_collections.ConfigDict()
+  config.curves = {}
   config.curves.spirals = (3.0, 6.0, 12.0, 24.0)  # radians
   config.curves.hilbert = (1, 2, 3, 4)  # orders
   config.curves.polyline = 400  # corners of a spiral
 
-  config.encoders = ml_collections.ConfigDict()
+  config.encoders = {}
   config.encoders.widths = (2, 4, 8, 16, 32)
   config.encoders.depth = 2  # hidden layers
   config.encoders.seeds = 3
@@ -114,12 +105,12 @@ def transport():
   """A uniform square to 25 Gaussians: cells, map, mode mixture."""
   config = _base('maps', 'Semi-discrete transport to 25 Gaussians')
 
-  config.target = ml_collections.ConfigDict()
+  config.target = {}
   config.target.atoms = 1000
   config.target.sigma = 0.05  # of each Gaussian; their centres are 2 apart
   config.target.seeds = (0, 1, 2)
 
-  config.transport = ml_collections.ConfigDict()
+  config.transport = {}
   config.transport.samples = 20_000
   config.transport.quantiles = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9)
   config.transport.quantile = 0.8  # of the headline
@@ -131,50 +122,37 @@ def ae_ot_mnist():
   """AE-OT on MNIST beside a Gaussian of codes and a VAE; one seed."""
   config = _base('images', 'Autoencoder and transport on MNIST')
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28
   config.data.channels = 1
-  config.data.stream = False
   config.data.batch_size = 128
   config.data.eval_batch_size = 500
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.hidden = (256, 128)
   config.model.codes = 12  # dimensions
   config.model.beta = 1.0  # of the VAE's divergence
   config.model.sigma = 0.2  # of a pixel, in the VAE's likelihood
 
-  config.judge = ml_collections.ConfigDict()
+  config.judge = {}
   config.judge.hidden = (128, 64)  # of the classifier whose features compare
   config.judge.steps = 1700
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'adam'
   config.optimizer.schedule = 'cosine'
   config.optimizer.learning_rate = 0.001
   config.optimizer.final_fraction = 0.01
-  config.optimizer.weight_decay = 0.0
-  config.optimizer.clip_norm = 0.0
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 4300
   config.train.log_every_steps = 430
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
-  config.transport = ml_collections.ConfigDict()
+  config.transport = {}
   config.transport.atoms = 10_000  # codes
   config.transport.rate = 0.003
   config.transport.batch = 4096

@@ -40,78 +40,50 @@ def mnist():
     'LAMB keeps its accuracy as batches grow, with the rate scaled by '
     'the square root and nothing tuned again.'
   )
-  config.seed = 0
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:55000]'
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0  # side that the network sees; 0: all
-  config.data.stream = False  # decode on the way instead of once
-  config.data.augment = 'none'  # 'none', 'crop_flip', 'imagenet'
-  config.data.pad = 4
   config.data.mean = (0.1307,)
   config.data.std = (0.3081,)
   config.data.batch_size = 64
   config.data.eval_batch_size = 1000
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.name = 'resnet'  # 'resnet', 'resnet50', 'lenet'
   config.model.depth = 8
   config.model.width = 8
   config.model.padding = 2  # LeNet: 28 + 2 x 2 = 32
-  config.model.dtype = 'float32'
   config.model.label_smoothing = 0.0
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'lamb'  # lamb, n_lamb, nn_lamb, lars, momentum, adamw
   config.optimizer.learning_rate = 1e-2
   config.optimizer.warmup_steps = 50
   config.optimizer.power = 1.0
-  config.optimizer.jump = False
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
-  config.optimizer.eps = 1e-6
   config.optimizer.weight_decay = 1e-4
-  config.optimizer.clip_norm = 0.0
-  config.optimizer.bias_correction = True
-  config.optimizer.exclude = 'bias_and_norm'
-  config.optimizer.micro_batches = 1  # an update
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 1718  # two epochs
-  config.train.log_every_steps = 100
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
 
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.batch_sizes = ()
   config.study.reference_batch_size = 64
   config.study.examples = 55_000  # one epoch
   config.study.largest_micro_batch = 1024
   config.study.warmup_steps = 11  # a fifth of the steps at batch 1,024
   config.study.seeds = (0, 1, 2)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
   config.study.optimizers = {}
   config.study.baseline = 'adamw'  # what the others are compared with
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict(
-    {'mnist_lenet_reported_unverified': {'lamb_accuracy': 0.9945}}
-  )
+  config.paper_reported = {
+    'mnist_lenet_reported_unverified': {'lamb_accuracy': 0.9945}
+  }
   return config
 
 
@@ -120,14 +92,12 @@ def scaling():
   config = mnist()
   config.title = 'Batch sizes: momentum, LARS, LAMB and AdamW on MNIST'
   config.study.batch_sizes = (64, 256, 1024)
-  config.study.optimizers = ml_collections.ConfigDict(
-    {
-      'momentum': {'rule': 'sqrt', 'rates': (0.03, 0.1, 0.3)},
-      'lars': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
-      'lamb': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
-      'adamw': {'rule': 'tuned', 'rates': (0.003, 0.01, 0.03)},
-    }
-  )
+  config.study.optimizers = {
+    'momentum': {'rule': 'sqrt', 'rates': (0.03, 0.1, 0.3)},
+    'lars': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+    'lamb': {'rule': 'sqrt', 'rates': (0.01, 0.03, 0.1)},
+    'adamw': {'rule': 'tuned', 'rates': (0.003, 0.01, 0.03)},
+  }
   return config
 
 
@@ -147,9 +117,9 @@ def cifar10():
   config.optimizer.warmup_steps = 400
   config.train.steps = 7020
   config.data.batch_size = 128
-  config.paper_reported = ml_collections.ConfigDict(
-    {'cifar10_davidnet_reported_unverified': {'lamb_accuracy': 0.94}}
-  )
+  config.paper_reported = {
+    'cifar10_davidnet_reported_unverified': {'lamb_accuracy': 0.94}
+  }
   return config
 
 
@@ -169,7 +139,7 @@ def folder():
   config.model.depth = 20
   config.model.width = 16
   config.train.steps = 1000
-  config.paper_reported = ml_collections.ConfigDict()
+  config.paper_reported = {}
   return config
 
 

@@ -74,7 +74,7 @@ def layered():
   )
   config.seed = 0  # of the rotations Q_i
 
-  config.problem = ml_collections.ConfigDict()
+  config.problem = {}
   config.problem.layers = 16
   config.problem.width = 8  # weights a layer
   config.problem.max_smoothness = 1000.0  # max L_i
@@ -83,7 +83,7 @@ def layered():
   config.problem.start = 2.0  # z of x_1 is uniform in ± this; g'' < 0 from .58
   config.problem.alike = ('energy', 'radius')  # w_i alike; r_i alike
 
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.steps = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
   config.study.spectra_steps = 8192
   config.study.seeds = (0, 1, 2, 3, 4, 5, 6, 7)  # of start and noise
@@ -92,17 +92,14 @@ def layered():
   config.study.factors = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
   config.study.b2 = 0.999  # of lamb_b2
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
   # Exponents of steps, max L and mean L in the bound of each own measure.
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'exponents_reported_unverified': {
-        'sgd': (-1.0, 1.0, 0.0),
-        'lars': (-1.0, 0.0, 1.0),
-        'lamb': (-1.0, 0.0, 1.0),
-      }
+  config.paper_reported = {
+    'exponents_reported_unverified': {
+      'sgd': (-1.0, 1.0, 0.0),
+      'lars': (-1.0, 0.0, 1.0),
+      'lamb': (-1.0, 0.0, 1.0),
     }
-  )
+  }
   return config
 
 

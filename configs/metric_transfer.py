@@ -40,41 +40,31 @@ def mnist():
     'Labels propagated by a metric that was learned elsewhere make much '
     'of a few labels.'
   )
-  config.seed = 0
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # Any set with an image and a ClassLabel: a TFDS name, image_folder:PATH, …
   config.data.name = 'mnist'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train[:20000]'  # the graph; labels of a few
   config.data.train_examples = 20_000
   config.data.validation_split = 'train[55000:]'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.size = 28  # side of all images
   config.data.channels = 1
-  config.data.crop = 0
-  config.data.stream = False
   config.data.mean = (0.1307,)  # taken off inside the network
   config.data.std = (0.3081,)
-  config.data.augment = 'none'  # of fine-tuning: 'none', 'crop_flip'
   config.data.pad = 2
   config.data.batch_size = 128
   config.data.eval_batch_size = 500
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.name = 'lenet'  # lenet, mnist_cnn, resnet, wide_resnet, …
   config.model.padding = 2
   config.model.depth = 8
   config.model.width = 8
   config.model.widen = 2
   config.model.growth = 12
-  config.model.dtype = 'float32'
 
-  config.metric = ml_collections.ConfigDict()
+  config.metric = {}
   config.metric.loss = 'instance'  # instance, snca, rotation, imagenet, pixels
   config.metric.dimension = 64
   config.metric.temperature = 0.1  # tau, sigma of snca
@@ -86,26 +76,23 @@ def mnist():
   config.metric.colour = False  # grey and colour jitter
   config.metric.flip = False
   config.metric.steps = 1600
-  config.metric.optimizer = ml_collections.ConfigDict()
+  config.metric.optimizer = {}
   config.metric.optimizer.name = 'adam'
   config.metric.optimizer.learning_rate = 0.001
   config.metric.optimizer.schedule = 'cosine'
-  config.metric.optimizer.final_fraction = 0.0
-  config.metric.optimizer.clip_norm = 0.0
   config.metric.optimizer.momentum = 0.9
   config.metric.optimizer.nesterov = True
-  config.metric.optimizer.weight_decay = 0.0
   # Of imagenet: one of recipes/pretrained.py, and the side it sees.
   config.metric.network = 'efficientnet_lite0'
   config.metric.size = 96
   config.metric.components = 0  # leading directions kept; 0: all
   config.metric.path = ''  # a file of weights; '': the packaged one
 
-  config.labels = ml_collections.ConfigDict()
+  config.labels = {}
   config.labels.per_class = 10  # of fine-tuning
   config.labels.table = (1, 5, 10, 50, 100)  # of the table of pseudo-labels
 
-  config.propagation = ml_collections.ConfigDict()
+  config.propagation = {}
   config.propagation.k = 20
   config.propagation.kind = 'const'  # const, selftune, power
   config.propagation.temperature = 0.2
@@ -122,14 +109,14 @@ def mnist():
   )
   config.propagation.ratio = 0.8  # of the unlabelled, the surest, trained on
 
-  config.finetune = ml_collections.ConfigDict()
+  config.finetune = {}
   config.finetune.targets = 'hard'  # 'soft'
   config.finetune.class_balance = False
   config.finetune.labelled_repeats = 20
   config.finetune.own_weight = 1.0  # of pseudo_label's own answers, at last
   config.finetune.new_leaves = ('head',)  # begun anew; all others must fit
 
-  config.study = ml_collections.ConfigDict()  # seeds are splits
+  config.study = {}  # seeds are splits
   # supervised, scratch, pseudo_label, normalized_cut, spreading, knn
   config.study.methods = (
     'normalized_cut',
@@ -140,29 +127,15 @@ def mnist():
   config.study.baseline = 'supervised'
   config.study.rates = (0.01,)  # of several, the best on validation is taken
   config.study.seeds = (0, 1, 2)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
 
-  config.optimizer = ml_collections.ConfigDict()  # of fine-tuning
+  config.optimizer = {}  # of fine-tuning
   config.optimizer.name = 'sgd'
   config.optimizer.schedule = 'cosine'
-  config.optimizer.clip_norm = 0.0  # 0: none
-  config.optimizer.momentum = 0.9
   config.optimizer.nesterov = True
   config.optimizer.weight_decay = 5e-4
-  config.optimizer.final_fraction = 0.0
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 300  # of fine-tuning; the metric's are its own
-  config.train.log_every_steps = 100
-  config.train.eval_every_steps = 0
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 
@@ -195,13 +168,11 @@ def cifar10():
   config.propagation.ratio = 0.2
   config.finetune.labelled_repeats = 1
   config.train.steps = 3515
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      **_reported('normalized_cut', INSTANCE_NC),
-      **_reported('knn', INSTANCE_KNN),
-      'fixmatch/250': 0.9514,
-    }
-  )
+  config.paper_reported = {
+    **_reported('normalized_cut', INSTANCE_NC),
+    **_reported('knn', INSTANCE_KNN),
+    'fixmatch/250': 0.9514,
+  }
   return config
 
 
@@ -250,9 +221,9 @@ def imagenet_to_cifar10():
   config.labels.table = (1, 5, 10, 25, 50, 100)
   config.propagation.ratio = 0.8
   config.study.methods = ('supervised', 'normalized_cut', 'pseudo_label')
-  config.heads = ml_collections.ConfigDict()
+  config.heads = {}
   config.heads.penalties = (1e-4, 1e-3, 1e-2)  # scikit-learn's C
-  config.paper_reported = ml_collections.ConfigDict()
+  config.paper_reported = {}
   return config
 
 
@@ -267,7 +238,7 @@ def fewshot():
   config.metric.components = 0
   config.propagation.k = 10
   config.propagation.kind = 'selftune'
-  config.fewshot = ml_collections.ConfigDict()
+  config.fewshot = {}
   # (set, split, its classes): none was trained on here.
   config.fewshot.sets = (('clipart', 'train', 13), ('letters', 'train', 10))
   config.fewshot.ways = 5
@@ -278,7 +249,6 @@ def fewshot():
   config.fewshot.inductive = ('centroid', 'nearest')
   config.fewshot.transductive = ('spreading', 'normalized_cut')
   config.fewshot.pools = (15, 60)  # unlabelled images of a class
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 

@@ -63,19 +63,17 @@ def digits():
     'has the least variance: graph networks converge faster and do '
     'better.'
   )
-  config.seed = 0
 
   config.methods = methods(128)
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.baseline = 'sage'  # what the others are compared with
   config.study.rates = (1e-3, 3e-3, 1e-2)
   config.study.seeds = (0, 1, 2)
   config.study.metric = 'f1'  # of the trials, on validation
-  config.study.better = 'higher'
   # Validation F1s to which steps and seconds are counted.
   config.study.reach = (0.9, 0.95)
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   # digits_graph, wordnet_graph, debian_graph, debian_graph:tags, npz:FILE,
   # saint:FOLDER
   config.data.name = 'digits_graph'
@@ -83,10 +81,8 @@ def digits():
   config.data.text_dimensions = 256  # of features, where nodes are texts
   config.data.lanes = 8  # rows of a batch: devices share them
   config.data.eval_edges = 200_000  # at a time, in exact inference
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.kind = 'gcn'  # gcn, concat, sage, gat
   config.model.width = 64
   config.model.layers = 2
@@ -96,32 +92,20 @@ def digits():
   config.model.history_dtype = 'float32'  # or 'bfloat16'
 
   # Buckets: what so many draws need, times the headroom.
-  config.sampler = ml_collections.ConfigDict({'draws': 16, 'headroom': 1.2})
+  config.sampler = {'draws': 16, 'headroom': 1.2}
   # MVS: a large batch of this share of the training nodes every so many steps;
   # between two, the norms of its nodes are published every so many (0: never).
-  config.refresh = ml_collections.ConfigDict(
-    {'share': 1.0, 'every': 20, 'publish_every': 1}
-  )
+  config.refresh = {'share': 1.0, 'every': 20, 'publish_every': 1}
   # Of gradients: batches at each evaluation of these seeds' final runs.
-  config.variance = ml_collections.ConfigDict({'draws': 8, 'seeds': (0,)})
+  config.variance = {'draws': 8, 'seeds': (0,)}
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'adam'
-  config.optimizer.schedule = 'constant'
-  config.optimizer.clip_norm = 0.0  # 0: none
-  config.optimizer.weight_decay = 0.0  # added to the gradients
-  config.early_stopping = ml_collections.ConfigDict({'patience': 10})
-  config.train = ml_collections.ConfigDict()
+  config.early_stopping = {'patience': 10}
+  config.train = {}
   config.train.steps = 600
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 20
-  config.train.checkpoint_every_steps = 0
-  config.train.checkpoint_every_seconds = 60.0
-  config.train.checkpoint_keep = 1
-  config.train.max_bad_steps = 0
-
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict()
   return config
 
 
@@ -130,9 +114,7 @@ def cora():
   config = digits()
   config.title = 'Minimal variance on Cora'
   config.data.name = 'npz:cora.npz'
-  config.methods = ml_collections.ConfigDict(
-    {'mvs': method('mvs', 32), 'uniform': method('uniform', 32)}
-  )
+  config.methods = {'mvs': method('mvs', 32), 'uniform': method('uniform', 32)}
   config.study.baseline = 'uniform'
   config.study.reach = (0.7, 0.75)
   config.refresh.every = 10
@@ -166,18 +148,14 @@ def wordnet_three(batch_size, steps):
   config.train.steps = steps
   config.train.eval_every_steps = steps // 10
   chosen = methods(batch_size)
-  config.methods = ml_collections.ConfigDict(
-    {name: chosen[name] for name in ('mvs', 'sage', 'ladies')}
-  )
+  config.methods = {name: chosen[name] for name in ('mvs', 'sage', 'ladies')}
   return config
 
 
 def wordnet_walks():
   """GraphSAINT with random walks, whose sets hold neighbours, on WordNet."""
   config = wordnet()
-  config.methods = ml_collections.ConfigDict(
-    {'saint_walk': method('graphsaint', 512, kind='walk')}
-  )
+  config.methods = {'saint_walk': method('graphsaint', 512, kind='walk')}
   config.study.baseline = 'saint_walk'
   return config
 
@@ -197,9 +175,7 @@ def wordnet_gcn():
   """What a GCN reaches on WordNet: 1,024 features, dropout .5, 6,000 steps."""
   config = wordnet()
   config.title = 'A GCN on WordNet'
-  config.methods = ml_collections.ConfigDict(
-    {'sage': method('neighbour', 512, fan_outs=(5, 5))}
-  )
+  config.methods = {'sage': method('neighbour', 512, fan_outs=(5, 5))}
   config.study.rates = (5e-4,)
   config.data.text_dimensions = 1024
   config.model.dropout = 0.5
@@ -217,9 +193,7 @@ def debian():
   config.data.name = 'debian_graph:tags'
   config.model.kind = 'concat'
   chosen = methods(512)
-  config.methods = ml_collections.ConfigDict(
-    {name: chosen[name] for name in ('mvs', 'sage', 'ladies')}
-  )
+  config.methods = {name: chosen[name] for name in ('mvs', 'sage', 'ladies')}
   config.study.reach = (0.5, 0.6, 0.65)
   return config
 
@@ -231,18 +205,16 @@ def reddit():
   config.data.name = 'saint:reddit'
   config.study.reach = (0.9, 0.93)
   config.train.steps = 20_000
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'reddit_f1_at_512': {
-        'mvs': 0.942,
-        'sage': 0.932,
-        'vr_gcn': 0.929,
-        'ladies': 0.938,
-        'cluster': 0.897,
-        'saint': 0.921,
-      }
+  config.paper_reported = {
+    'reddit_f1_at_512': {
+      'mvs': 0.942,
+      'sage': 0.932,
+      'vr_gcn': 0.929,
+      'ladies': 0.938,
+      'cluster': 0.897,
+      'saint': 0.921,
     }
-  )
+  }
   return config
 
 
@@ -254,25 +226,23 @@ def ppi():
   config.model.kind = 'concat'
   config.refresh.share = 1.0
   config.study.reach = (0.7, 0.75)
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'ppi_f1_at_512': {
-        'mvs': 0.859,
-        'sage': 0.781,
-        'vr_gcn': 0.831,
-        'ladies': 0.607,
-        'cluster': 0.590,
-        'saint': 0.577,
-      }
+  config.paper_reported = {
+    'ppi_f1_at_512': {
+      'mvs': 0.859,
+      'sage': 0.781,
+      'vr_gcn': 0.831,
+      'ladies': 0.607,
+      'cluster': 0.590,
+      'saint': 0.577,
     }
-  )
+  }
   return config
 
 
 def smoke():
   """Minimal variance sampling alone, for a few steps: no download."""
   config = digits()
-  config.methods = ml_collections.ConfigDict({'mvs': methods(64).mvs})
+  config.methods = {'mvs': methods(64).mvs}
   config.study.baseline = 'mvs'
   config.study.rates = (1e-2,)
   config.study.seeds = (0,)

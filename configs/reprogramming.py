@@ -40,21 +40,18 @@ def counting():
     'One additive frame makes an ImageNet classifier do another task; '
     'trained networks are reprogrammed more easily than untrained ones.'
   )
-  config.seed = 0
 
   # Arms of the study: dotted key of this config -> value.
-  config.arms = ml_collections.ConfigDict({'program': {}})
-  config.study = ml_collections.ConfigDict()
+  config.arms = {'program': {}}
+  config.study = {}
   config.study.baseline = 'program'
   config.study.rates = (0.1,)  # the paper: 0.05
   config.study.seeds = (0,)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
-  config.claim = ml_collections.ConfigDict()
+  config.claim = {}
   config.claim.times_chance = 5.0  # what accuracy is held against
   config.claim.baseline_is_best = False  # of the arms
 
-  config.victim = ml_collections.ConfigDict()
+  config.victim = {}
   # squeezenet, efficientnet_lite0, resnet50; with a file of weights
   # inception_v3, resnet50_v2, …; classifier: that of config.training
   config.victim.name = 'squeezenet'
@@ -66,7 +63,7 @@ def counting():
   config.victim.dtype = 'float32'  # of the victim's activations
   config.victim.remat = False
 
-  config.program = ml_collections.ConfigDict()
+  config.program = {}
   config.program.init = 0.1  # deviation of W
   config.program.penalty = 0.01
   config.program.reduction = 'mean'  # sum, half_sum
@@ -79,13 +76,10 @@ def counting():
   config.program.remap_every = 100  # steps
   config.program.micro_batches = 1
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'counting'  # or any set of images with a ClassLabel
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
-  config.data.test_split = 'test'
   config.data.num_classes = 10
   config.data.cell = 9  # pixels on the side of a square
   config.data.validation_examples = 500
@@ -93,22 +87,17 @@ def counting():
   config.data.size = 28
   config.data.channels = 1
   config.data.shuffled = False  # pixels of the data, one order for all
-  config.data.stream = False
   config.data.batch_size = 50
   config.data.eval_batch_size = 100
-  config.data.workers = 0
-  config.data.ahead = 4
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'adam'
   config.optimizer.schedule = 'cosine'
   config.optimizer.final_fraction = 0.02
   config.optimizer.decay = 0.96
   config.optimizer.decay_steps = 1000
-  config.optimizer.clip_norm = 0.0
-  config.optimizer.weight_decay = 0.0
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 400
   config.train.log_every_steps = 25
   config.train.eval_every_steps = 100
@@ -117,13 +106,10 @@ def counting():
   config.train.checkpoint_keep = 1
   config.train.max_bad_steps = 0
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'reported, unverified: counting, Inception-V3': 0.9993,
-      'reported, unverified: counting, worst of six networks': 0.9763,
-    }
-  )
+  config.paper_reported = {
+    'reported, unverified: counting, Inception-V3': 0.9993,
+    'reported, unverified: counting, worst of six networks': 0.9763,
+  }
   return config
 
 
@@ -136,12 +122,10 @@ def mnist():
   config.data.validation_split = 'train[59500:]'
   config.data.test_split = 'test[:2000]'
   config.program.penalty = 0.05
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'reported, unverified: MNIST, Inception-V3': 0.9753,
-      'reported, unverified: MNIST, worst of six networks': 0.9496,
-    }
-  )
+  config.paper_reported = {
+    'reported, unverified: MNIST, Inception-V3': 0.9753,
+    'reported, unverified: MNIST, worst of six networks': 0.9496,
+  }
   return config
 
 
@@ -150,9 +134,9 @@ def shuffled_mnist():
   config = mnist()
   config.title = 'Adversarial reprogramming: shuffled MNIST'
   config.data.shuffled = True
-  config.paper_reported = ml_collections.ConfigDict(
-    {'reported, unverified: shuffled MNIST, Inception-V3': 0.9709}
-  )
+  config.paper_reported = {
+    'reported, unverified: shuffled MNIST, Inception-V3': 0.9709
+  }
   return config
 
 
@@ -167,12 +151,10 @@ def cifar10():
   config.data.channels = 3
   config.program.penalty = 0.01
   config.train.steps = 4000
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'reported, unverified: CIFAR-10, Inception-V3': 0.6911,
-      'reported, unverified: CIFAR-10, worst of six networks': 0.5858,
-    }
-  )
+  config.paper_reported = {
+    'reported, unverified: CIFAR-10, Inception-V3': 0.6911,
+    'reported, unverified: CIFAR-10, worst of six networks': 0.5858,
+  }
   return config
 
 
@@ -195,13 +177,11 @@ def untrained():
   config.train.steps = 120
   config.train.eval_every_steps = 60
   config.data.test_examples = 1000
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'reported, unverified: MNIST, random Inception-V3': 0.4539,
-      'reported, unverified: MNIST, random ResNet-V2-152': 0.1032,
-      'reported, unverified: MNIST, random ResNet-V2-50': 0.9325,
-    }
-  )
+  config.paper_reported = {
+    'reported, unverified: MNIST, random Inception-V3': 0.4539,
+    'reported, unverified: MNIST, random ResNet-V2-152': 0.1032,
+    'reported, unverified: MNIST, random ResNet-V2-50': 0.9325,
+  }
   return config
 
 
@@ -243,9 +223,9 @@ def adversarial():
   )
   config.claim.baseline_is_best = True
   config.data.cell = 5
-  config.training = ml_collections.ConfigDict()
+  config.training = {}
   config.training.seed = 0
-  config.training.data = ml_collections.ConfigDict()
+  config.training.data = {}
   config.training.data.name = 'mnist'
   config.training.data.image_feature = 'image'
   config.training.data.label_feature = 'label'
@@ -265,20 +245,18 @@ def adversarial():
   config.training.data.eval_batch_size = 250
   config.training.data.workers = 0
   config.training.data.ahead = 4
-  config.training.model = ml_collections.ConfigDict()
+  config.training.model = {}
   config.training.model.name = 'lenet'
   config.training.model.padding = 2
   config.training.model.dtype = 'float32'
-  config.training.attack = ml_collections.ConfigDict()
+  config.training.attack = {}
   config.training.attack.epsilon = 0.0  # 0: plain training
   config.training.attack.steps = 5
-  config.training.optimizer = ml_collections.ConfigDict()
+  config.training.optimizer = {}
   config.training.optimizer.name = 'adam'
   config.training.optimizer.schedule = 'cosine'
   config.training.optimizer.learning_rate = 0.002
   config.training.optimizer.final_fraction = 0.02
-  config.training.optimizer.clip_norm = 0.0
-  config.training.optimizer.weight_decay = 0.0
   config.training.train = config.train.copy_and_resolve_references()
   config.training.train.steps = 859
   config.training.train.log_every_steps = 100
@@ -286,12 +264,10 @@ def adversarial():
   config.train.steps = 2000
   config.train.log_every_steps = 100
   config.train.eval_every_steps = 500
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'reported, unverified: MNIST, Inception-V3': 0.9753,
-      'reported, unverified: MNIST, Inception-V3 adversarial': 0.9752,
-    }
-  )
+  config.paper_reported = {
+    'reported, unverified: MNIST, Inception-V3': 0.9753,
+    'reported, unverified: MNIST, Inception-V3 adversarial': 0.9752,
+  }
   return config
 
 
@@ -327,7 +303,7 @@ def smoke():
   config.title = 'Adversarial reprogramming: smoke'
   config.victim.weights = 'random'
   config.study.baseline = 'program'
-  config.arms = ml_collections.ConfigDict({'program': {}})
+  config.arms = {'program': {}}
   config.claim.baseline_is_best = False
   config.program.mapping = 'frequency'
   config.program.remap_every = 16

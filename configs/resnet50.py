@@ -30,12 +30,9 @@ def lamb_32k():
     'LAMB trains ResNet-50 on ImageNet in batches of up to 32,768 at '
     'the usual accuracy.'
   )
-  config.seed = 0
 
-  config.data = ml_collections.ConfigDict()
+  config.data = {}
   config.data.name = 'imagenet2012'
-  config.data.image_feature = 'image'
-  config.data.label_feature = 'label'
   config.data.train_split = 'train'
   config.data.validation_split = 'validation'
   config.data.test_split = 'validation'  # ImageNet's test labels are secret
@@ -51,9 +48,8 @@ def lamb_32k():
   config.data.batch_size = 32768
   config.data.eval_batch_size = 4096
   config.data.workers = 32  # a host
-  config.data.ahead = 4
 
-  config.model = ml_collections.ConfigDict()
+  config.model = {}
   config.model.name = 'resnet50'
   config.model.depth = 50
   config.model.width = 64
@@ -61,49 +57,37 @@ def lamb_32k():
   config.model.dtype = 'bfloat16'
   config.model.label_smoothing = 0.1
 
-  config.optimizer = ml_collections.ConfigDict()
+  config.optimizer = {}
   config.optimizer.name = 'lamb'
   config.optimizer.learning_rate = 0.04
   config.optimizer.warmup_steps = 782
   config.optimizer.power = 1.0
-  config.optimizer.jump = False
-  config.optimizer.b1 = 0.9
-  config.optimizer.b2 = 0.999
-  config.optimizer.eps = 1e-6
   config.optimizer.weight_decay = 1.5
   config.optimizer.clip_norm = 1.0
   config.optimizer.bias_correction = False
   config.optimizer.exclude = 'norm'
-  config.optimizer.micro_batches = 1  # an update
 
-  config.train = ml_collections.ConfigDict()
+  config.train = {}
   config.train.steps = 3519  # 90 epochs of 1,281,167 images
   config.train.log_every_steps = 20
   config.train.eval_every_steps = 391
-  config.train.checkpoint_every_steps = 0
   config.train.checkpoint_every_seconds = 300.0
   config.train.checkpoint_keep = 2
-  config.train.max_bad_steps = 0
 
-  config.study = ml_collections.ConfigDict()
+  config.study = {}
   config.study.batch_sizes = ()
   config.study.reference_batch_size = 8192
   config.study.examples = 115_000_000
   config.study.largest_micro_batch = 32768
   config.study.warmup_steps = 782
   config.study.seeds = (0,)
-  config.study.metric = 'accuracy'
-  config.study.better = 'higher'
   config.study.optimizers = {}
   config.study.baseline = 'momentum'
 
-  config.mesh = ml_collections.ConfigDict({'data': -1})
-  config.paper_reported = ml_collections.ConfigDict(
-    {
-      'author_recipe_32k': {'top1': 0.763, 'tpu_v3_chips': 128},
-      'lamb_32k_reported_unverified': {'top1': 0.7642},
-    }
-  )
+  config.paper_reported = {
+    'author_recipe_32k': {'top1': 0.763, 'tpu_v3_chips': 128},
+    'lamb_32k_reported_unverified': {'top1': 0.7642},
+  }
   return config
 
 

@@ -17,13 +17,17 @@ _SHOWN = {
 _PAPERS = sorted(
   path.parent.name for path in _ROOT.glob('jaxlab/papers/*/method.py')
 )
+_GEOMETRY = (
+  *('regions', 'segments', 'marching', 'slices', 'enumeration', 'bounds'),
+  *('transport', 'problems', 'solvers', 'certificates'),
+)
 # A page -> its title and modules; docstrings are read, nothing is imported.
 _REFERENCE = {
   'methods': (
     'Methods',
     [f'jaxlab.papers.{paper}.method' for paper in _PAPERS]
     + ['jaxlab.papers.metric_transfer.propagation']
-    + [f'jaxlab.papers.geometry.{x}' for x in ('regions', 'transport')],
+    + [f'jaxlab.papers.geometry.{name}' for name in _GEOMETRY],
   ),
   'ops': (
     'Shared functions',

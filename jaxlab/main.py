@@ -22,7 +22,6 @@ again; 130 stopped at once by a second Ctrl-C.
 import difflib
 import errno
 import importlib
-import importlib.util
 import logging
 import os
 import re
@@ -32,7 +31,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -47,7 +45,7 @@ from jaxlab.engine.errors import (
   Preempted,
   printable,
 )
-from jaxlab.runs import listing, workdir
+from jaxlab.runs import configs, listing, workdir
 
 _STOPS = (
   *(InputError, NonFiniteError, Preempted, HostLostError, OtherStopped),
@@ -270,8 +268,8 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
   if {'--help', '-h', '-help'} & set(rest):
     print(f'{__doc__}\n{values.get_help()}\n')
     if given:
-      config = _load(listing.found(path), argument)
-      print(listing.keys(listing.found(path), config))
+      config = configs.load(path, argument)
+      print(listing.keys(configs.found(path), config))
     else:
       print(listing.configs())
     raise SystemExit(0)
@@ -279,7 +277,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, str]:
     raise InputError(
       f'--config is missing; for example --config={listing.example()}'
     )
-  config = _load(listing.found(path), argument)
+  config = configs.load(path, argument)
   _check_keys(rest, workdir.flatten(config.to_dict()))
   try:
     config_flags.DEFINE_config_dict(
@@ -340,30 +338,6 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
   if not given and len(rest) > 1 and not rest[1].startswith('-'):
     given = rest.pop(1)
   return given, rest
-
-
-def _load(path: Path, argument: str) -> ml_collections.ConfigDict:
-  """The variant that the argument names, of a config file's `VARIANTS`."""
-  if not path.is_file():
-    names = [p.name for p in path.parent.glob('*.py')]
-    near = difflib.get_close_matches(path.name, names, 1)
-    hint = f'; did you mean {path.parent / near[0]}?' if near else ''
-    raise InputError(f'config file {path} does not exist{hint}')
-  spec = importlib.util.spec_from_file_location('jaxlab_config', path)
-  if spec is None or spec.loader is None:
-    raise InputError(f'config file {path} is not a Python file (*.py)')
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    variants = module.VARIANTS
-    if argument in variants:
-      return variants[argument]()
-  except Exception as error:
-    raise InputError(
-      f'config file {path}: {type(error).__name__}: {error}'
-    ) from error
-  known = ', '.join(map(repr, variants))
-  raise InputError(f'{path} has no variant "{argument}"; known: {known}')
 
 
 def _check_keys(rest: Sequence[str], known: dict[str, Any]) -> None:

@@ -668,6 +668,18 @@ jaxlab/data/packages/registry.py: tests/data/packages/test_registry.py
 jaxlab/data/tfds.py: tests/data/test_tfds.py
   a_damaged_description
     _described(make.name, target, => _described(make.name, _root(),
+jaxlab/runs/configs.py: tests/runs/test_configs.py
+  each_section_gets_its_own_defaults
+    if not has or _has(config, has): => if True:
+    if key not in inside: => if True:
+    (not key or key in config[section]) => True
+    for arm in config.get('losses', {}).values(): => for arm in ():
+  an_optimizer_anywhere
+    yield from _with_optimizer(value) => pass
+    'schedule=cosine': => 'schedule=sine':
+    value in ('', section[key]) => value == ''
+  the_engine_has_the_same
+    checkpoint_every_seconds': 60.0 => checkpoint_every_seconds': 6.0
 jaxlab/runs/workdir.py: tests/runs/test_workdir.py
   removed_during
     if error.errno == errno.ENOENT and inside: => if inside is None:
@@ -791,29 +803,34 @@ jaxlab/ops/polygons.py: tests/papers/test_geometry_regions.py
     begins = np.where(inside, new[:, None], labels) => begins = labels
     inside & ~again, crossing => inside, crossing
     total = 3 * cross.sum(1) => total = 2 * cross.sum(1)
-jaxlab/papers/geometry/regions.py: tests/papers/test_geometry_regions.py
+jaxlab/papers/geometry/segments.py: tests/papers/test_geometry_regions.py
   pieces_are_those or marching_and_layers
     order = np.lexsort([share, at]) => order = np.lexsort([-share, at])
     flat[new, unit] = 0.0 => flat[new, unit] = 1.0
   two_units_at_one_place
-    apart = np.diff(knots.time) > _TINY => apart = np.diff(knots.time) > -1
+    apart = np.diff(knots.time) > TINY => apart = np.diff(knots.time) > -1
   dead_behind_a_bend
     bends = middle & (off > 1e-13 => bends = middle & (off >= 0 * 1e-13
   more_segments
     part.segment[:] += number * _LINES => part.segment[:] += number
+  pooling_counts
+    middle & (pattern[1:-1] != pattern[:-2]) => middle
+jaxlab/papers/geometry/marching.py: tests/papers/test_geometry_regions.py
   same_pieces_of_tents
     leaves = jnp.where(on, slope < 0, slope > 0) => leaves = slope != 0
+jaxlab/papers/geometry/slices.py: tests/papers/test_geometry_regions.py
   cells_fill_the_square
     z, step.slope * z)\n      cells = => z, 1 - z)\n      cells =
   cells_of_one_map_that_touch
-    same = apart <= _FLAT * scale => same = apart < 0
+    same = apart <= FLAT * scale => same = apart < 0
   cells_of_one_map_apart
-    same = apart <= _FLAT * scale => same = apart <= scale
+    same = apart <= FLAT * scale => same = apart <= scale
   pooling_counts
     np.where(on, number, live[winner]) => 2 * live[winner] + on
-    middle & (pattern[1:-1] != pattern[:-2]) => middle
+jaxlab/papers/geometry/enumeration.py: tests/papers/test_geometry_regions.py
   programs_find
     1.0 - seen.sum(1) => 2.0 - seen.sum(1)
+jaxlab/papers/geometry/bounds.py: tests/papers/test_geometry_regions.py
   bounds_are_those
     serra(layer + 1, min(dimension, n - j)) => serra(layer + 1, dimension)
     zip(least, hidden) => zip(widths, hidden)
@@ -832,17 +849,19 @@ jaxlab/papers/geometry/power_cells.py: tests/papers/test_geometry_transport.py
   highest_plane or finite_differences
     equations[:, 2] < 0 => equations[:, 2] > 0
     polygons[count == 0] = outline[0] => pass
-jaxlab/papers/geometry/transport.py: tests/papers/test_geometry_transport.py
+jaxlab/papers/geometry/problems.py: tests/papers/test_geometry_transport.py
   finite_differences
     facets.data / apart / of.whole => facets.data / apart**2 / of.whole
-  newton_keeps_cells
-    tried.masses.min() >= least and left => left
   closed_form_of_a_line
     np.cumsum(problem.weights)[:-1] => np.cumsum(problem.weights[::-1])[:-1]
-  certificate_has_no_bias
-    ((c**2 - c) / problem.weights) => ((c**2) / problem.weights)
   potentials_of_squared_costs
     2 * np.asarray(h) + (np.asarray(atoms) => np.asarray(h) + (np.asarray(atoms)
+jaxlab/papers/geometry/solvers.py: tests/papers/test_geometry_transport.py
+  newton_keeps_cells
+    tried.masses.min() >= least and left => left
+jaxlab/papers/geometry/certificates.py: tests/papers/test_geometry_transport.py
+  certificate_has_no_bias
+    ((c**2 - c) / problem.weights) => ((c**2) / problem.weights)
 jaxlab/papers/geometry/assignment.py: tests/papers/test_geometry_transport.py
   tiles_give_the_first
     jnp.where(value > top, index, best) => jnp.where(value >= top, index, best)
@@ -918,6 +937,7 @@ jaxlab/papers/doc_regions/nets.py: tests/papers/test_doc_regions_task.py
     -jnp.where(mask[:, None], own, 0.0) => -own
   new_networks_have_he_kernels
     (6 / fan_in) ** 0.5 => (2 / fan_in) ** 0.5
+jaxlab/papers/doc_regions/trainings.py: tests/papers/test_doc_regions_task.py
   regions_begin_as_the_holistic
     head = 'copy' => head = 'reinit'
   a_pretrained_network_begins
@@ -927,9 +947,9 @@ jaxlab/papers/doc_regions/documents.py: tests/papers/test_doc_regions_task.py
     duplicates.merged(near, *joined) => near
   permuted_class_numbers
     tuple(d['classes']) != classes => len(d['classes']) != len(classes)
-jaxlab/papers/doc_regions/judgement.py: tests/papers/test_doc_regions_task.py
+jaxlab/papers/doc_regions/stacking.py: tests/papers/test_doc_regions_task.py
   the_table_has_what_stackers
-    _, rows = nets.rows_of(config => rows, _ = nets.rows_of(config
+    _, rows = trainings.rows_of(config => rows, _ = trainings.rows_of(config
 jaxlab/ops/duplicates.py: tests/ops/test_duplicates.py
   the_hash_is_that_of_the_lowest
     waves[:, :_KEPT, :_KEPT] => waves[:, 1:_KEPT + 1, :_KEPT]

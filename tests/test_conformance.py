@@ -30,10 +30,7 @@ from jaxlab.runs import stage
 from tests import forked, runs
 from tests.forked import Snapshot, Stop
 
-CONFIGS = [
-  *sorted(path.stem for path in (runs.ROOT / 'configs').glob('*.py')),
-  'examples/new_paper/config.py',
-]
+CONFIGS = [*runs.smokes(), 'examples/new_paper/config.py']
 FIELDS = {
   'paper': str,
   'stage': str,
@@ -52,9 +49,7 @@ FIRST_STEPS = 3  # that one and eight devices are compared at
 
 def smoke_of(name: str):
   """The resolved smoke config of configs/NAME.py."""
-  variants = runs.variants_of(name)
-  assert 'smoke' in variants, f'{name} has no variant "smoke"'
-  return variants['smoke']().to_dict()
+  return runs.config_of(name, 'smoke').to_dict()
 
 
 def stages_of(config) -> list[stage.Stage]:

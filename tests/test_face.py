@@ -102,6 +102,7 @@ def test_each_module_loads_or_names_the_extra_that_it_needs():
   [
     ('main', ['--config=bert_lamb:smoke', '--workdir='], 'safetensors'),
     ('data.prepare', ['digits'], 'tensorflow_datasets'),
+    ('papers.lamb.export', ['runs/x/pretrain', 'my-bert'], r'\w+'),
   ],
 )
 def test_a_door_says_in_one_line_what_to_install(door, argv, library, tmp_path):

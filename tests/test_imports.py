@@ -44,12 +44,13 @@ only engine/hosts.py ~ (?!jaxlab/engine/hosts\.py).* (import|use):jax\.
 only engine/mesh.py ~ (?!jaxlab/engine/mesh\.py).* call:(.*\.)?(Mesh|
   AbstractMesh|make_mesh|create_device_mesh)$
 only pickles.py ~ (?!jaxlab/data/packages/pickles\.py).* import:pickle\b
-only main.py runs a file ~ (?!jaxlab/(main|extras)\.py).* call:.*\.exec_module$
+only configs are run as files ~ (?!jaxlab/(runs/configs|extras)\.py).* call:.*
+  \.exec_module$
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|
   call:(builtins\.)?(eval|exec|__import__)$)
-loaded before JAX ~ jaxlab/(compare|engine/(errors|preemption)|runs/(workdir|
-  record))\.py import:jax\b
+loaded before JAX ~ jaxlab/(compare|engine/(errors|preemption)|runs/(configs|
+  workdir|record))\.py import:jax\b
 nothing imports a task ~ .* import:(.*#task|jaxlab\.papers\.\w+\.task\b)
 only tasks use other papers ~ jaxlab/papers/(\w+)/\w+\.py(?!#task).* import:
   jaxlab\.papers\.(?!\1\b)
@@ -75,7 +76,7 @@ jaxlab/models/a.py ~ from jaxlab import data; import tests.runs, jaxlab.main
 jaxlab/evals/a.py ~ import tensorflow_datasets.core, jaxlab.recipes; flax.linen
 jaxlab/planning/a.py ~ from jaxlab.evals import ood; jax.sharding.Mesh()
 jaxlab/recipes/a.py ~ from jaxlab.papers.b import method; import flax.linen
-jaxlab/main.py ~ import jaxlab.papers.b.images, jaxlab.data
+jaxlab/main.py ~ import jaxlab.papers.b.images, jaxlab.data; m.exec_module()
 jaxlab/predict.py ~ import jaxlab.recipes, jaxlab.compare
 jaxlab/compare.py ~ import jax, jaxlab.data, jaxlab.predict
 jaxlab/command.py ~ import jaxlab.data, jaxlab.main

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import runs
+
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+CONFIGS = runs.smokes()
 
 
 def required():

@@ -67,8 +67,8 @@ class Options:
   log_every_steps: int = 100
   eval_every_steps: int = 0  # 0: only at the end
   checkpoint_every_steps: int = 0  # kept for good; 0: none
-  checkpoint_every_seconds: float = 300.0  # rolling; 0: none
-  checkpoint_keep: int = 2
+  checkpoint_every_seconds: float = 60.0  # rolling; 0: none
+  checkpoint_keep: int = 1
   max_bad_steps: int = 0
   best: Best | None = None  # leave the State of the best evaluation
   profile: tuple[int, int] | None = None  # [start, stop) steps to trace

@@ -26,9 +26,11 @@ from jaxlab.models.blocks import (
   check_image,
   classify,
   conv,
+  end_block,
   he_fan_in,
   spatial_mean,
 )
+from jaxlab.models.residual import PostUnit, basic, stages
 
 
 class ResNet(nn.Module):
@@ -73,44 +75,8 @@ class ResNet(nn.Module):
     check_image(image, 4)
     x = conv(self, he_fan_in)(self.width, 3, name='stem')(image)
     x = nn.relu(batch_norm(self, train)(name='stem_norm')(x))
-    self.sow('intermediates', 'block0', x)
-    for stage in (1, 2, 3):
-      for unit in range(1, (self.depth - 2) // 6 + 1):
-        x = _Unit(
-          self.width * 2 ** (stage - 1),
-          2 if stage > 1 and unit == 1 else 1,
-          self.shortcut,
-          self.momentum,
-          self.epsilon,
-          self.dtype,
-          name=f'stage{stage}_unit{unit}',
-        )(x, train)
-      self.sow('intermediates', f'block{stage}', x)
+    x = end_block(self, 0, x)
+    counts = ((self.depth - 2) // 6,) * 3
+    unit = lambda w, s: {'layers': basic(w, s), 'shortcut': self.shortcut}
+    x = stages(self, x, train, PostUnit, counts, self.width, unit)
     return classify(self, spatial_mean(x), he_fan_in)
-
-
-class _Unit(nn.Module):
-  """Two convolutions and the way around them."""
-
-  features: int
-  strides: int
-  shortcut: str
-  momentum: float
-  epsilon: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, train):
-    norm, make = batch_norm(self, train), conv(self, he_fan_in)
-    y = make(self.features, 3, self.strides, name='conv1')(x)
-    y = nn.relu(norm(name='norm1')(y))
-    y = make(self.features, 3, name='conv2')(y)
-    y = norm(name='norm2')(y)
-    if self.strides > 1 and self.shortcut == 'B':
-      x = make(self.features, 1, self.strides, name='shortcut')(x)
-      x = norm(name='shortcut_norm')(x)
-    elif self.strides > 1:
-      x = x[:, :: self.strides, :: self.strides]
-      zeros = self.features - x.shape[-1]
-      x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, zeros)))
-    return nn.relu(x + y)

@@ -42,6 +42,7 @@ from jaxlab.models.blocks import (
   max_pool,
   spatial_mean,
 )
+from jaxlab.models.residual import PostUnit, stages
 
 
 class _Layout(NamedTuple):
@@ -117,18 +118,18 @@ class ResNet50(nn.Module):
     # The padding is below every value, that of Keras (0) as well.
     x = max_pool(nn.relu(norm(x)), 3, 2, ((1, 1), (1, 1)))
     x = end_block(self, 0, x)
-    for stage, count in enumerate(self.units, 1):
-      for unit in range(1, count + 1):
-        x = _Unit(
-          self.width * 2 ** (stage - 1),
-          2 if stage > 1 and unit == 1 else 1,
-          layout,
-          layout.momentum,
-          layout.epsilon,
-          self.dtype,
-          name=f'stage{stage}_unit{unit}',
-        )(x, train)
-      x = end_block(self, stage, x)
+
+    def unit(width, strides):
+      before, after = (strides, 1) if layout.strides_first else (1, strides)
+      layers = (width, 1, before), (width, 3, after), (4 * width, 1, 1)
+      return {
+        'layers': tuple((*layer, layout.use_bias) for layer in layers),
+        'momentum': layout.momentum,
+        'epsilon': layout.epsilon,
+        'kernel_init': layout.kernel_init,
+      }
+
+    x = stages(self, x, train, PostUnit, self.units, self.width, unit)
     return classify(self, spatial_mean(x), layout.head_init)
 
   def _layout(self):
@@ -137,35 +138,6 @@ class ResNet50(nn.Module):
       momentum=own.momentum if self.momentum is None else self.momentum,
       epsilon=own.epsilon if self.epsilon is None else self.epsilon,
     )
-
-
-class _Unit(nn.Module):
-  """A bottleneck: three convolutions and the way around them."""
-
-  features: int
-  strides: int
-  layout: _Layout
-  momentum: float
-  epsilon: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, train):
-    norm, make = batch_norm(self, train), conv(self, self.layout.kernel_init)
-    bias = self.layout.use_bias
-    strides = (
-      (self.strides, 1) if self.layout.strides_first else (1, self.strides)
-    )
-    wide = 4 * self.features
-    y = make(self.features, 1, strides[0], use_bias=bias, name='conv1')(x)
-    y = nn.relu(norm(name='norm1')(y))
-    y = make(self.features, 3, strides[1], use_bias=bias, name='conv2')(y)
-    y = nn.relu(norm(name='norm2')(y))
-    y = norm(name='norm3')(make(wide, 1, use_bias=bias, name='conv3')(y))
-    if self.strides > 1 or x.shape[-1] != wide:
-      x = make(wide, 1, self.strides, use_bias=bias, name='shortcut')(x)
-      x = norm(name='shortcut_norm')(x)
-    return nn.relu(x + y)
 
 
 def keras_image(image: jax.Array) -> jax.Array:

@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.models.blocks import (
-  batch_norm,
   check_image,
   classify,
   conv,
@@ -39,6 +38,7 @@ from jaxlab.models.blocks import (
   max_pool,
   spatial_mean,
 )
+from jaxlab.models.residual import PreUnit, stages
 
 UNITS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -84,44 +84,9 @@ class ResNetV2(nn.Module):
     x = jnp.pad(x, around, constant_values=self.pad_value)
     x = max_pool(x, 3, 2)
     x = end_block(self, 0, x)
-    for stage, units in enumerate(UNITS[self.depth], 1):
-      for unit in range(1, units + 1):
-        x = _Unit(
-          self.width * 2 ** (stage - 1),
-          2 if stage < 4 and unit == units else 1,
-          unit == 1,
-          self.momentum,
-          self.epsilon,
-          self.dtype,
-          name=f'stage{stage}_unit{unit}',
-        )(x, train)
-      if stage == 4:
-        x = nn.relu(batch_norm(self, train)(name='norm')(x))
-      x = end_block(self, stage, x)
+    unit = lambda w, s: {
+      'layers': ((w, 1, 1, False), (w, 3, s, False), (4 * w, 1, 1, True))
+    }
+    where = (PreUnit, UNITS[self.depth], self.width)
+    x = stages(self, x, train, *where, unit, last=True)
     return classify(self, spatial_mean(x), he_fan_in)
-
-
-class _Unit(nn.Module):
-  """Three pre-activated convolutions and the way around them."""
-
-  features: int
-  strides: int
-  project: bool
-  momentum: float
-  epsilon: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, train):
-    norm, make = batch_norm(self, train), conv(self, he_fan_in)
-    wide = 4 * self.features
-    y = nn.relu(norm(name='norm1')(x))
-    if self.project:
-      x = make(wide, 1, self.strides, use_bias=True, name='shortcut')(y)
-    else:
-      x = x[:, :: self.strides, :: self.strides]
-    y = make(self.features, 1, name='conv1')(y)
-    y = nn.relu(norm(name='norm2')(y))
-    y = make(self.features, 3, self.strides, name='conv2')(y)
-    y = nn.relu(norm(name='norm3')(y))
-    return x + make(wide, 1, use_bias=True, name='conv3')(y)

@@ -27,14 +27,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.models.blocks import (
-  batch_norm,
   check_image,
   classify,
   conv,
-  drop,
+  end_block,
   he_fan_in,
   spatial_mean,
 )
+from jaxlab.models.residual import PreUnit, basic, stages
 
 
 class WideResNet(nn.Module):
@@ -77,41 +77,8 @@ class WideResNet(nn.Module):
     """
     check_image(image, 4)
     x = conv(self, he_fan_in)(16, 3, name='stem')(image)
-    self.sow('intermediates', 'block0', x)
-    for stage in (1, 2, 3):
-      for unit in range(1, (self.depth - 4) // 6 + 1):
-        x = _Unit(
-          16 * self.widen * 2 ** (stage - 1),
-          2 if stage > 1 and unit == 1 else 1,
-          self.dropout_rate,
-          self.momentum,
-          self.epsilon,
-          self.dtype,
-          name=f'stage{stage}_unit{unit}',
-        )(x, train)
-      if stage == 3:
-        x = nn.relu(batch_norm(self, train)(name='norm')(x))
-      self.sow('intermediates', f'block{stage}', x)
+    x = end_block(self, 0, x)
+    counts, rate = ((self.depth - 4) // 6,) * 3, self.dropout_rate
+    unit = lambda w, s: {'layers': basic(w, s), 'dropout_rate': rate}
+    x = stages(self, x, train, PreUnit, counts, 16 * self.widen, unit)
     return classify(self, spatial_mean(x), he_fan_in)
-
-
-class _Unit(nn.Module):
-  """Two pre-activated convolutions and the way around them."""
-
-  features: int
-  strides: int
-  dropout_rate: float
-  momentum: float
-  epsilon: float
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, train):
-    norm, make = batch_norm(self, train), conv(self, he_fan_in)
-    y = nn.relu(norm(name='norm1')(x))
-    if x.shape[-1] != self.features:
-      x = make(self.features, 1, self.strides, name='shortcut')(y)
-    y = make(self.features, 3, self.strides, name='conv1')(y)
-    y = nn.relu(norm(name='norm2')(y))
-    y = drop(self, y, self.dropout_rate, train)
-    return x + make(self.features, 3, name='conv2')(y)

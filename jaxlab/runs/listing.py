@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxlab.runs import configs as files
 from jaxlab.runs import workdir
-
-_OWN = Path(__file__).parents[2] / 'configs'
 
 
 def version() -> str:
@@ -21,15 +20,6 @@ def version() -> str:
     return f'jaxlab {importlib.metadata.version("jaxlab")}'
   except importlib.metadata.PackageNotFoundError:
     return 'jaxlab, not installed'
-
-
-def found(path: str) -> Path:
-  """The file of a config that is given by its path or by its bare name."""
-  if re.fullmatch(r'\w+', path):
-    for folder in (Path('configs'), _OWN):
-      if (folder / f'{path}.py').is_file():
-        return folder / f'{path}.py'
-  return Path(path)
 
 
 def example() -> str:
@@ -44,15 +34,16 @@ def configs() -> str:
     tree = ast.parse(path.read_text())
     about = (ast.get_docstring(tree) or '').split('\n')[0].rstrip('.')
     names = [name for name in _variants(tree) if name]
-    lines += [f'  {path.stem:16}{about}']
+    lines += [f'  {path.stem:25}{about}']
     if names:
-      lines += [f'  {"":16}:{" :".join(names)}']
+      lines += [f'  {"":25}:{" :".join(names)}']
   return '\n'.join(lines)
 
 
 def keys(path: Path, config: Mapping[str, Any]) -> str:
   """A line for each key of a config: its value, and its comment if any."""
-  notes = _comments(path.read_text())
+  sources = (Path(files.__file__), path)
+  notes = {k: v for one in sources for k, v in _comments(one.read_text()).items()}
   lines = []
   for key, value in workdir.flatten(config.to_dict()).items():  # type: ignore[attr-defined]
     name = '.'.join(key.split('.')[-2:])
@@ -62,7 +53,7 @@ def keys(path: Path, config: Mapping[str, Any]) -> str:
 
 
 def _paths() -> list[Path]:
-  folder = Path('configs') if Path('configs').is_dir() else _OWN
+  folder = Path('configs') if Path('configs').is_dir() else files.OWN
   return sorted(folder.glob('*.py'))
 
 
@@ -83,7 +74,7 @@ def _comments(text: str) -> dict[str, str]:
     if match := re.fullmatch(r'\s*# (.*)', line):
       above.append(match[1])
       continue
-    match = re.match(r"\s*(?:[\w.]*?(\w+)\.)?'?(\w+)'?(?: = |: )", line)
+    match = re.match(r"\s*'?(?:[\w.]*?(\w+)\.)?(\w+)'?(?: = |: )", line)
     behind = re.search(r'  # (.*)$', line)
     if match:
       note = behind[1] if behind else ' '.join(above)

@@ -9,11 +9,16 @@ from jaxlab import main
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.errors import InputError
-from jaxlab.runs import stage
+from jaxlab.runs import configs, stage
 from tests import runs
 
 FILES = sorted(path.stem for path in (runs.ROOT / 'configs').glob('*.py'))
 ALL = [(name, variant) for name in FILES for variant in runs.variants_of(name)]
+
+
+def test_a_config_has_a_smoke_unless_its_data_is_fetched():
+  fetched = {'encouraging_graphs', 'encouraging_translation'}
+  assert {*FILES} - {*runs.smokes()} == fetched
 
 
 @pytest.mark.parametrize('name, variant', ALL, ids=map(':'.join, ALL))
@@ -46,7 +51,7 @@ def test_a_variant_is_a_program_and_its_first_training_is_planned(
 def test_a_variant_that_is_not_there_is_named_with_those_that_are():
   path = runs.path_of('lamb_images')
   with pytest.raises(InputError) as error:
-    main._load(path, 'smok')
+    configs.load(path, 'smok')
   assert 'has no variant "smok"; known: \'\', ' in str(error.value)
 
 

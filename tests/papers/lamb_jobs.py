@@ -6,17 +6,17 @@ from unittest import mock
 import jax
 import pytest
 
-from jaxlab import main as door
 from jaxlab.engine import keys, mesh
 from jaxlab.engine.compiled import FRESH, first_state
 from jaxlab.runs import stage
+from tests import runs
 
 ROOT = Path(__file__).parents[2]
 
 
 def config_of(file, name=''):
   """A variant of a config, as a dict."""
-  return door._load(ROOT / 'configs' / f'{file}.py', name).to_dict()
+  return runs.config_of(file, name).to_dict()
 
 
 def space_of(config, folder=Path('unused'), devices=1):

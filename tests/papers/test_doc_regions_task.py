@@ -17,14 +17,19 @@ from jaxlab.data.images import streaming
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state
+from jaxlab.ops import calibration
 from jaxlab.papers.doc_regions import (
   documents,
   judgement,
+  method,
   nets,
+  stacking,
   synthetic,
   task,
+  trainings,
 )
 from jaxlab.papers.doc_regions.method import REGIONS
+from jaxlab.papers.doc_regions.plans import plans_of, specs_of
 from jaxlab.runs import model, stage
 from tests import runs
 from tests.data.rvl_pages import write_rvl
@@ -119,12 +124,12 @@ def test_pages_of_one_source_are_of_one_group_and_of_one_fold():
     assert len({*train.group[source == one].tolist()}) == 1
   sources = synthetic.make(options, 'test', 48)['source']
   assert found.seen()[np.isin(sources, source)].all()
-  parts = [nets.rows_of(config, found, fold) for fold in range(3)]
+  parts = [trainings.rows_of(config, found, fold) for fold in range(3)]
   held = np.concatenate([rows for _, rows in parts])
   assert sorted(held.tolist()) == [*range(96)]
   for kept, rows in parts:
     assert not np.isin(train.group[rows], train.group[kept]).any()
-  assert len(nets.rows_of(config, found, -1)[0]) == 96
+  assert len(trainings.rows_of(config, found, -1)[0]) == 96
   assert len(test.label) == 48
 
 
@@ -238,7 +243,7 @@ def test_each_region_is_optimised_as_if_alone():
 def stepped():
   """One step of two regions with a frozen first layer, batches masked."""
   config = smoke(model__frozen='conv1', model__smoothing=0.1)
-  specs = judgement.specs_of(config)[1:]
+  specs = specs_of(config)[1:]
   made = nets.nets_of(config, specs, (32, 32))
   params, vars = jax.jit(made.init)(jax.random.key(0))
   config['regions']['optimizer'] |= {
@@ -328,39 +333,39 @@ def test_new_networks_have_he_kernels_drawn_apart():
 def test_regions_begin_as_the_holistic_network_ended_head_and_all():
   config = smoke()
   space = space_of(config, 'none')
-  plans = judgement.plans_of(config, 0)
+  plans = plans_of(config, 0)
   params, vars = nets.drawn(nets.network_of(config, (32, 32)))(
     jax.random.key(1)
   )
   one = lambda tree: {'nets': nets.tiled(tree, 1)}
   trained = SimpleNamespace(params=one(params), vars=one(vars))
   space.artefacts['holistic-s0'] = trained
-  start = nets.started(config, plans.regions, space)
+  start = trainings.started(config, plans.regions, space)
   for name in ('conv1', 'head'):
     for region in range(2):
       got = start.params['nets'][name]['kernel'][region]
       np.testing.assert_array_equal(got, params[name]['kernel'])
   assert space.facts['transfer'] == {'fresh': [], 'unused': []}
-  assert nets.started(config, plans.holistic, space) == nets.FRESH
+  assert trainings.started(config, plans.holistic, space) == trainings.FRESH
   del trained.params['nets']['conv3']
   with pytest.raises(
     InputError, match='regions-s0: nothing fits params/conv3/k'
   ):
-    nets.started(config, plans.regions, space)
+    trainings.started(config, plans.regions, space)
 
 
 def test_a_pretrained_network_begins_with_all_but_its_head(monkeypatch):
   config = smoke()
   space = space_of(config, 'none')
-  plans = judgement.plans_of(config, 0)
+  plans = plans_of(config, 0)
   own = nets.drawn(nets.network_of(config, (32, 32)))
   config_of_source = smoke(data__num_classes=7)
   source = nets.drawn(nets.network_of(config_of_source, (32, 32)))
   params, vars = source(jax.random.key(1))
   given = SimpleNamespace(params={'net': params}, vars={'net': vars})
-  monkeypatch.setattr(nets, '_pretrained', lambda config: True)
-  monkeypatch.setattr(nets, 'imagenet', lambda name, **more: given)
-  start = nets.started(config, plans.holistic, space)
+  monkeypatch.setattr(trainings, '_pretrained', lambda config: True)
+  monkeypatch.setattr(trainings, 'imagenet', lambda name, **more: given)
+  start = trainings.started(config, plans.holistic, space)
   kernel = start.params['nets']['conv1']['kernel']
   np.testing.assert_array_equal(kernel, params['conv1']['kernel'][None])
   head = start.params['nets']['head']['kernel']
@@ -395,7 +400,7 @@ def stacked(tmp_path_factory):
     synthetic__duplicates=0.3,
   )
   space = space_of(config, tmp_path_factory.mktemp('stack'))
-  plans = judgement.plans_of(config, 0)
+  plans = plans_of(config, 0)
   found = documents.opened(config, True)
   labels = {name: part.label for name, part in found.parts.items()}
   full = {x: known(48, labels[x], 1.5, 1) for x in ('validation', 'test')}
@@ -414,7 +419,7 @@ def stacked(tmp_path_factory):
   put(plans.regions, {k: x[:, 1:] for k, x in full.items()})
   put(plans.direct, {'test': direct[:, 1:], 'validation': direct[:, 1:]})
   for one, two in plans.folds:
-    _, rows = nets.rows_of(config, found, one.fold)
+    _, rows = trainings.rows_of(config, found, one.fold)
     put(one, {'held': held[rows][:, :1]})
     put(two, {'held': held[rows][:, 1:]})
   last = judgement.stack_stage(config, [plans])
@@ -434,7 +439,7 @@ def test_the_table_has_what_stackers_of_both_protocols_say(stacked):
     'paper': (full['validation'], found.parts['validation'].label),
     'oof': (held, found.parts['train'].label),
   }.items():
-    stacker = judgement.method.Stacker('logistic', penalty=0.01).fit(x, y)
+    stacker = method.Stacker('logistic', penalty=0.01).fit(x, y)
     answer = stacker.predict_log_proba(full['test']).argmax(1)
     wanted = (answer == test).mean()
     assert figures[f'test/logistic, {protocol}'] == pytest.approx(wanted)
@@ -465,9 +470,9 @@ def test_the_page_shows_regions_confusion_and_disagreement(stacked):
   column = table['columns'].index('ECE at a temperature')
   row = next(x for x in table['rows'] if x[0] == 'header')
   validation = found.parts['validation'].label
-  by = judgement.temperatures(full['validation'], validation)
+  by = stacking.temperatures(full['validation'], validation)
   cool = log_softmax(full['test'] / by[:, None], -1)[:, 1]
-  want = judgement.calibration.ece(cool, found.parts['test'].label)
+  want = calibration.ece(cool, found.parts['test'].label)
   assert row[column] == pytest.approx(want)
 
 
@@ -493,7 +498,7 @@ def test_a_folder_in_rvl_cdips_layout_goes_end_to_end(tmp_path, monkeypatch):
   figures = space.figures('stack')
   assert figures['skipped files'] == 2
   assert 0 <= figures['test/mean, paper'] <= 1
-  kept = nets.log_p(space, 'regions-s0')['test']
+  kept = trainings.log_p(space, 'regions-s0')['test']
   assert kept.shape == (2, 2, 16)
   # Networks of a State answer as their stage did.
   pages = documents.opened(config, True).parts['test'].pages([0, 1])
@@ -572,7 +577,7 @@ def test_a_config_that_cannot_be_is_named(changes, message):
 
 def test_plans_have_the_pixels_of_all_regions_and_their_order():
   config = runs.config_of('doc_regions', '').to_dict()
-  plans = judgement.plans_of(config, 4)
+  plans = plans_of(config, 4)
   assert [spec.name for spec in plans.regions.specs] == [
     spec.name for spec in REGIONS[1:]
   ]

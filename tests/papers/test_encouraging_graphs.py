@@ -85,6 +85,7 @@ def config_of(name, **changes):
       'folds': 2,
       'held_out': 0.2,
       'eval_batch_size': 6,  # of 8
+      'workers': 0,
       'ahead': 2,
       'num_classes': 2,
       'num_features': 2,

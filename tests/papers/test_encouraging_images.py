@@ -1,6 +1,5 @@
 """The image job of the encouraging loss: study, analyses, judgement."""
 
-import importlib
 import json
 
 import chex
@@ -21,12 +20,11 @@ from jaxlab.papers.encouraging.method import (
   encouraging_loss,
 )
 from jaxlab.runs import stage, workdir
-
-configs = importlib.import_module('configs.encouraging')
+from tests import runs
 
 
 def tiny(**changes):
-  config = configs.VARIANTS['smoke']()
+  config = runs.config_of('encouraging', 'smoke')
   config.train.steps = 12
   config.train.log_every_steps = 6
   config.train.eval_every_steps = 6
@@ -35,7 +33,8 @@ def tiny(**changes):
   config.analysis.examples = 60
   config.ood.examples = 60
   config.ood.examples_each = 40
-  config.losses = {'ce': configs.loss(), 'el': config.losses.el}
+  config.losses = runs.config_of('encouraging').losses
+  del config.losses.el_exact, config.losses.el_75
   config.study.baseline = 'ce'
   config.study.rates = (0.05,)
   config.update_from_flattened_dict(changes)
@@ -166,7 +165,7 @@ def test_a_long_tail_has_its_ratio_and_keeps_the_first_rows():
 
 
 def test_deferred_losses_change_at_their_update():
-  config = configs.VARIANTS['cifar10_lt']().to_dict()
+  config = runs.config_of('encouraging', 'cifar10_lt').to_dict()
   counts = np.array([5000, 50] + [500] * 8)
   late = config['losses']['drw_el']['weights_start']
   of = lambda arm: arms.loss_of(config, arm, counts)
@@ -187,7 +186,7 @@ def test_deferred_losses_change_at_their_update():
 
 def test_a_folder_of_images_has_the_splits_of_inat2018(tmp_path, monkeypatch):
   monkeypatch.setenv('JAXLAB_DATA_DIR', str(tmp_path / 'data'))
-  config = configs.VARIANTS['inat2018']().to_dict()
+  config = runs.config_of('encouraging', 'inat2018').to_dict()
   d = {**config['data'], 'name': f'image_folder:{tmp_path}', 'num_classes': 2}
   splits = [d[f'{name}_split'] for name in ('train', 'validation', 'test')]
   for split in splits:

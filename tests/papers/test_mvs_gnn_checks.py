@@ -10,6 +10,7 @@ from jaxlab.data.graphs.types import SPLITS, NodeGraph
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import graph_data, task
 from jaxlab.recipes.study import Cell
+from tests import runs
 
 configs = importlib.import_module('configs.mvs_gnn')
 
@@ -21,7 +22,7 @@ VARIANTS = (
 
 
 def config_of(**changes):
-  config = configs.VARIANTS['smoke']()
+  config = runs.config_of('mvs_gnn', 'smoke')
   config.methods.sage = configs.methods(64).sage
   with config.unlocked():
     config.update_from_flattened_dict(changes)

@@ -34,6 +34,7 @@ from jaxlab.papers.mvs_gnn.nodewise import Neighbour, Uniform
 from jaxlab.recipes.study import Cell, study_of
 from jaxlab.runs import model, stage
 from jaxlab.runs.sections import Sections
+from tests import runs
 
 configs = importlib.import_module('configs.mvs_gnn')
 # Programs that run once or twice.
@@ -266,7 +267,7 @@ def test_micro_f1_of_several_labels_counts_all_of_them():
 
 
 def config_of(**changes):
-  config = configs.VARIANTS['smoke']()
+  config = runs.config_of('mvs_gnn', 'smoke')
   both = configs.methods(16)
   config.methods = {'mvs': both.mvs, 'sage': both.sage}
   config.study.baseline = 'sage'

@@ -1,6 +1,5 @@
 """Configs, and the program in a process of its own, stopped and restarted."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -9,21 +8,25 @@ import sys
 from pathlib import Path
 
 from jaxlab.engine.metrics import TIME_FIELDS
+from jaxlab.runs import configs
 
 ROOT = Path(__file__).parents[2]
 
 
 def config_of(name: str, variant: str = ''):
   """configs/NAME.py:VARIANT; NAME may be a path, too."""
-  return variants_of(name)[variant]()
+  return configs.load(path_of(name), variant)
 
 
 def variants_of(name: str):
   """VARIANTS of configs/NAME.py."""
-  spec = importlib.util.spec_from_file_location('config', path_of(name))
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.VARIANTS
+  return configs.variants_of(path_of(name))
+
+
+def smokes() -> list[str]:
+  """The configs that have a smoke."""
+  names = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+  return [name for name in names if 'smoke' in variants_of(name)]
 
 
 def path_of(name: str) -> Path:

@@ -31,7 +31,7 @@ from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import say
 from jaxlab.engine.require import at_least, between, one_of, require
 from jaxlab.ops import duplicates
-from jaxlab.papers.doc_regions import synthetic
+from jaxlab.papers.doc_regions import layouts, synthetic
 from jaxlab.papers.doc_regions.method import folds_of
 
 Config = Mapping[str, Any]
@@ -212,7 +212,8 @@ def _synthetic(config) -> Documents:
 
 def _made(options, split: str, count: int) -> dict[str, np.ndarray]:
   """`synthetic.make`, kept: the same for the same code, options and Pillow."""
-  code = Path(synthetic.__file__).read_bytes()
+  files = (layouts.__file__, synthetic.__file__)
+  code = b''.join(Path(file).read_bytes() for file in files)
   what = json.dumps([options, split, count, PIL.__version__]).encode()
   name = hashlib.sha256(code + what).hexdigest()[:32]
 

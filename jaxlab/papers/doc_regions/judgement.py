@@ -1,100 +1,33 @@
 """The stage `stack`: meta-classifiers, controls, and what they show."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 
 from jaxlab.engine import metrics
 from jaxlab.engine.require import (
-  Rule,
   above,
   at_least,
-  each,
   one_of,
   require,
   some,
 )
 from jaxlab.ops import calibration
 from jaxlab.ops.detection_metrics import auroc
-from jaxlab.papers.doc_regions import documents, method, nets
+from jaxlab.papers.doc_regions import documents, method
 from jaxlab.papers.doc_regions.documents import Documents
-from jaxlab.papers.doc_regions.nets import Plan
+from jaxlab.papers.doc_regions.plans import Plans, specs_of
+from jaxlab.papers.doc_regions.stacking import (
+  Seed,
+  stack_seed,
+)
 from jaxlab.recipes import pictures
 from jaxlab.runs.stage import Figures, Stage, Workspace
 
 Config = Mapping[str, Any]
 _PAPER = 'paper, RVL-CDIP'
 PROTOCOLS = ('paper', 'oof')
-_COARSE = (16, 12)  # mean pixels of the control
-_RECTANGLE = Rule(lambda x: len(x) == 5, 'name, top, bottom, left, right')
-
-
-class Plans(NamedTuple):
-  """The trainings of one seed."""
-
-  holistic: Plan
-  regions: Plan
-  folds: Sequence[tuple[Plan, Plan]]  # the same two, without a fold
-  direct: Plan | None  # regions begun as the holistic network was
-  pixels: Plan | None  # one holistic network at the budget of all
-
-  @property
-  def each(self) -> list[Plan]:
-    """All, in an order in which sources come first."""
-    more = [x for x in (self.direct, self.pixels) if x]
-    pairs = [(self.holistic, self.regions), *self.folds]
-    return [*(plan for pair in pairs for plan in pair), *more]
-
-
-def plans_of(config: Config, seed: int) -> Plans:
-  """The trainings of a seed."""
-  m, controls = config['model'], config['controls']
-  size = m['height'], m['width']
-  whole, *others = specs_of(config)
-
-  def pair(name, fold):
-    first = Plan(f'holistic-{name}', 'holistic', (whole,), size, seed, '', fold)
-    parts = tuple(others)
-    second = Plan(
-      f'regions-{name}', 'regions', parts, size, seed, first.name, fold
-    )
-    return first, second
-
-  folds = []
-  if 'oof' in config['stack']['protocols']:
-    count = config['stack']['folds']
-    folds = [pair(f's{seed}-fold{fold}', fold) for fold in range(count)]
-  first, second = pair(f's{seed}', -1)
-  direct = second._replace(name=f'direct-s{seed}', source='')
-  larger = tuple(round(side * np.sqrt(1 + len(others))) for side in size)
-  pixels = first._replace(name=f'pixels-s{seed}', size=larger)
-  return Plans(
-    *(first, second, folds),
-    direct if controls['direct'] else None,
-    pixels if controls['pixels'] else None,
-  )
-
-
-def specs_of(config: Config) -> list[method.RegionSpec]:
-  """The regions, the whole page first.
-
-  Raises:
-    InputError: a region that cannot be.
-  """
-  require(config, {'regions.specs': each(_RECTANGLE)})
-  found = [method.RegionSpec(*one) for one in config['regions']['specs']]
-  method.check_regions(found)
-  require(
-    {'regions': {'specs': {'first': found[0].name, 'count': len(found)}}},
-    {
-      'regions.specs.first': one_of('holistic'),
-      'regions.specs.count': at_least(2, 'the page and a region of it'),
-    },
-    name='config.',
-  )
-  return found
 
 
 def check(config: Config) -> None:
@@ -117,114 +50,6 @@ def check(config: Config) -> None:
       'study.seeds': some(at_least(0)),
     },
   )
-
-
-def temperatures(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """[r]: of each region's network; 1 where none fits best."""
-  found = []
-  for region in range(log_p.shape[1]):
-    try:
-      found.append(calibration.fit_temperature(log_p[:, region], labels))
-    except calibration.NoTemperature:
-      found.append(1.0)
-  return np.array(found)
-
-
-def scaled(log_p: np.ndarray, by: np.ndarray) -> np.ndarray:
-  """Log-probabilities [n, r, k] at temperatures [r]."""
-  return log_softmax(log_p / by[:, None], -1)
-
-
-class Seed(NamedTuple):
-  """What the networks of one seed say, and the stackers about it."""
-
-  test: np.ndarray  # [n, r, k] of the bases
-  cool: np.ndarray  # the same, at the temperatures of the paper's protocol
-  answers: dict[tuple[str, str], np.ndarray]  # (model, protocol) -> [n, k]
-  outside: dict[str, dict[str, np.ndarray]]  # OOD set -> model -> [m, k]
-  lost: np.ndarray | None  # [r], accuracy lost without each region
-
-
-def stack_seed(
-  config: Config, space: Workspace, found: Documents, plans: Plans
-) -> Seed:
-  """Fits the stackers of one seed and asks everything about the test pages."""
-  c = config['stack']
-  both = lambda a, b: {
-    part: np.concatenate([a[part], b[part]], 1) for part in a
-  }
-  log_p = lambda plan: nets.log_p(space, plan.name)
-  full = both(log_p(plans.holistic), log_p(plans.regions))
-  outside = {name: full[name] for name in found.outside}
-  options = {x: c[x] for x in ('penalty', 'hidden', 'steps')}
-  options['seed'] = plans.holistic.seed
-  validation, train = found.parts['validation'], found.parts['train']
-  sets = {'paper': (full['validation'], validation.label, validation.group)}
-  if plans.folds:
-    held = np.zeros((len(train.label), *full['test'].shape[1:]), np.float32)
-    for pair in plans.folds:
-      _, rows = nets.rows_of(config, found, pair[0].fold)
-      held[rows] = both(*map(log_p, pair))['held']
-    sets['oof'] = held, train.label, train.group
-  answers: dict[tuple[str, str], np.ndarray] = {}
-  elsewhere: dict[str, dict[str, np.ndarray]] = {
-    name: {'holistic': pages[:, 0]} for name, pages in outside.items()
-  }
-  names = [spec.name for spec in (*plans.holistic.specs, *plans.regions.specs)]
-  for region, name in enumerate(names):
-    answers[name, '–'] = full['test'][:, region].astype(np.float64)
-  lost = None
-  for protocol in c['protocols']:
-    base, labels, groups = sets[protocol]
-    by = temperatures(base, labels)
-    by = by if c['scaled'] else np.ones_like(by)
-    fit, test = scaled(base, by), scaled(full['test'], by)
-    for kind in c['kinds']:
-      stacker = method.Stacker(kind, **options).fit(fit, labels, groups)
-      answers[kind, protocol] = stacker.predict_log_proba(test)
-      for name, pages in outside.items():
-        one = stacker.predict_log_proba(scaled(pages, by))
-        elsewhere[name][f'{kind}, {protocol}'] = one
-    if lost is None:
-      told = found.parts['test'].label
-      lost = method.leave_one_out('mean', (fit, labels), (test, told))
-  if plans.direct:
-    direct = log_p(plans.direct)['test']
-    for region, spec in enumerate(plans.direct.specs):
-      answers[f'{spec.name}, direct', '–'] = direct[:, region]
-  if plans.pixels:
-    answers['holistic, more pixels', '–'] = log_p(plans.pixels)['test'][:, 0]
-  if config['controls']['coarse'] and train.image is not None:
-    answers['logistic of mean pixels', '–'] = _coarse(found)
-  by = temperatures(full['validation'], validation.label)
-  cool = scaled(full['test'], by)
-  return Seed(full['test'], cool, answers, elsewhere, lost)
-
-
-def _coarse(found: Documents) -> np.ndarray:
-  """[n, k] log-probabilities by 16 x 12 mean pixels: how hard the set is."""
-  from sklearn.linear_model import LogisticRegression
-  from threadpoolctl import threadpool_limits
-
-  train, test = found.parts['train'], found.parts['test']
-  with threadpool_limits(1):
-    model = LogisticRegression(C=1.0, max_iter=3000)
-    model.fit(_mean_pixels(train.image), train.label)
-    known = model.predict_log_proba(_mean_pixels(test.image))
-  log_p = np.full((len(known), len(found.classes)), -30.0)
-  log_p[:, model.classes_] = known
-  return log_p
-
-
-def _mean_pixels(image: Any) -> np.ndarray:
-  """[n, 192] in [0, 1]: means of fields of pages [n, h, w, 1] uint8."""
-  rows, columns = (
-    np.linspace(0, length, parts + 1).astype(int)[:-1]
-    for length, parts in zip(image.shape[1:3], _COARSE)
-  )
-  sums = np.add.reduceat(image[..., 0].astype(np.float32), rows, 1)
-  sums = np.add.reduceat(sums, columns, 2).reshape(len(image), -1)
-  return sums / sums.max()
 
 
 def stack_stage(config: Config, every: Sequence[Plans]) -> Stage:

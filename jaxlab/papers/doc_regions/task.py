@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlab.papers.doc_regions import documents, judgement, nets
+from jaxlab.papers.doc_regions import documents, judgement, nets, trainings
 from jaxlab.papers.doc_regions.method import RegionSpec
+from jaxlab.papers.doc_regions.plans import plans_of
 from jaxlab.recipes.images import check_images
 from jaxlab.runs.model import Model
 from jaxlab.runs.stage import Stage
@@ -24,11 +25,11 @@ def program(config: Config) -> list[Stage]:
   documents.check(config)
   nets.check(config)
   judgement.check(config)
-  every = [
-    judgement.plans_of(config, seed) for seed in config['study']['seeds']
-  ]
+  every = [plans_of(config, seed) for seed in config['study']['seeds']]
   trained = [
-    nets.training_stage(config, plan) for plans in every for plan in plans.each
+    trainings.training_stage(config, plan)
+    for plans in every
+    for plan in plans.each
   ]
   return [*trained, judgement.stack_stage(config, every)]
 

@@ -163,7 +163,8 @@ class Folds:
       steps=self.config['train']['steps'],
       seed=self.seed,
     )
-    return Feed(source, devices, ahead=self.data['ahead'])
+    d = self.data
+    return Feed(source, devices, workers=d['workers'], ahead=d['ahead'])
 
   def kept(self) -> Kept:
     """What goes beside the networks: classes, and two graphs of the set."""

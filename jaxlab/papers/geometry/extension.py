@@ -21,7 +21,8 @@ import numpy as np
 
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.geometry import assignment
-from jaxlab.papers.geometry.transport import Problem, _device, cells
+from jaxlab.papers.geometry.certificates import on_device
+from jaxlab.papers.geometry.problems import Problem, cells
 
 
 class Centres(NamedTuple):
@@ -56,7 +57,7 @@ def mass_centres(
     total = of.centroids * count[:, None]
   else:
     total, count = np.zeros((n, d)), np.zeros(n)
-    atoms, low, high = _device(problem)
+    atoms, low, high = on_device(problem)
     heights = np.float32(np.asarray(h) - np.max(h))
     draw = jax.jit(assignment.draw, static_argnames='shape')
     best = jax.jit(assignment.best, static_argnames='tile')

@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlab.command import Parser, exit_code
-from jaxlab.data.text.wordpiece import Vocabulary
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
-from jaxlab.papers.lamb import answering, bert, classification, pretrained
-from jaxlab.recipes import hugging_face
 
 Config = Mapping[str, Any]
 
@@ -38,8 +35,14 @@ def export(stage: str | Path, target: str | Path) -> str:
     InputError: it is no such stage, its vocabulary is no more what it was, or
       the target cannot be written.
   """
+  # Here: the command names the extra that brings a library which is absent.
+  from jaxlab.data.text.wordpiece import Vocabulary
+  from jaxlab.papers.lamb import answering, bert, classification, pretrained
+  from jaxlab.recipes import hugging_face
+
   folder = Path(stage).expanduser()
   config, report = _opened(folder)
+  config = {**config, 'model': {**pretrained.YOUNG, **config['model']}}
   heads = config['job'] == 'pretraining'
   if heads:
     section = config['data']
@@ -89,8 +92,7 @@ def _opened(folder: Path) -> tuple[Config, Mapping[str, Any]]:
   job = config.get('paper'), config.get('job')
   if job not in (('lamb', 'pretraining'), ('lamb', 'finetuning')):
     raise InputError(f'{folder} is a stage of {job}, which is no BERT; {cure}')
-  model = {**pretrained.YOUNG, **config['model']}
-  return {**config, 'model': model}, report
+  return config, report
 
 
 def main(argv: list[str] | None = None) -> int:
