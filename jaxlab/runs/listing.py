@@ -43,7 +43,9 @@ def configs() -> str:
 def keys(path: Path, config: Mapping[str, Any]) -> str:
   """A line for each key of a config: its value, and its comment if any."""
   sources = (Path(files.__file__), path)
-  notes = {k: v for one in sources for k, v in _comments(one.read_text()).items()}
+  notes = {
+    k: v for one in sources for k, v in _comments(one.read_text()).items()
+  }
   lines = []
   for key, value in workdir.flatten(config.to_dict()).items():  # type: ignore[attr-defined]
     name = '.'.join(key.split('.')[-2:])

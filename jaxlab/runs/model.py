@@ -25,11 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlab.engine import durable, hosts, mesh
-from jaxlab.engine import tensors
-from jaxlab.runs import workdir
+from jaxlab.engine import durable, hosts, mesh, tensors
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
+from jaxlab.runs import workdir
 
 FORMAT = 1  # of the folder
 FOLDER, ABOUT, WEIGHTS = 'model', 'model.json', 'model.safetensors'

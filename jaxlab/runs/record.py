@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlab.runs import listing, workdir
 from jaxlab.engine.errors import InputError
+from jaxlab.runs import listing, workdir
 
 FORMAT = 1  # of run.json
 FILE = 'run.json'

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine import hosts
-from jaxlab.engine import tensors
-from jaxlab.runs import card, model, record, workdir
+from jaxlab.engine import hosts, tensors
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.state import State
+from jaxlab.runs import card, model, record, workdir
 
 PIXELS = np.arange(2 * 3 * 2 * 3, dtype=np.uint8).reshape(2, 3, 2, 3)
 KEPT = model.Kept(

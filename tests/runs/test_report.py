@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxlab.engine import metrics
-from jaxlab.runs import report, stage, workdir
 from jaxlab.engine.errors import Preempted
+from jaxlab.runs import report, stage, workdir
 from jaxlab.runs.sections import write_figure
 
 _CONFIG = {

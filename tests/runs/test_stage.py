@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jaxlab.engine import loop, mesh, preemption
-from jaxlab.runs import model, record, stage, workdir
 from jaxlab.engine.compiled import Start, first_state
 from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
+from jaxlab.runs import model, record, stage, workdir
 from tests.engine import toys
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxlab.runs import workdir
 from jaxlab.engine.errors import InputError
+from jaxlab.runs import workdir
 
 _ROOT = Path(__file__).parents[2]
 _CONFIG = {
