@@ -100,7 +100,7 @@ def test_each_module_loads_or_names_the_extra_that_it_needs():
 @pytest.mark.parametrize(
   'door, argv, library',
   [
-    ('main', ['--config=bert_lamb:smoke', '--workdir='], 'safetensors'),
+    ('main', ['--config=bert_lamb:smoke', '--workdir='], 'orbax'),
     ('data.prepare', ['digits'], 'tensorflow_datasets'),
     ('papers.lamb.export', ['runs/x/pretrain', 'my-bert'], r'\w+'),
   ],
