@@ -609,10 +609,22 @@ jaxlab/models/advgan.py: tests/models/test_advgan.py
     return (1 + scale) * x + shift => return (1 + scale - scale) * x
 jaxlab/data/packages/pickles.py: tests/data/packages/test_pickles.py
   a_small_pickle_cannot
-    if made.depth > _DEEPEST: => if made.depth > 1e9:
+    if depth > _DEEPEST: => if False:
     if self._work > self._limit: => if False:
-    'BUILD': slice(1, None),\n => 'BUILD': slice(0),\n
-    'SETITEM': slice(1, 2),\n => 'SETITEM': slice(0),\n
+    self._spend_on(state) => pass
+    self._spend_on(args) => pass
+    for item in key if type(key) is tuple else (): => for item in ():
+    self._check_key(key)\n => pass\n
+    self._check_key(item)\n => pass\n
+  damage_is_an_input_error
+    for _ in range(_DEEPEST): => while True:
+    if number > self._most: => if False:
+  no_stand_in_can_be
+    elif type(made) is not dict: => elif setattr(made, *state[1].popitem()):
+jaxlab/data/packages/torch_pickles.py: tests/data/packages/test_pickles.py
+  tensors_beyond_their
+    if last >= len(data) or count > len(data): => if last >= len(data):
+    if file.readinto(buffer) != len(buffer): => if not file.readinto(buffer):
 jaxlab/data/images/pixels.py: tests/data/images/test_arrays.py
   pgm_of_9
     picture.mode == 'I' and picture.format => False and picture.format

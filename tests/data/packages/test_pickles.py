@@ -267,7 +267,8 @@ def test_damage_is_an_input_error_at_once(data):
 
 DEEP = b'\x80\x02}' + b'(' * 5_000 + b't' * 5_000 + b'K\x01s.'
 # A tuple of the tuple before, twice, over and over: 2**22 to be hashed.
-WIDE = b'\x80\x02})' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(22))
+WIDE = b'\x80\x04})' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(22))
+LONG = b'T' + (10_000).to_bytes(4, 'little') + b'a' * 10_000 + b'q\x010'
 
 
 @pytest.mark.parametrize(
@@ -275,19 +276,37 @@ WIDE = b'\x80\x02})' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(22))
   [
     (DEEP, 'more than 200 deep'),
     (WIDE + b'K\x01s.', 'would take more than'),
+    (WIDE[:3] + b'(' + WIDE[3:] + b'K\x01u.', 'would take more than'),
+    (b'(' + WIDE[3:] + b'K\x01d.', 'would take more than'),
+    (WIDE[:2] + b'\x8f(' + WIDE[3:] + b'\x90.', 'would take more than'),
+    (WIDE[:2] + b'(' + WIDE[3:] + b'\x91.', 'would take more than'),
+    (
+      b'ccollections\nOrderedDict\n(](' + WIDE[3:] + b'NtatR.',
+      'would take more than',
+    ),
     # The same bytes as the state of a thousand arrays.
     (
-      b'\x80\x02(cnumpy.core.multiarray\n_reconstruct\nq\x00'
-      b'T'
-      + (10_000).to_bytes(4, 'little')
-      + b'a' * 10_000
-      + b'q\x010'
-      + b'h\x00)R(K\x01)Nh\x01tb' * 1000
+      b'\x80\x02(cnumpy.core.multiarray\n_reconstruct\nq\x000'
+      b'cnumpy\ndtype\n(X\x02\x00\x00\x00f4tR(K\x03X\x01\x00\x00\x00<NNNtbq\x020'
+      + LONG
+      + b'h\x00)R(K\x01M\xc4\x09\x85h\x02\x89h\x01tb' * 1000
       + b'l.',
       'would take more than',
     ),
+    # The same as the argument of a thousand calls.
+    (
+      b'\x80\x02(c_codecs\nencode\nq\x000X\x06\x00\x00\x00latin1q\x020'
+      + LONG
+      + b'h\x00h\x01h\x02\x86R' * 1000
+      + b'l.',
+      'would take more than',
+    ),
+    (WIDE + b'Q.', 'refers to data outside itself'),
   ],
-  ids=['deep', 'wide', 'copies'],
+  ids=[
+    *('deep', 'wide', 'wide pairs', 'wide dict', 'wide set', 'wide frozen'),
+    *('wide ordered', 'copies', 'calls', 'shown'),
+  ],
 )
 def test_a_small_pickle_cannot_crash_hang_or_fill_the_memory(
   data, words, monkeypatch
