@@ -620,7 +620,7 @@ jaxlab/data/packages/pickles.py: tests/data/packages/test_pickles.py
     for _ in range(_DEEPEST): => while True:
     if number > self._most: => if False:
   no_stand_in_can_be
-    elif type(made) is not dict: => elif setattr(made, *state[1].popitem()):
+    elif type(made) is not dict: => elif vars(made).update(state):
 jaxlab/data/packages/torch_pickles.py: tests/data/packages/test_pickles.py
   tensors_beyond_their
     if last >= len(data) or count > len(data): => if last >= len(data):

@@ -72,6 +72,18 @@ def scratch_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path beside `target` for a file or a folder, renamed to it at the end.
+
+  Where the block raises, nothing is left of it. Hold the lock, or be the only
+  one who writes there.
+  """
+  with scratch_folder(target) as folder:
+    yield folder / target.name
+    os.replace(folder / target.name, target)
+
+
 def kept_folder(
   target: pathlib.Path, what: str, make: Callable[[pathlib.Path], None]
 ) -> pathlib.Path:
@@ -92,12 +104,12 @@ def kept_folder(
       note(f'{target / bad} is not what was written; {what} is made again')
       shutil.rmtree(target)
     if bad != '':
-      with scratch_folder(target) as folder:
+      with whole(target) as folder:
+        folder.mkdir()
         make(folder)
         sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
         (folder / _SEAL).write_text(json.dumps(sums))
         durable.sync_tree(folder)
-        os.rename(folder, target)
   return target
 
 

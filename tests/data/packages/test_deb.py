@@ -8,7 +8,6 @@ import pytest
 from jaxlab.data.packages import deb
 from jaxlab.engine.errors import InputError
 from tests.data import small_packages
-from tests.data.small_packages import PACKERS
 
 FILES = {'usr/share/x/a.txt': b'first', 'usr/share/x/b.bin': b'\0' * 5000}
 
@@ -25,9 +24,8 @@ def make_deb(tmp_path):
   return write
 
 
-@pytest.mark.parametrize('suffix', PACKERS)
-def test_files_come_in_order_whatever_packed_them(make_deb, suffix):
-  path = make_deb(FILES, suffix)
+def test_files_come_in_order(make_deb):
+  path = make_deb(FILES)
   assert list(deb.read_members(path, lambda name: True)) == list(FILES.items())
   found = deb.read_members(path, lambda name: name.endswith('.txt'))
   assert list(found) == [('usr/share/x/a.txt', b'first')]
@@ -115,9 +113,8 @@ def test_links_above_the_root_are_refused(make_deb, entry):
     deb.read_links(path)
 
 
-@pytest.mark.parametrize('suffix', PACKERS)
-def test_every_cut_is_noticed(make_deb, suffix):
-  path = make_deb(FILES, suffix)
+def test_every_cut_is_noticed(make_deb):
+  path = make_deb(FILES)
   whole = path.read_bytes()
   for length in [0, 7, 8, 30, 68, 200, len(whole) // 2, len(whole) - 2]:
     path.write_bytes(whole[:length])
@@ -146,5 +143,6 @@ def test_other_files_are_told_from_packages(make_deb, tmp_path):
   path.write_bytes(small_packages.ar({'debian-binary': b'2.0\n'}))
   with pytest.raises(InputError, match=r'no data\.tar'):
     list(deb.read_members(path, bool))
-  with pytest.raises(InputError, match=r'data\.tar\.zst is packed in a way'):
-    list(deb.read_members(make_deb(FILES, '.zst'), bool))
+  for suffix in ('', '.gz', '.zst'):
+    with pytest.raises(InputError, match=rf'data\.tar{suffix} is packed in a'):
+      list(deb.read_members(make_deb(FILES, suffix), bool))
