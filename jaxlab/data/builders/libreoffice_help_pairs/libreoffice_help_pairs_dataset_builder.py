@@ -50,32 +50,6 @@ _PARAGRAPH = re.compile(
   r'<(p|h\d)\b[^>]*\bid="((?:par|hd)_id[^"]+)"[^>]*>(.*?)</\1>', re.DOTALL
 )
 
-_DESCRIPTION = f"""\
-Paragraphs and headings of LibreOffice's help in English, each with the German
-and the French that people translated it to, in modern technical prose. Aligned
-by the file and the id of the paragraph. An example is an English text of 3 to
-100 words, markup left out, that at least one language translates; a language
-that lacks it, or repeats the English, has the empty string. The same (en, de,
-fr) is kept once, in the first `file` that has it, by name. Split by file, a
-tenth each for validation and test by a hash of the name; an English text
-belongs to the split of the first file that has it and is left out of files of
-other splits, so that none is in two splits.
-{packaged.provenance(*HELP.values())}
-"""
-
-_LICENCE = """\
-Mozilla Public License 2.0, as LibreOffice.
-"""
-
-_CITATION = """\
-@misc{libreofficehelp,
-  title = {LibreOffice Help},
-  author = {{LibreOffice contributors}},
-  howpublished = {Debian packages libreoffice-help-en-us, -de and -fr},
-  note = {Version 7.4.7}
-}
-"""
-
 
 class Builder(packaged.PackagedBuilder):
   """Builds the set `libreoffice_help_pairs` from three Debian packages."""
@@ -83,6 +57,10 @@ class Builder(packaged.PackagedBuilder):
   PACKAGES = tuple(HELP.values())
   SUMMARY = '29,167 help paragraphs in English, German and French'
   LICENCE = 'MPL-2.0'
+  FEATURES = {  # noqa: RUF012
+    name: tfds.features.Text() for name in ('file', *HELP)
+  }
+  SUPERVISED = ('en', 'de')
   PUBLISHED = {  # noqa: RUF012
     # 29,073 and 27,782 over the whole, fewer where splits share no English.
     'different en-de pairs': packaged.Published(29_073, 100),
@@ -91,48 +69,28 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    rows = {split: list(read(split)) for split in documents.SPLITS}
-    found: dict[str, float] = {
-      f'{split} examples': len(rows[split]) for split in rows
-    }
-    for other in ('de', 'fr'):
-      found[f'different en-{other} pairs'] = len(
-        {(r['en'], r[other]) for s in rows for r in rows[s] if r[other]}
-      )
-    splits: dict[bytes, set[str]] = {}
-    for split, examples in rows.items():
-      for row in examples:
-        splits.setdefault(row['en'], set()).add(split)
-    twice = sum(len(found_in) > 1 for found_in in splits.values())
-    return found | {'English texts in two splits': twice}
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {name: tfds.features.Text() for name in ('file', *HELP)}
+    rows = {split: list(read(split)) for split in packaged.SPLITS}
+    every = [row for own in rows.values() for row in own]
+    return {
+      **{f'{split} examples': len(own) for split, own in rows.items()},
+      **{
+        f'different en-{other} pairs': len(
+          {(row['en'], row[other]) for row in every if row[other]}
+        )
+        for other in ('de', 'fr')
+      },
+      'English texts in two splits': packaged.repeated(
+        [row['en'] for row in own] for own in rows.values()
       ),
-      supervised_keys=('en', 'de'),
-      license=_LICENCE,
-      citation=_CITATION,
-      disable_shuffling=True,  # neighbours in a split are neighbours in a file
-    )
+    }
 
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
+  def rows(self):
     texts = {
       language: _read_paragraphs(self.fetch(package), FOLDERS[language])
       for language, package in HELP.items()
     }
-    rows = align(texts)
-    return {
-      split: self._generate_examples(rows[split], split)
-      for split in documents.SPLITS
-    }
-
-  def _generate_examples(self, rows, split):
-    yield from enumerate(self.progress(rows, len(rows), split))
+    splits = align(texts)
+    return {split: self.progress(splits[split], split) for split in splits}
 
 
 def _read_paragraphs(package, folder: str) -> dict[tuple[str, str], str]:
