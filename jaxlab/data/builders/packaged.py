@@ -27,6 +27,7 @@ from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
 Read = Callable[[str], Iterator[dict[str, Any]]]  # split -> its examples
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # the same, read
 SPLITS = documents.SPLITS
 TEXTS = tfds.features.Sequence(tfds.features.Text())
 
@@ -238,10 +239,20 @@ def smallest(rows: Iterable[dict[str, Any]]) -> int:
   return int(np.bincount([row['label'] for row in rows]).min())
 
 
-def repeated(groups: Iterable[Iterable]) -> int:
-  """How often what is in one group is in another, too."""
-  sets = [set(group) for group in groups]
-  return sum(map(len, sets)) - len(set().union(*sets))
+def counts(rows: Rows, what: str, group: str = '') -> dict[str, float]:
+  """Sizes of splits; of a field the number of values and of repeated ones."""
+  found: dict[str, float] = {f'{s} {what}': len(rows[s]) for s in rows}
+  if group:
+    values = {row[group] for own in rows.values() for row in own}
+    found[f'{group}s'] = len(values)
+    found[f'{group}s in two splits'] = repeated(rows, group)
+  return found
+
+
+def repeated(rows: Rows, group: str) -> int:
+  """How many values of a field are in more than one split."""
+  homes = [{row[group] for row in own} for own in rows.values()]
+  return sum(map(len, homes)) - len(set().union(*homes))
 
 
 def _provenance(files: Sequence[registry.Package]) -> str:

@@ -59,9 +59,8 @@ class Builder(packaged.PackagedBuilder):
 
   def measure(self, read):
     rows = {split: list(read(split)) for split in BATCHES}
-    found: dict[str, float] = {}
+    found = packaged.counts(rows, 'images')
     for split, seen in rows.items():
-      found[f'{split} images'] = len(seen)
       found[f'smallest {split} class'] = packaged.smallest(seen)
     mean, std = packaged.moments(row['image'] for row in rows['train'])
     for channel, colour in enumerate(('red', 'green', 'blue')):

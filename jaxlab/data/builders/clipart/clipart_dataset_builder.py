@@ -59,8 +59,7 @@ class Builder(packaged.PackagedBuilder):
   def measure(self, read):
     splits = (*packaged.SPLITS, UNLABELLED)
     rows = {split: list(read(split)) for split in splits}
-    return {
-      **{f'{split} images': len(own) for split, own in rows.items()},
+    return packaged.counts(rows, 'images') | {
       'images': sum(map(len, rows.values())),
       'classes': len({int(row['label']) for row in rows['train']}),
       'smallest train class': packaged.smallest(rows['train']),

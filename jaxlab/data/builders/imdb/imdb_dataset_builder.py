@@ -42,8 +42,7 @@ class Builder(packaged.PackagedBuilder):
 
   def measure(self, read):
     rows = {split: list(read(split)) for split in ('train', 'test')}
-    return {
-      **{f'{s} reviews': len(rows[s]) for s in rows},
+    return packaged.counts(rows, 'reviews') | {
       **{f'{s} positive': sum(int(r['label']) for r in rows[s]) for s in rows},
       'different texts': len({r['text'] for s in rows for r in rows[s]}),
     }

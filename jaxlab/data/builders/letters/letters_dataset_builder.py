@@ -50,13 +50,9 @@ class Builder(packaged.PackagedBuilder):
 
   def measure(self, read):
     rows = {split: list(read(split)) for split in packaged.SPLITS}
-    fonts = [{row['font'] for row in own} for own in rows.values()]
     mean, _ = packaged.moments(row['image'] for s in rows for row in rows[s])
-    return {
-      **{f'{split} images': len(own) for split, own in rows.items()},
+    return packaged.counts(rows, 'images', 'font') | {
       'images': sum(map(len, rows.values())),
-      'fonts': len(set.union(*fonts)),
-      'fonts in two splits': packaged.repeated(fonts),
       'mean': float(mean[0]),
     }
 

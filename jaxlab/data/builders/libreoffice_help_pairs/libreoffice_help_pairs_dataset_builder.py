@@ -10,38 +10,25 @@ from jaxlab.data.packages import deb, registry
 from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
-_VERSION = '4:7.4.7-1+deb12u14'
-
-
-def _help(language: str, sha256: str, mebibytes: float) -> registry.Package:
-  name = f'libreoffice-help-{language}'
-  return registry.Package(
+_VERSION = '7.4.7-1+deb12u14'
+_FR = 'c796530d3e95af1ea4d054076682efc8aad2b569ae9513f3d4a776b2df3fd206'
+_DE = '00490b63c509ac96f7f212d6a6e40452d3e0d1f97ccf4b824dd5ec4c01e8277f'
+_EN = '8faa840285734d6cfe1ed25537b48f07e74bd6412e3917bf8e5f8a653f7b3712'
+HELP = {  # feature -> the package of its language
+  feature: registry.Package(
     kind='debian',
-    name=name,
-    version=_VERSION,
-    file=f'{name}_{_VERSION.replace(":", "%3a")}_all.deb',
+    name=f'libreoffice-help-{language}',
+    version=f'4:{_VERSION}',
+    file=f'libreoffice-help-{language}_4%3a{_VERSION}_all.deb',
     sha256=sha256,
     mebibytes=mebibytes,
     licence='MPL-2.0',
   )
-
-
-HELP = {  # feature -> the package of its language
-  'en': _help(
-    'en-us',
-    '8faa840285734d6cfe1ed25537b48f07e74bd6412e3917bf8e5f8a653f7b3712',
-    1.7,
-  ),
-  'de': _help(
-    'de',
-    '00490b63c509ac96f7f212d6a6e40452d3e0d1f97ccf4b824dd5ec4c01e8277f',
-    3.1,
-  ),
-  'fr': _help(
-    'fr',
-    'c796530d3e95af1ea4d054076682efc8aad2b569ae9513f3d4a776b2df3fd206',
-    3.1,
-  ),
+  for feature, language, sha256, mebibytes in (
+    ('en', 'en-us', _EN, 1.7),
+    ('de', 'de', _DE, 3.1),
+    ('fr', 'fr', _FR, 3.1),
+  )
 }
 FOLDERS = {'en': 'en-US', 'de': 'de', 'fr': 'fr'}
 WORDS = range(3, 101)  # of an English paragraph that is kept
@@ -70,19 +57,13 @@ class Builder(packaged.PackagedBuilder):
 
   def measure(self, read):
     rows = {split: list(read(split)) for split in packaged.SPLITS}
+    found = packaged.counts(rows, 'examples')
+    found['English texts in two splits'] = packaged.repeated(rows, 'en')
     every = [row for own in rows.values() for row in own]
-    return {
-      **{f'{split} examples': len(own) for split, own in rows.items()},
-      **{
-        f'different en-{other} pairs': len(
-          {(row['en'], row[other]) for row in every if row[other]}
-        )
-        for other in ('de', 'fr')
-      },
-      'English texts in two splits': packaged.repeated(
-        [row['en'] for row in own] for own in rows.values()
-      ),
-    }
+    for other in ('de', 'fr'):
+      pairs = {(row['en'], row[other]) for row in every if row[other]}
+      found[f'different en-{other} pairs'] = len(pairs)
+    return found
 
   def rows(self):
     texts = {

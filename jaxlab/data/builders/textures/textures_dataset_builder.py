@@ -51,13 +51,9 @@ class Builder(packaged.PackagedBuilder):
 
   def measure(self, read):
     rows = {split: list(read(split)) for split in packaged.SPLITS}
-    names = [{row['texture'] for row in own} for own in rows.values()]
     mean, _ = packaged.moments(row['image'] for s in rows for row in rows[s])
-    return {
-      **{f'{split} patches': len(own) for split, own in rows.items()},
+    return packaged.counts(rows, 'patches', 'texture') | {
       'patches': sum(map(len, rows.values())),
-      'textures': len(set.union(*names)),
-      'textures in two splits': packaged.repeated(names),
       **{f'mean {c}': float(x) for c, x in zip(('red', 'green', 'blue'), mean)},
     }
 
