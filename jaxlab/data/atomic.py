@@ -55,6 +55,18 @@ def lock(path: pathlib.Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path beside `target` for a file or a folder, renamed to it at the end.
+
+  Where the block raises, nothing is left of it. Hold the lock, or be the only
+  one who writes there.
+  """
+  with scratch_folder(target) as folder:
+    yield folder / target.name
+    os.replace(folder / target.name, target)
+
+
+@contextlib.contextmanager
 def scratch_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
   """An empty folder beside `target`, removed at the end; hold the lock.
 
@@ -70,18 +82,6 @@ def scratch_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     yield folder
   finally:
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A path beside `target` for a file or a folder, renamed to it at the end.
-
-  Where the block raises, nothing is left of it. Hold the lock, or be the only
-  one who writes there.
-  """
-  with scratch_folder(target) as folder:
-    yield folder / target.name
-    os.replace(folder / target.name, target)
 
 
 def kept_folder(
@@ -104,12 +104,12 @@ def kept_folder(
       note(f'{target / bad} is not what was written; {what} is made again')
       shutil.rmtree(target)
     if bad != '':
-      with whole(target) as folder:
-        folder.mkdir()
+      with scratch_folder(target) as folder:
         make(folder)
         sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
         (folder / _SEAL).write_text(json.dumps(sums))
         durable.sync_tree(folder)
+        os.rename(folder, target)
   return target
 
 
