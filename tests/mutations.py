@@ -643,7 +643,24 @@ jaxlab/ops/calibration.py: tests/ops/test_calibration.py
     labels] > rivals.max(-1)).all(): => labels] > rivals.max(-1)).any() and 0:
   no_temperature_fits
     if not 1.01 * _COLDEST < temperature < _HOTTEST / 1.01: => if False:
+jaxlab/data/builders/packaged.py: tests/data/test_licences.py
+  says_what_it_is
+    description=f'{about.description}{made}', => description=about.description,
+    licence.read_text() if licence.exists() else self.LICENCE => self.LICENCE
+jaxlab/data/builders/packaged.py: tests/data/images/test_sets.py
+  letters_are_ten_of
+    splits[home].append(row) => splits['train'].append(row)
+jaxlab/data/packages/deb.py: tests/data/packages/test_deb.py
+  names_outside_the
+    archives.check_inside(deb, info.name, _ODD) => pass
+  links_and_devices
+    if info.isreg() else None => if not info.isdir() else None
+jaxlab/data/packages/archives.py: tests/data/packages/test_registry.py
+  member_outside_the
+    check_inside(archive, member, 'name a file inside it') => pass
 jaxlab/data/packages/archives.py: tests/data/packages/test_archives.py
+  only_regular_files
+    opened if info.isreg() else lambda: None => opened
   encrypted
     if entry.flag_bits & 1: => if False:
 jaxlab/data/packages/registry.py: tests/data/packages/test_registry.py

@@ -1,10 +1,12 @@
 """Reads what `torch.save` wrote, without torch and without running it.
 
 The packaged weights of EfficientNet-Lite0 come so, and whoever has weights of
-somebody else's need not install torch to read them. Since torch 1.6 a file is a
-zip of one pickle (`data.pkl`) and of one member a storage. Before, it was five
-pickles (magic number, version, system, the tree, the list of storages) and then
-the storages. `pickles` says what a pickle may do here.
+somebody else's need not install torch to read them; before its version 2.6,
+`torch.load(weights_only=True)` could be made to run code (CVE-2025-32434).
+Since torch 1.6 a file is a zip of one pickle (`data.pkl`) and of one member a
+storage. Before, it was five pickles (magic number, version, system, the tree,
+the list of storages) and then the storages. `pickles` says what a pickle may do
+here.
 """
 
 import io
