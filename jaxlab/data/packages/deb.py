@@ -7,7 +7,6 @@ A `.deb` is an `ar` archive of `debian-binary`, `control.tar.*` and
 import io
 import lzma
 import pathlib
-import posixpath
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO
@@ -19,11 +18,10 @@ _MAGIC = b'!<arch>\n'
 _DATA = 'data.tar.xz'  # as all packages are packed whose sets are made here
 # Bytes of an entry: name 16, time 12, owner 6, group 6, mode 8, size 10, end 2.
 _HEADER = 60
-_ODD = 'this is no package of Debian: delete it'
 
 
 def read_members(
-  deb: pathlib.Path, match: Callable[[str], bool]
+  deb: pathlib.Path, match: Callable[[str], bool], *, skip_links: bool = False
 ) -> Iterator[tuple[str, bytes]]:
   """The files of a `.deb` whose names `match`, in the order of the archive.
 
@@ -31,6 +29,7 @@ def read_members(
     deb: a Debian package.
     match: takes a name without a leading `/` or `./`, as
       `usr/share/doc/x/README`. Folders are never asked about.
+    skip_links: links are not asked about either.
 
   Yields:
     The name and the content of each.
@@ -38,37 +37,36 @@ def read_members(
   Raises:
     InputError: the archive is damaged, cut off or packed in a way unknown
       here; a name in it is absolute or holds `..`; or a name that matches is
-      a link (leave those of `read_links` out) or a device.
+      a link or a device.
   """
-  for name, _, content in _walk(deb, match):
-    if content is not None:
-      yield name, content
-
-
-def read_links(deb: pathlib.Path) -> dict[str, str]:
-  """The links of a `.deb`: name -> the name it points to.
-
-  Targets are named as `read_members` names files, from the root of the
-  package. They may be links or folders, or belong to another package.
-
-  Raises:
-    InputError: a link points above the root, or as `read_members`.
-  """
-  links = {}
-  for name, info, _ in _walk(deb):
-    if info.issym():
-      if _climbs(name, info.linkname):
-        raise InputError(
-          f'{deb}: link {name!r} points outside the archive, to '
-          f'{info.linkname!r}'
-        )
-      # A relative link counts from its folder, an absolute one from the root.
-      target = posixpath.join('/', posixpath.dirname(name), info.linkname)
-      links[name] = posixpath.normpath(target).lstrip('/')
-    elif info.islnk():
-      archives.check_inside(deb, info.linkname, _ODD)
-      links[name] = info.linkname.removeprefix('./')
-  return links
+  try:
+    file = open(deb, 'rb')  # noqa: SIM115
+  except OSError as error:
+    raise InputError(
+      f'cannot read {deb} ({error.strerror}): give the path of a .deb file'
+    ) from error
+  with file, archives.errors(deb):
+    _find_data(file, deb)
+    with lzma.LZMAFile(file) as data:
+      with tarfile.open(fileobj=data, mode='r|') as files:
+        for info in files:
+          archives.check_inside(
+            deb, info.name, 'this is no package of Debian: delete it'
+          )
+          link = info.issym() or info.islnk()
+          name = info.name.removeprefix('./')
+          if info.isdir() or (link and skip_links) or not match(name):
+            continue
+          source = files.extractfile(info) if info.isreg() else None
+          if source is None:
+            raise InputError(
+              f'{deb}: member {name!r} is a link or a device, not a regular '
+              f'file'
+            )
+          yield name, source.read()
+      # What follows the last file: the checksum of the whole is there.
+      while data.read(1 << 20):
+        pass
 
 
 def read_files(deb: pathlib.Path, names: Iterable[str]) -> dict[str, bytes]:
@@ -82,48 +80,6 @@ def read_files(deb: pathlib.Path, names: Iterable[str]) -> dict[str, bytes]:
   if absent := sorted(wanted - set(found)):
     raise InputError(f'{deb} has no file {", ".join(absent)}')
   return found
-
-
-def _walk(
-  deb: pathlib.Path, match: Callable[[str], bool] = lambda name: False
-) -> Iterator[tuple[str, tarfile.TarInfo, bytes | None]]:
-  """Every member in turn; with its content, if it is a file that matches."""
-  try:
-    file = open(deb, 'rb')  # noqa: SIM115
-  except OSError as error:
-    raise InputError(
-      f'cannot read {deb} ({error.strerror}): give the path of a .deb file'
-    ) from error
-  with file, archives.errors(deb):
-    _find_data(file, deb)
-    with lzma.LZMAFile(file) as data:
-      with tarfile.open(fileobj=data, mode='r|') as files:
-        for info in files:
-          archives.check_inside(deb, info.name, _ODD)
-          name = info.name.removeprefix('./')
-          content = None
-          if not info.isdir() and match(name):
-            source = files.extractfile(info) if info.isreg() else None
-            if source is None:
-              raise InputError(
-                f'{deb}: member {name!r} is a link or a device, not a regular '
-                f'file'
-              )
-            content = source.read()
-          yield name, info, content
-      # What follows the last file: the checksum of the whole is there.
-      while data.read(1 << 20):
-        pass
-
-
-def _climbs(name: str, target: str) -> bool:
-  """Whether a symbolic link leads above the root on its way."""
-  depth = 0 if target.startswith('/') else name.count('/')
-  for part in target.split('/'):
-    depth += (part not in ('', '.', '..')) - (part == '..')
-    if depth < 0:
-      return True
-  return False
 
 
 def _find_data(file: IO[bytes], deb: pathlib.Path) -> None:

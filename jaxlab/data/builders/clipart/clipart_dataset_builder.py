@@ -68,12 +68,10 @@ class Builder(packaged.PackagedBuilder):
 
   def rows(self):
     package = self.fetch(OPENCLIPART)
-    links = deb.read_links(package)
     found = deb.read_members(
       package,
-      lambda name: (
-        name.startswith(ROOT) and name.endswith('.png') and name not in links
-      ),
+      lambda name: name.startswith(ROOT) and name.endswith('.png'),
+      skip_links=True,
     )
     images, left_out = draw_all(self.progress(found, 'images', FILES))
     self.info.metadata['left_out'] = left_out
