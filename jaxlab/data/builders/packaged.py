@@ -9,6 +9,7 @@ bytes, so that neither preparing nor reading needs TensorFlow.
 
 import copy
 import importlib.util
+import inspect
 import io
 import json
 import pathlib
@@ -115,7 +116,8 @@ class PackagedBuilder(  # type: ignore[call-arg]
   def _info(self) -> tfds.core.DatasetInfo:
     about = self.get_metadata()
     made = _provenance(self.PACKAGES) if self.PACKAGES else ''
-    licence = self._get_pkg_dir_path() / 'LICENCE.txt'
+    source = pathlib.Path(inspect.getfile(type(self)))
+    licence = source.with_name('LICENCE.txt')
     return tfds.core.DatasetInfo(
       builder=self,
       description=f'{about.description}{made}',
@@ -165,7 +167,7 @@ class GraphBuilder(PackagedBuilder):
     raise NotImplementedError
 
   def rows(self):
-    return {'graph': (self.graph() for _ in range(1))}
+    return {'graph': [self.graph()]}
 
   def measure(self, read):
     (row,) = read('graph')
