@@ -46,7 +46,7 @@ def read_pickle(
   allow: Collection[str] = (),
   what: str = '',
 ) -> Any:
-  """The plain contents of one pickle.
+  """The plain contents of one pickle, or of an .npy file of objects.
 
   Args:
     source: the bytes, or the path of a file.
@@ -67,6 +67,7 @@ def read_pickle(
   }
   with damage(what):
     file = io.BytesIO(data)
+    _skip_npy_header(file)
     return whole(Unpickler(file, known, what).load(), file)
 
 
@@ -312,6 +313,18 @@ def _parts(value: Any) -> Iterable[Any]:
   if isinstance(value, np.generic):
     return ()
   raise TypeError(f'a {type(value).__name__} where a value should be')
+
+
+def _skip_npy_header(file: io.BytesIO) -> None:
+  """Goes behind the header if this is an .npy file."""
+  if file.getvalue()[:6] != b'\x93NUMPY':
+    return
+  if np.lib.format.read_magic(file) == (1, 0):
+    _, _, dtype = np.lib.format.read_array_header_1_0(file)
+  else:
+    _, _, dtype = np.lib.format.read_array_header_2_0(file)
+  if dtype != _OBJECT:
+    raise ValueError(f'an array of {dtype} needs no pickle: use np.load')
 
 
 def _encode(text, encoding):

@@ -100,15 +100,23 @@ def test_strings_and_bytes_of_python_2_are_read():
   np.testing.assert_array_equal(found['w'], np.array([1, 2], 'f4'))
 
 
-def test_object_arrays_are_read():
+def test_object_arrays_are_read_also_out_of_npy_files(tmp_path):
   array = np.empty((2, 2), object)
   array[0, 0], array[0, 1] = {'a': np.arange(2)}, [1, 2]
   array[1, 0], array[1, 1] = np.array([None, 'x'], object), None
-  found = read_pickle(pickle.dumps(array))
-  assert found.shape == (2, 2) and found.dtype == object
-  np.testing.assert_array_equal(found[0, 0]['a'], [0, 1])
-  assert found[0, 1] == [1, 2] and found[1, 1] is None
-  assert found[1, 0].tolist() == [None, 'x']
+  for path, save in (
+    (tmp_path / 'x.npy', lambda p: np.save(p, array, allow_pickle=True)),
+    (tmp_path / 'x.pkl', lambda p: p.write_bytes(pickle.dumps(array))),
+  ):
+    save(path)
+    found = read_pickle(path)
+    assert found.shape == (2, 2) and found.dtype == object
+    np.testing.assert_array_equal(found[0, 0]['a'], [0, 1])
+    assert found[0, 1] == [1, 2] and found[1, 1] is None
+    assert found[1, 0].tolist() == [None, 'x']
+  np.save(tmp_path / 'plain.npy', np.arange(3))
+  with pytest.raises(InputError, match=r'plain\.npy .*int64 needs no pickle'):
+    read_pickle(tmp_path / 'plain.npy')
 
 
 GLOBALS = (
