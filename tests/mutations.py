@@ -619,6 +619,7 @@ jaxlab/data/packages/pickles.py: tests/data/packages/test_pickles.py
   damage_is_an_input_error
     for _ in range(_DEEPEST): => while True:
     if number > self._most: => if False:
+    (pickle.FRAME, load_frame), => (pickle.BUILD, load_build),
   no_stand_in_can_be
     elif type(made) is not dict: => elif vars(made).update(state):
 jaxlab/data/packages/torch_pickles.py: tests/data/packages/test_pickles.py

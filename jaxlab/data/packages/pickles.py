@@ -166,9 +166,9 @@ class Unpickler(_Python):
     storage: Callable[[Any], Any] | None = None,
   ):
     super().__init__(file, encoding='latin1')
-    size = file.getbuffer().nbytes
-    self.memo = _Memo(size)
-    self._limit, self._work = growth.limit(size), 0
+    self._file, self._size = file, file.getbuffer().nbytes
+    self.memo = _Memo(self._size)
+    self._limit, self._work = growth.limit(self._size), 0
     self._known = {**known, 'collections.OrderedDict': self._ordered}
     self._what, self._storage = what, storage
 
@@ -252,18 +252,24 @@ class Unpickler(_Python):
     items = self.pop_mark()
     self.append(self._ordered(zip(items[::2], items[1::2], strict=True)))
 
-  def load_additems(self):
+  def load_frozenset(self):
     items = self.pop_mark()
     for item in items:
       self._check_key(item)
+    self.append(frozenset(items))
+
+  def load_additems(self):
+    self.load_frozenset()
+    items = self.stack.pop()
     if type(self.stack[-1]) is not set:
-      raise TypeError('a set is missing')
+      raise TypeError(f'a {type(self.stack[-1]).__name__} is no set')
     self.stack[-1].update(items)
 
-  def load_frozenset(self):
-    self.stack.append(set())
-    self.load_additems()
-    self.append(frozenset(self.stack.pop()))
+  def load_frame(self):
+    # Where a frame ends does not matter; bytes behind the end would hide in it.
+    size = int.from_bytes(self.read(8), 'little')
+    if size > self._size - self._file.tell():
+      raise ValueError('a frame is cut off')
 
   for _code, _load in (
     (pickle.REDUCE, load_reduce),
@@ -274,6 +280,7 @@ class Unpickler(_Python):
     (pickle.DICT, load_dict),
     (pickle.ADDITEMS, load_additems),
     (pickle.FROZENSET, load_frozenset),
+    (pickle.FRAME, load_frame),
     # Bytes that may be written to: read as the others, no more than are there.
     (pickle.BYTEARRAY8, dispatch[pickle.BINBYTES8[0]]),
   ):

@@ -74,6 +74,10 @@ def test_plain_values_are_read(protocol):
     found = read_pickle(pickle.dumps(given, protocol=protocol))
     assert found == value
     assert type(found) is dict
+  if protocol > 3:  # before, they are calls
+    sets = [{1, ('a', 2)}, frozenset([b'x', 3])]
+    found = read_pickle(pickle.dumps(sets, protocol=protocol))
+    assert found == sets and [type(x) for x in found] == [set, frozenset]
 
 
 def test_what_is_shared_and_circular_stays_so():
@@ -243,6 +247,8 @@ def test_a_state_that_is_no_dtype_is_refused():
     b'hello',
     b'\x80\x02N',
     b'\x80\x02N.more',
+    b'\x80\x04\x95\x04\0\0\0\0\0\0\0N.NN',
+    b'\x80\x04\x95\x03\0\0\0\0\0\0\0N.',
     b'\x80\x02Nr\xff\xff\xff\xff.',  # room for 4e9 entries
     b'Np99999999\n.',
     b'\x80\x02\x82\x01.',  # the registry of extensions
@@ -255,7 +261,7 @@ def test_a_state_that_is_no_dtype_is_refused():
     b'(' * 100_000 + b't' * 100_000 + b'.',
     b']' * 3000 + b'a' * 2999 + b'.',
   ],
-  ids=range(16),
+  ids=range(18),
 )
 def test_damage_is_an_input_error_at_once(data):
   start = time.monotonic()
