@@ -55,6 +55,18 @@ def lock(path: pathlib.Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def whole(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path beside `target` for a file or a folder, renamed to it at the end.
+
+  Where the block raises, nothing is left of it. Hold the lock, or be the only
+  one who writes there.
+  """
+  with scratch_folder(target) as folder:
+    yield folder / target.name
+    os.replace(folder / target.name, target)
+
+
+@contextlib.contextmanager
 def scratch_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
   """An empty folder beside `target`, removed at the end; hold the lock.
 

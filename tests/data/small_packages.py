@@ -1,8 +1,6 @@
 """Packages of the shape of real ones and a thousandth of their size."""
 
-import bz2
 import dataclasses
-import gzip
 import hashlib
 import io
 import lzma
@@ -34,14 +32,6 @@ def tgz(files, mode='w:gz'):
   return buffer.getvalue()
 
 
-PACKERS = {
-  '': lambda data: data,
-  '.gz': gzip.compress,
-  '.bz2': bz2.compress,
-  '.xz': lzma.compress,
-}
-
-
 def ar(members):
   """An ar archive of name -> bytes."""
   written = [b'!<arch>\n']
@@ -54,7 +44,7 @@ def ar(members):
 def deb(files, suffix='.xz'):
   """A Debian package of name -> content, as `tgz` takes it."""
   control = lzma.compress(tgz({'./control': b'odd'}, 'w:'))
-  data = PACKERS.get(suffix, bytes)(
+  data = lzma.compress(
     tgz({f'./{name}': content for name, content in files.items()}, 'w:')
   )
   return ar(

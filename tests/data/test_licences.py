@@ -1,8 +1,12 @@
 """What is known of the licences of sets."""
 
+import inspect
+import pathlib
+
 import pytest
 
 from jaxlab.data import builders
+from jaxlab.data.builders.digits import digits_dataset_builder as digits
 from jaxlab.data.licences import licence_of
 
 
@@ -26,3 +30,19 @@ def test_every_own_set_says_its_licence():
   for name in builders.names():
     assert licence_of(name) == builders.builder_class(name).LICENCE
     assert licence_of(name)
+
+
+def test_every_own_set_says_what_it_is_and_what_it_is_made_of(tmp_path):
+  for name in builders.names():
+    make = builders.builder_class(name)
+    info = make(data_dir=tmp_path).info
+    assert len(info.description) > 200, name
+    assert info.citation.startswith('@'), name
+    licence = info.as_proto.redistribution_info.license
+    text = pathlib.Path(inspect.getfile(make)).with_name('LICENCE.txt')
+    told = text.read_text().strip() if text.exists() else make.LICENCE
+    assert licence == told, name
+    for package in make.PACKAGES:
+      assert f'{package.file} of ' in info.description
+      assert package.sha256 in info.description
+  assert digits.SHA256 in builders.builder_class('digits')().info.description

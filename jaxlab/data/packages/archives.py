@@ -5,6 +5,7 @@ out of a folder.
 """
 
 import contextlib
+import functools
 import lzma
 import os
 import pathlib
@@ -13,12 +14,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
+from jaxlab.data import atomic
 from jaxlab.engine.errors import InputError
 
-DAMAGE = (
+_DAMAGE = (
   tarfile.TarError,
   zipfile.BadZipFile,
   lzma.LZMAError,
@@ -39,7 +41,7 @@ def read_member(archive: str | os.PathLike, member: str) -> bytes:
     InputError: the archive or the member is absent, the member is a folder, a
       link or a device, or the archive is damaged.
   """
-  with _opened(pathlib.Path(archive), member) as source:
+  with _opened(archive, member) as source:
     return source.read()
 
 
@@ -49,20 +51,11 @@ def read_members(archive: str | os.PathLike, prefix: str) -> dict[str, bytes]:
   Raises:
     InputError: there is none, or the archive is absent or damaged.
   """
-  archive = pathlib.Path(archive)
   found = {}
-  with _errors(archive):
-    if zipfile.is_zipfile(archive):
-      with zipfile.ZipFile(archive) as files:
-        for entry in files.infolist():
-          if entry.filename.startswith(prefix) and _regular(entry):
-            found[entry.filename] = files.read(entry)
-    else:
-      with tarfile.open(archive) as tar:
-        for info in tar:
-          file = tar.extractfile(info) if info.isreg() else None
-          if file and info.name.startswith(prefix):
-            found[info.name] = file.read()
+  with errors(archive):
+    for name, opened in _entries(archive):
+      if name.startswith(prefix) and (source := opened()):
+        found[name] = source.read()
   if not found:
     raise InputError(f'{archive} has no file {prefix}…')
   return found
@@ -76,71 +69,77 @@ def extract_member(
   Raises:
     InputError: the name is absolute or holds `..`; or as `read_member`.
   """
-  parts = member.replace('\\', '/').split('/')
-  if member.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]:
+  check_inside(archive, member, 'name a file inside it')
+  with (
+    atomic.whole(target) as partial,
+    _opened(archive, member) as source,
+    open(partial, 'wb') as sink,
+  ):
+    shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def check_inside(archive: str | os.PathLike, name: str, cure: str) -> None:
+  """Raises InputError where the name of a member is absolute or holds `..`."""
+  parts = name.replace('\\', '/').split('/')
+  if name.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]:
     raise InputError(
-      f'{archive}: member {member!r} points outside the archive; name a file '
-      f'inside it'
+      f'{archive}: member {name!r} points outside the archive; {cure}'
     )
-  partial = target.with_name(f'.{target.name}.new-{os.getpid()}')
-  target.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with (
-      _opened(pathlib.Path(archive), member) as source,
-      open(partial, 'wb') as sink,
-    ):
-      shutil.copyfileobj(source, sink, 1 << 20)
-    os.replace(partial, target)
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _opened(archive: pathlib.Path, member: str) -> Iterator[IO[bytes]]:
-  with _errors(archive):
-    if zipfile.is_zipfile(archive):
-      with zipfile.ZipFile(archive) as files:
-        entry = files.NameToInfo.get(member)
-        if entry is None:
-          raise InputError(f'{archive} has no member {member!r}')
-        if not _regular(entry):
+def _opened(archive: str | os.PathLike, member: str) -> Iterator[IO[bytes]]:
+  with errors(archive):
+    for name, opened in _entries(archive):
+      if name == member:
+        source = opened()
+        if source is None:
           raise InputError(
             f'{archive}: member {member!r} is not a regular file'
           )
-        with files.open(entry) as source:
+        with source:
           yield source
-      return
-    with tarfile.open(archive) as tar:
-      # Not getmember, which unpacks the whole archive to find the last of a
-      # name; a package has each name once.
-      for info in tar:
-        if info.name == member:
-          found = tar.extractfile(info) if info.isreg() else None
-          if found is None:
-            raise InputError(
-              f'{archive}: member {member!r} is not a regular file'
-            )
-          with found:
-            yield found
-          return
+        return
     raise InputError(f'{archive} has no member {member!r}')
 
 
-def _regular(entry: zipfile.ZipInfo) -> bool:
+def _entries(
+  archive: str | os.PathLike,
+) -> Iterator[tuple[str, Callable[[], IO[bytes] | None]]]:
+  """Names in turn, and what opens each: None where it is no regular file.
+
+  A packed tar is read no further than asked; a package has each name once.
+  """
+  if zipfile.is_zipfile(archive):
+    with zipfile.ZipFile(archive) as files:
+      for entry in files.infolist():
+        yield entry.filename, functools.partial(_open_zipped, files, entry)
+  else:
+    with tarfile.open(archive) as tar:
+      for info in tar:
+        opened = functools.partial(tar.extractfile, info)
+        yield info.name, opened if info.isreg() else lambda: None
+
+
+def _open_zipped(
+  files: zipfile.ZipFile, entry: zipfile.ZipInfo
+) -> IO[bytes] | None:
   if entry.flag_bits & 1:
     raise zipfile.BadZipFile(f'{entry.filename!r} is encrypted')
   # A mode of 0 is an archive made without Unix modes: a plain file.
   mode = stat.S_IFMT(entry.external_attr >> 16)
-  return not entry.is_dir() and mode in (0, stat.S_IFREG)
+  regular = not entry.is_dir() and mode in (0, stat.S_IFREG)
+  return files.open(entry) if regular else None
 
 
 @contextlib.contextmanager
-def _errors(archive: pathlib.Path) -> Iterator[None]:
+def errors(archive: str | os.PathLike) -> Iterator[None]:
+  """Turns what the readers of archives raise into InputError."""
   try:
     yield
   except FileNotFoundError as error:
     raise InputError(f'{archive} does not exist') from error
-  except DAMAGE as error:
+  except _DAMAGE as error:
     why = str(error).partition('\n')[0].rstrip(':')  # a line a method tried
     raise InputError(
       f'{archive} is damaged ({why}): delete it and run again'

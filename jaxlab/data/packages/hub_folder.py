@@ -13,7 +13,6 @@ knows the names of the weights; `recipes/hugging_face.py` puts all together.
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -352,7 +351,8 @@ def write_folder(
     **dict(zip(_ROLES, SPECIAL)),
   }
   try:
-    with atomic.scratch_folder(target) as folder:
+    with atomic.whole(target) as folder:
+      folder.mkdir()
       for name, found in ((CONFIG, config), (_OPTIONS, options)):
         text = json.dumps(found, indent=2, sort_keys=True)
         (folder / name).write_text(f'{text}\n')
@@ -361,7 +361,6 @@ def write_folder(
       _whole_tokenizer(vocabulary).save(str(folder / _TOKENIZER))
       # transformers asks which framework wrote the file.
       weights.write_safetensors(folder / WEIGHTS, flat, {'format': 'pt'})
-      os.rename(folder, target)
   except OSError as error:
     raise InputError(
       f'cannot write {target} ({error.strerror}): name a folder that can be '

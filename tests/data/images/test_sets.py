@@ -261,7 +261,7 @@ def test_letters_are_ten_of_a_font_and_families_stay_together(monkeypatch):
   package = small_packages.in_inbox(
     letters.FONTS_AENIGMA,
     small_packages.deb(
-      {f'usr/share/fonts/{name}.ttf': font.read_bytes() for name in names}, ''
+      {f'usr/share/fonts/{name}.ttf': font.read_bytes() for name in names}
     ),
   )
   monkeypatch.setattr(letters, 'FONTS_AENIGMA', package)

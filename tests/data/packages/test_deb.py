@@ -8,7 +8,6 @@ import pytest
 from jaxlab.data.packages import deb
 from jaxlab.engine.errors import InputError
 from tests.data import small_packages
-from tests.data.small_packages import PACKERS
 
 FILES = {'usr/share/x/a.txt': b'first', 'usr/share/x/b.bin': b'\0' * 5000}
 
@@ -25,9 +24,8 @@ def make_deb(tmp_path):
   return write
 
 
-@pytest.mark.parametrize('suffix', PACKERS)
-def test_files_come_in_order_whatever_packed_them(make_deb, suffix):
-  path = make_deb(FILES, suffix)
+def test_files_come_in_order(make_deb):
+  path = make_deb(FILES)
   assert list(deb.read_members(path, lambda name: True)) == list(FILES.items())
   found = deb.read_members(path, lambda name: name.endswith('.txt'))
   assert list(found) == [('usr/share/x/a.txt', b'first')]
@@ -83,41 +81,23 @@ def test_links_and_devices_are_refused_where_they_match(make_deb, entry):
   assert dict(found) == FILES
 
 
-def test_links_are_resolved_within_the_package(make_deb):
+def test_links_are_skipped_where_that_is_asked(make_deb):
   path = make_deb(
     {
       **FILES,
-      'usr/share/y/near': '../x/a.txt',
-      'usr/share/y/far': '/usr/share/x/b.bin',
+      'usr/share/y/far': '/etc/passwd',
       'usr/share/y/hard': (tarfile.LNKTYPE, './usr/share/x/a.txt'),
     }
   )
-  assert deb.read_links(path) == {
-    'usr/share/y/near': 'usr/share/x/a.txt',
-    'usr/share/y/far': 'usr/share/x/b.bin',
-    'usr/share/y/hard': 'usr/share/x/a.txt',
-  }
+  found = deb.read_members(path, lambda name: True, skip_links=True)
+  assert list(found) == list(FILES.items())
+  odd = make_deb({'usr/odd': (tarfile.CHRTYPE, '')})
+  with pytest.raises(InputError, match="'usr/odd' is a link or a device"):
+    list(deb.read_members(odd, lambda name: True, skip_links=True))
 
 
-@pytest.mark.parametrize(
-  'entry',
-  [
-    '../../../etc/passwd',
-    '../../../usr/a',
-    '/../etc/passwd',
-    (tarfile.LNKTYPE, '../../etc/passwd'),
-    (tarfile.LNKTYPE, '/etc/passwd'),
-  ],
-)
-def test_links_above_the_root_are_refused(make_deb, entry):
-  path = make_deb({'usr/share/odd': entry})
-  with pytest.raises(InputError, match='points outside the archive'):
-    deb.read_links(path)
-
-
-@pytest.mark.parametrize('suffix', PACKERS)
-def test_every_cut_is_noticed(make_deb, suffix):
-  path = make_deb(FILES, suffix)
+def test_every_cut_is_noticed(make_deb):
+  path = make_deb(FILES)
   whole = path.read_bytes()
   for length in [0, 7, 8, 30, 68, 200, len(whole) // 2, len(whole) - 2]:
     path.write_bytes(whole[:length])
@@ -146,5 +126,6 @@ def test_other_files_are_told_from_packages(make_deb, tmp_path):
   path.write_bytes(small_packages.ar({'debian-binary': b'2.0\n'}))
   with pytest.raises(InputError, match=r'no data\.tar'):
     list(deb.read_members(path, bool))
-  with pytest.raises(InputError, match=r'data\.tar\.zst is packed in a way'):
-    list(deb.read_members(make_deb(FILES, '.zst'), bool))
+  for suffix in ('', '.gz', '.zst'):
+    with pytest.raises(InputError, match=rf'data\.tar{suffix} is packed in a'):
+      list(deb.read_members(make_deb(FILES, suffix), bool))

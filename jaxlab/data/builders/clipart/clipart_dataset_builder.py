@@ -32,48 +32,10 @@ MOST = 64 * 2**20  # pixels of an image that is decoded
 LONG = 100  # images of a series that is never held out
 UNLABELLED = 'unlabelled'
 NAMES = (  # folders of 60 images or more whose name says what they show
-  'animals',
-  'buildings',
-  'computer',
-  'food',
-  'geography',
-  'office',
-  'people',
-  'plants',
-  'recreation',
-  'shapes',
-  'signs_and_symbols',
-  'tools',
+  *('animals', 'buildings', 'computer', 'food', 'geography', 'office'),
+  *('people', 'plants', 'recreation', 'shapes', 'signs_and_symbols', 'tools'),
   'transportation',
 )
-
-_DESCRIPTION = f"""\
-Drawings in {len(NAMES)} classes, the top folders of the package that have 60
-images or more, without `special` and `unsorted`; classes are of very different
-size. Every image is put on white, made to fit {SIDE} by {SIDE} pixels with its
-proportions kept, and centred; the package has them in many sizes. Split within
-each class by series (names that differ in digits alone), a tenth of the series
-each for validation and test, by a hash; a series of more than {LONG} images
-(there is one, of 1,375 stars) is in train. The other folders are the split
-`{UNLABELLED}`, with the label -1. `file` is the name in the package; links to
-an image in a second folder are left out, and so are images of more than
-{MOST:,} pixels: the metadata of the set names them in `left_out`.
-{packaged.provenance(OPENCLIPART)}
-"""
-
-_LICENCE = """\
-Public domain, by the authors' dedication (Creative Commons Public Domain
-Dedication).
-"""
-
-_CITATION = """\
-@misc{openclipart,
-  title = {Open Clip Art Library},
-  author = {{Open Clip Art contributors}},
-  howpublished = {Debian package openclipart-png},
-  note = {Release 0.18}
-}
-"""
 
 
 class Builder(packaged.PackagedBuilder):
@@ -82,70 +44,55 @@ class Builder(packaged.PackagedBuilder):
   PACKAGES = (OPENCLIPART,)
   SUMMARY = '6,885 drawings, 13 classes, 64×64 colour'
   LICENCE = 'public domain'
+  FEATURES = {  # noqa: RUF012
+    'image': tfds.features.Image(shape=(SIDE, SIDE, 3)),
+    'label': tfds.features.ClassLabel(names=NAMES),
+    'file': tfds.features.Text(),
+  }
+  SUPERVISED = ('image', 'label')
+  METADATA = True
   PUBLISHED = {  # noqa: RUF012
     'images': packaged.Published(FILES - 15),  # 15 are too large
     'classes': packaged.Published(13),
   }
 
   def measure(self, read):
-    splits = (*documents.SPLITS, UNLABELLED)
-    labels = {s: [int(row['label']) for row in read(s)] for s in splits}
-    found: dict[str, float] = {
-      f'{split} images': len(seen) for split, seen in labels.items()
-    }
-    return found | {
-      'images': sum(found.values()),
-      'classes': len(set(labels['train'])),
-      'smallest train class': int(np.bincount(labels['train']).min()),
-      'smallest test class': int(np.bincount(labels['test']).min()),
+    splits = (*packaged.SPLITS, UNLABELLED)
+    rows = {split: list(read(split)) for split in splits}
+    return packaged.counts(rows, 'images') | {
+      'images': sum(map(len, rows.values())),
+      'classes': len({int(row['label']) for row in rows['train']}),
+      'smallest train class': packaged.smallest(rows['train']),
+      'smallest test class': packaged.smallest(rows['test']),
     }
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(SIDE, SIDE, 3)),
-          'label': tfds.features.ClassLabel(names=NAMES),
-          'file': tfds.features.Text(),
-        }
-      ),
-      supervised_keys=('image', 'label'),
-      license=_LICENCE,
-      citation=_CITATION,
-      metadata=tfds.core.MetadataDict(),
-      disable_shuffling=True,  # neighbours in a split are of one folder
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
+  def rows(self):
     package = self.fetch(OPENCLIPART)
-    links = deb.read_links(package)
     found = deb.read_members(
       package,
-      lambda name: (
-        name.startswith(ROOT) and name.endswith('.png') and name not in links
-      ),
+      lambda name: name.startswith(ROOT) and name.endswith('.png'),
+      skip_links=True,
     )
-    images, left_out = draw_all(self.progress(found, FILES, 'images'))
+    images, left_out = draw_all(self.progress(found, 'images', FILES))
     self.info.metadata['left_out'] = left_out
     if left_out:
       atomic.note(
         f'clipart: {len(left_out)} images are left out, too large or damaged; '
         f'metadata.json of the set says why: {", ".join(left_out)}'
       )
-    splits = split_files(sorted(images))
     return {
-      split: self._generate_examples(files, images)
-      for split, files in splits.items()
+      split: [
+        {'image': images[file], 'label': label_of(file), 'file': file}
+        for file in files
+      ]
+      for split, files in split_files(sorted(images)).items()
     }
 
-  def _generate_examples(self, files, images):
-    for key, file in enumerate(files):
-      folder = file.partition('/')[0]
-      label = NAMES.index(folder) if folder in NAMES else -1
-      yield key, {'image': images[file], 'label': label, 'file': file}
+
+def label_of(file: str) -> int:
+  """The place of a file's folder in NAMES; -1 where it is not there."""
+  folder = file.partition('/')[0]
+  return NAMES.index(folder) if folder in NAMES else -1
 
 
 def draw_all(
@@ -187,9 +134,7 @@ def draw(data: bytes) -> np.ndarray:
 
 def split_files(files: list[str]) -> dict[str, list[str]]:
   """Split -> its files; a split of its own for folders without a label."""
-  splits: dict[str, list[str]] = {
-    s: [] for s in (*documents.SPLITS, UNLABELLED)
-  }
+  splits: dict[str, list[str]] = {s: [] for s in (*packaged.SPLITS, UNLABELLED)}
   for name in NAMES:
     own = [file for file in files if file.startswith(f'{name}/')]
     series = [re.sub(r'\d+', '', file) for file in own]
@@ -198,7 +143,5 @@ def split_files(files: list[str]) -> dict[str, list[str]]:
     held = dict(zip(short, documents.hold_out(short, f'the folder {name}')))
     for file, key in zip(own, series):
       splits[held.get(key, 'train')].append(file)
-  splits[UNLABELLED] = [
-    file for file in files if file.partition('/')[0] not in NAMES
-  ]
+  splits[UNLABELLED] = [file for file in files if label_of(file) < 0]
   return splits

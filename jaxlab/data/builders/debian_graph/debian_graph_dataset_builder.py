@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from jaxlab.data.atomic import data_dir, note
 from jaxlab.data.builders import packaged
-from jaxlab.data.graphs.adjacency import adjacency, homophily
+from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.data.graphs.types import split_by_hash
 from jaxlab.engine.errors import InputError
 
@@ -23,32 +23,6 @@ NEEDING = ('Depends', 'Pre-Depends', 'Recommends')
 FEWEST_PACKAGES = 1_000  # fewer come from an index that is not updated
 FEWEST_TAGGED = 200  # packages of a tag that is kept
 TRAIN, VALIDATION = 0.66, 0.10  # the rest is test
-
-_DESCRIPTION = f"""\
-One graph: the packages of this machine's apt index (`apt-cache dumpavail`, or
-its output put by hand into the inbox as {' or '.join(INBOX)}). The index
-changes with time, release and sources.list: no digest is pinned, that of the
-text which was read is `sha256` in metadata.json, and two machines may have two
-graphs. For Debian 12 in November 2026: 63,666 packages, 275,726 edges, 58
-sections, 68 tags.
-`label` is the section (`class_name`; -1 where a package has none), `tag` says
-which of the debtags with {FEWEST_TAGGED} packages or more it has (`tag_name`; a
-row of zeros where nobody tagged it), `text` is the short description, which is
-the feature. `name` is the package's and not a feature: `lib…-dev` and
-`python3-…` tell the section. `edges` joins two packages once where one depends
-on, pre-depends on or recommends the other, alternatives and all; dependencies
-on virtual packages are left out. Of a package of several versions the first is
-taken. `split` is 0 train, 1 validation, 2 test, 66, 10 and 24 per cent by a
-hash of the name, and -1 where there is no section.
-"""
-
-_CITATION = """\
-@misc{debian,
-  title = {Package index of the Debian distribution},
-  author = {{The Debian Project}},
-  howpublished = {apt-cache dumpavail}
-}
-"""
 
 
 class Entry(NamedTuple):
@@ -61,11 +35,20 @@ class Entry(NamedTuple):
   needs: list[str]
 
 
-class Builder(packaged.PackagedBuilder):
+class Builder(packaged.GraphBuilder):
   """Builds the set `debian_graph` from the apt index of the machine."""
 
   SUMMARY = 'what Debian packages need: descriptions, sections, debtags'
   LICENCE = 'package metadata, none stated'
+  FEATURES = packaged.GraphBuilder.FEATURES | {
+    'text': packaged.TEXTS,
+    'tag': tfds.features.Tensor(
+      shape=(None, None), dtype=np.uint8, encoding='zlib'
+    ),
+    'tag_name': packaged.TEXTS,
+    'name': packaged.TEXTS,
+  }
+  METADATA = True
   PUBLISHED = {  # noqa: RUF012
     # Counts shift with the index; these hold for any.
     'self loops': packaged.Published(0),
@@ -75,49 +58,18 @@ class Builder(packaged.PackagedBuilder):
   def measure(self, read):
     (row,) = read('graph')
     found = adjacency(row['edges'], len(row['label']))
-    return {
-      'nodes': len(row['label']),
-      'undirected edges': len(row['edges']),
+    return super().measure(lambda split: iter([row])) | {
       'sections': len(row['class_name']),
-      'edge homophily': homophily(row['edges'], row['label']),
       'largest degree': int(np.diff(found.indptr).max()),
-      'isolated nodes': found.isolated,
       'tags': len(row['tag_name']),
       'tagged nodes': int((row['tag'].sum(1) > 0).sum()),
       'self loops': found.self_loops,
       'repeated edges': found.duplicates,
     }
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    tensor = tfds.features.Tensor
-    texts = tfds.features.Sequence(tfds.features.Text())
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'text': texts,
-          'edges': tensor(shape=(None, 2), dtype=np.int32),
-          'label': tensor(shape=(None,), dtype=np.int32),
-          'tag': tensor(shape=(None, None), dtype=np.uint8, encoding='zlib'),
-          'split': tensor(shape=(None,), dtype=np.int8),
-          'class_name': texts,
-          'tag_name': texts,
-          'name': texts,
-        }
-      ),
-      license=self.LICENCE,
-      citation=_CITATION,
-      metadata=tfds.core.MetadataDict(),
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # apt's index is on the machine, or in the inbox
+  def graph(self):
     index = read_index()
     self.info.metadata['sha256'] = hashlib.sha256(index).hexdigest()
-    return {'graph': self._generate_examples(index)}
-
-  def _generate_examples(self, index):
     entries = parse_index(index.decode(errors='replace'))
     place = {entry.name: i for i, entry in enumerate(entries)}
     pairs = {
@@ -135,19 +87,16 @@ class Builder(packaged.PackagedBuilder):
       f'the apt index has {len(entries)} packages, {len(sections)} sections, '
       f'{len(pairs)} edges and {len(names)} tags'
     )
-    yield (
-      0,
-      {
-        'text': [entry.text for entry in entries],
-        'edges': np.array(sorted(pairs), np.int32).reshape(-1, 2),
-        'label': label,
-        'tag': tag,
-        'split': np.where(label < 0, np.int8(-1), split),
-        'class_name': sections,
-        'tag_name': names,
-        'name': list(place),
-      },
-    )
+    return {
+      'text': [entry.text for entry in entries],
+      'edges': np.array(sorted(pairs), np.int32).reshape(-1, 2),
+      'label': label,
+      'tag': tag,
+      'split': np.where(label < 0, np.int8(-1), split),
+      'class_name': sections,
+      'tag_name': names,
+      'name': list(place),
+    }
 
 
 def _tag_matrix(entries: list[Entry]) -> tuple[list[str], np.ndarray]:

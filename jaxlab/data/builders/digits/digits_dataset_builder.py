@@ -14,25 +14,6 @@ from jaxlab.engine.errors import InputError
 SHA256 = 'fe61bc84cd6a594d5ed1b937b7d8f8f791d4091d2a9df91fe5d6066156a4db6e'
 PARTS = {'validation': 0.2, 'test': 0.2}  # of each class; the rest is train
 
-_DESCRIPTION = f"""\
-1,797 handwritten digits of 13 people, 8 by 8 pixels, from the test half of the
-UCI set "Optical Recognition of Handwritten Digits" in the package scikit-learn
-(sha256 of its pixels and labels {SHA256}). The pixels 0 to 16 are multiplied by
-15, to 0 to 240: divide by 15 to have them back. No split is published; a fifth
-of each class is validation and a fifth is test, chosen by a hash of an image's
-place in the package, without regard to who wrote it.
-"""
-
-CITATION = """\
-@misc{alpaydin1998digits,
-  author = {Alpaydin, Ethem and Kaynak, Cenk},
-  title = {Optical Recognition of Handwritten Digits},
-  howpublished = {UCI Machine Learning Repository},
-  year = {1998},
-  doi = {10.24432/C50P49}
-}
-"""
-
 
 @functools.cache
 def load_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,6 +58,11 @@ class Builder(packaged.PackagedBuilder):
   NEEDS = ('sklearn',)
   SUMMARY = '1,797 handwritten digits, 8 by 8, 10 classes'
   LICENCE = 'CC BY 4.0 (the package: BSD-3-Clause)'
+  FEATURES = {  # noqa: RUF012
+    'image': tfds.features.Image(shape=(8, 8, 1)),
+    'label': tfds.features.ClassLabel(num_classes=10),
+  }
+  SUPERVISED = ('image', 'label')
   PUBLISHED = {  # noqa: RUF012
     'images': packaged.Published(1_797),
     'classes': packaged.Published(10),
@@ -91,28 +77,12 @@ class Builder(packaged.PackagedBuilder):
       'pixel mean, of 16': np.mean([row['image'] for row in rows]) / 15,
     }
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(8, 8, 1)),
-          'label': tfds.features.ClassLabel(num_classes=10),
-        }
-      ),
-      supervised_keys=('image', 'label'),
-      license=self.LICENCE,
-      citation=CITATION,
-      disable_shuffling=True,  # the order of the package
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # nothing is downloaded
-    return {name: self._generate_examples(name) for name in ('train', *PARTS)}
-
-  def _generate_examples(self, name):
+  def rows(self):
     pixels, labels, split = load_digits()
-    for key in np.flatnonzero(split == SPLITS[name]):
-      image = packaged.encode_png(pixels[key] * np.uint8(15))
-      yield int(key), {'image': image, 'label': int(labels[key])}
+    return {
+      name: (
+        {'image': pixels[i] * np.uint8(15), 'label': int(labels[i])}
+        for i in np.flatnonzero(split == SPLITS[name])
+      )
+      for name in ('train', *PARTS)
+    }

