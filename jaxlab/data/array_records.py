@@ -6,6 +6,7 @@ does not load TensorFlow Datasets.
 """
 
 import bisect
+import functools
 import os
 import resource
 import threading
@@ -15,11 +16,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python import array_record_module
+from google.protobuf import (
+  descriptor_pb2,
+  descriptor_pool,
+  message,
+  message_factory,
+)
 
 from jaxlab.data import tfds
 from jaxlab.engine.errors import InputError
 
-_BYTES, _INTEGERS = 1, 3  # fields of tf.train.Feature
+# What of tf.train.Example is read, by the numbers of the fields. An entry of a
+# map is a message too.
+_MESSAGES = {
+  'Texts': {1: ('REPEATED', 'BYTES', 'values')},
+  'Integers': {1: ('REPEATED', 'INT64', 'values')},
+  'Feature': {
+    1: ('OPTIONAL', 'Texts', 'texts'),
+    3: ('OPTIONAL', 'Integers', 'integers'),
+  },
+  'Entry': {
+    1: ('OPTIONAL', 'BYTES', 'key'),
+    2: ('OPTIONAL', 'Feature', 'value'),
+  },
+  'Features': {1: ('REPEATED', 'Entry', 'entries')},
+  'Example': {1: ('OPTIONAL', 'Features', 'features')},
+}
 
 
 class Shard(NamedTuple):
@@ -187,12 +209,8 @@ def parse_example(
 ) -> tuple[bytes, int]:
   """The one byte string and the one integer of two features of a record.
 
-  Reads the wire format itself: as fast as protobuf's classes, without loading
-  TensorFlow Datasets for them.
-
   Args:
-    record: a tf.train.Example, which is
-      Example{features=1: Features{feature=1: map<string=1, Feature=2>}}.
+    record: a tf.train.Example.
     image: name of the feature that is a list of one byte string.
     label: name of the feature that is a list of one integer; b'' for none,
       whose integer is 0.
@@ -201,75 +219,44 @@ def parse_example(
     LookupError: the record is no Example, or a feature is missing or has
       another type or length.
   """
-  found: dict[bytes, bytes | int] = {}
-  size, at = _integer(record, 1)
-  end = at + size
-  while at < end:  # an entry of the map a turn
-    size, at = _integer(record, at + 1)
-    stop = at + size
-    size, at = _integer(record, at + 1)
-    name = record[at : at + size]
-    if name in (image, label):
-      found[name] = _single(record, at + size + 1, stop)
-    at = stop
-  data, number = found[image], found[label] if label else 0
-  if at != len(record):
-    raise IndexError('the record has another length than it says')
-  if not isinstance(data, bytes) or not isinstance(number, int):
-    raise KeyError('another type')
-  return data, number
+  try:
+    entries = _example_class().FromString(record).features.entries
+  except message.DecodeError as error:
+    raise LookupError('no Example') from error
+  found = {entry.key: entry.value for entry in entries}
+  data = found[image].texts.values
+  numbers = found[label].integers.values if label else [0]
+  if len(data) != 1 or len(numbers) != 1:
+    raise LookupError('not one value')
+  return data[0], numbers[0]
 
 
 def encode_example(data: bytes, label: int) -> bytes:
   """The tf.train.Example of an `image` and its `label`: see `parse_example`."""
-  from tensorflow_datasets.proto import tf_example_pb2
-
-  found = tf_example_pb2.Example()
-  feature = found.features.feature
-  feature['image'].bytes_list.value.append(data)
-  feature['label'].int64_list.value.append(label)
-  return found.SerializeToString(deterministic=True)
+  found = _example_class()()
+  entries = found.features.entries
+  entries.add(key=b'image').value.texts.values.append(data)
+  entries.add(key=b'label').value.integers.values.append(label)
+  return found.SerializeToString()
 
 
-def _single(record: bytes, at: int, stop: int) -> bytes | int:
-  """The one value of the Feature whose length stands at `at`."""
-  _, at = _integer(record, at)
-  field = record[at] >> 3
-  _, at = _integer(record, at + 1)
-  value: bytes | int
-  if field == _BYTES:
-    size, at = _integer(record, at + 1)
-    value = record[at : at + size]
-    at += size
-  elif field == _INTEGERS:
-    packed = record[at] & 7 == 2
-    at += 1
-    if packed:
-      _, at = _integer(record, at)
-    value, at = _integer(record, at)
-    value -= (value >> 63) << 64  # two's complement
-  else:
-    raise KeyError('floats')
-  if at != stop:
-    raise IndexError('not one value')
-  return value
-
-
-def _integer(record: bytes, at: int) -> tuple[int, int]:
-  """A number of seven bits a byte, the low ones first, and where it ends."""
-  value = record[at]
-  at += 1
-  if value < 128:
-    return value, at
-  value &= 127
-  shift = 7
-  while True:
-    byte = record[at]
-    at += 1
-    value |= (byte & 127) << shift
-    if byte < 128:
-      return value, at
-    shift += 7
+@functools.cache
+def _example_class() -> Any:
+  """tf.train.Example, without loading TensorFlow Datasets for it."""
+  file = descriptor_pb2.FileDescriptorProto(name='example', syntax='proto3')
+  kinds = descriptor_pb2.FieldDescriptorProto
+  for name, fields in _MESSAGES.items():
+    made = file.message_type.add(name=name)
+    for number, (label, kind, field) in fields.items():
+      one = made.field.add(name=field, number=number)
+      one.label = kinds.Label.Value(f'LABEL_{label}')
+      if kind in _MESSAGES:
+        one.type_name = kind
+      else:
+        one.type = kinds.Type.Value(f'TYPE_{kind}')
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(file)
+  return message_factory.GetMessageClass(pool.FindMessageTypeByName('Example'))
 
 
 def _most_open() -> int:

@@ -8,6 +8,7 @@ import math
 import mmap
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,22 @@ _EPOCHS = 2  # orders kept: a batch may span the end of one
 _BLOCK = 1 << 24  # bytes looked at together
 
 
-class Order:
+class Caching:
+  """Attributes with a leading underscore are caches of the process alone."""
+
+  def _start(self) -> None:
+    """Makes the caches, empty; called by `__init__` and after unpickling."""
+    raise NotImplementedError
+
+  def __getstate__(self):
+    return {k: v for k, v in self.__dict__.items() if not k.startswith('_')}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._start()
+
+
+class Order(Caching):
   """The examples of each batch: an order of the set for each epoch.
 
   Example k of the stream is example k mod n of epoch k // n. With `repeat`
@@ -74,14 +90,6 @@ class Order:
     self._lock = threading.Lock()
     self._epochs: dict[int, np.ndarray] = {}
 
-  def __getstate__(self):
-    hidden = ('_lock', '_epochs')
-    return {k: v for k, v in self.__dict__.items() if k not in hidden}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._start()
-
   @property
   def num_examples(self) -> int:
     """Examples of one epoch that are in a batch."""
@@ -103,36 +111,26 @@ class Order:
     if not self.repeat:
       stop = min(stop, self.num_examples)
       start = min(start, stop)
-    epoch, at = divmod(start, self.count)
-    missing = stop - start
-    found = self._epoch(epoch)[at : at + missing]
-    if len(found) == missing:
-      return found
-    parts = [found]
-    missing -= len(found)
-    while missing:
-      epoch += 1
-      parts.append(self._epoch(epoch)[:missing])
-      missing -= len(parts[-1])
-    return np.concatenate(parts)
+    parts: list[np.ndarray] = []
+    while not parts or start < stop:
+      epoch, at = divmod(start, self.count)
+      parts.append(self._epoch(epoch)[at : at + stop - start])
+      start += self.count - at
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
   def _epoch(self, epoch: int) -> np.ndarray:
-    if not self.shuffle:
-      epoch = 0
-    found = self._epochs.get(epoch)
-    if found is None:
-      with self._lock:
-        found = self._epochs.get(epoch)
-        if found is None:
-          if self.shuffle:
-            found = permutation(self.count, seed=self.seed, epoch=epoch)
-          else:
-            found = np.arange(self.count)
-          found.flags.writeable = False
-          while len(self._epochs) >= _EPOCHS:
-            del self._epochs[next(iter(self._epochs))]
-          self._epochs[epoch] = found
-    return found
+    epoch = epoch if self.shuffle else 0
+    with self._lock:
+      if epoch not in self._epochs:
+        if self.shuffle:
+          found = permutation(self.count, seed=self.seed, epoch=epoch)
+        else:
+          found = np.arange(self.count)
+        found.flags.writeable = False
+        while len(self._epochs) >= _EPOCHS:
+          del self._epochs[next(iter(self._epochs))]
+        self._epochs[epoch] = found
+      return self._epochs[epoch]
 
 
 def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -150,67 +148,42 @@ def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:
   return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
-class ArraySource:
-  """Arrays whose first axis counts examples, as a `Source` of the engine.
+class Indexed:
+  """A `Source` of the engine whose examples are known by index.
 
-  A batch has the arrays' names, and
-    id: [b] int32, the examples' places in the arrays.
+  A batch of b rows has the arrays that `_gather` gives, and
+    id: [b] int32, the examples' indices.
   A finite source (`repeat=False`) has `num_batches` batches, the last short:
-  the feed pads it and masks the padding. See `Order` for the rest.
-
-  Read-only memmaps are pickled as path and place, and opened anew by whoever
-  unpickles; other arrays are pickled whole.
+  the feed pads it and masks the padding.
 
   Args:
-    arrays: name -> [n, …] bool, integer or floating array of at most 32 bits,
-      finite. `mask`, [n] bool, is the rows' own mask where given.
-    batch_size, seed, repeat, shuffle, drop_last: see `Order`.
+    count: examples in the set.
+    rows: name -> shape and dtype of one row of an array of a batch.
+    batch_size: rows of a batch.
     kind: the step kind that all batches are of.
+    order: see `Order`.
 
   Raises:
-    InputError: no arrays or examples, arrays of different length, of a dtype
-      that a device would not keep, or with a number that is not finite; an
-      argument out of range.
+    InputError: an argument is out of range.
   """
 
   def __init__(
     self,
-    arrays: Mapping[str, np.ndarray],
+    count: int,
+    rows: Mapping[str, tuple[tuple[int, ...], Any]],
     *,
     batch_size: int,
-    seed: int = 0,
-    repeat: bool = True,
-    shuffle: bool = True,
-    drop_last: bool = False,
     kind: str = 'train',
+    **order: Any,
   ):
-    self.arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    count = _check(self.arrays)
-    self.order = Order(
-      count,
-      batch_size=batch_size,
-      seed=seed,
-      repeat=repeat,
-      shuffle=shuffle,
-      drop_last=drop_last,
-    )
+    self.order = Order(count, batch_size=batch_size, **order)
     self.step_kind = kind
-    spec = {
-      name: ArraySpec((batch_size, *array.shape[1:]), array.dtype)
-      for name, array in self.arrays.items()
+    self.spec = {
+      kind: {
+        name: ArraySpec((batch_size, *shape), dtype)
+        for name, (shape, dtype) in {**rows, 'id': ((), np.int32)}.items()
+      }
     }
-    self.spec = {kind: spec | {'id': ArraySpec((batch_size,), np.int32)}}
-
-  def __getstate__(self):
-    arrays = {name: _located(array) for name, array in self.arrays.items()}
-    return self.__dict__ | {'arrays': arrays}
-
-  def __setstate__(self, state):
-    arrays = {
-      name: value.open() if isinstance(value, _Located) else value
-      for name, value in state['arrays'].items()
-    }
-    self.__dict__.update(state | {'arrays': arrays})
 
   @property
   def num_examples(self) -> int:
@@ -229,10 +202,51 @@ class ArraySource:
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
     """Rows `rows` of batch `step`, fewer at the end of a finite source."""
     index = self.order.indices(step, rows)
+    return {**self._gather(index), 'id': index.astype(np.int32)}
+
+  def _gather(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of the examples of [b] int64 indices, but `id`."""
+    raise NotImplementedError
+
+
+class ArraySource(Indexed):
+  """Arrays whose first axis counts examples, which are gathered by index.
+
+  A batch has the arrays' names, and `id`, the examples' places in them.
+
+  Read-only memmaps are pickled as path and place, and opened anew by whoever
+  unpickles; other arrays are pickled whole.
+
+  Args:
+    arrays: name -> [n, …] bool, integer or floating array of at most 32 bits,
+      finite. `mask`, [n] bool, is the rows' own mask where given.
+    more: batch_size, kind and order, see `Indexed`.
+
+  Raises:
+    InputError: no arrays or examples, arrays of different length, of a dtype
+      that a device would not keep, or with a number that is not finite; an
+      argument out of range.
+  """
+
+  def __init__(self, arrays: Mapping[str, np.ndarray], **more: Any):
+    self.arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    rows = {k: (v.shape[1:], v.dtype) for k, v in self.arrays.items()}
+    super().__init__(_check(self.arrays), rows, **more)
+
+  def __getstate__(self):
+    arrays = {name: _located(array) for name, array in self.arrays.items()}
+    return self.__dict__ | {'arrays': arrays}
+
+  def __setstate__(self, state):
+    arrays = {
+      name: value.open() if isinstance(value, _Located) else value
+      for name, value in state['arrays'].items()
+    }
+    self.__dict__.update(state | {'arrays': arrays})
+
+  def _gather(self, index: np.ndarray) -> dict[str, np.ndarray]:
     # The method `take` copies whole rows, a fifth faster than array[index].
-    batch = {name: array.take(index, 0) for name, array in self.arrays.items()}
-    batch['id'] = index.astype(np.int32)
-    return batch
+    return {name: array.take(index, 0) for name, array in self.arrays.items()}
 
 
 class _Located:

@@ -202,35 +202,32 @@ def _root() -> pathlib.Path:
 
 def _open_own(make, offline: bool):
   target = _root() / make.name / str(make.VERSION)
-  if not target.exists():
-    lock = _root() / f'.{make.name}.lock'
-    with atomic.lock(lock, f'the data set {make.name}'):
-      if not target.exists():
-        _prepare_own(make, target, offline)
+  prepare = lambda folder: _prepare_own(make, folder, offline)
+  lock = _root() / f'.{make.name}.lock'
+  atomic.made_once(target, f'the data set {make.name}', prepare, lock)
   with _described(make.name, target, ValueError, AssertionError):
     return make(data_dir=_root())
 
 
-def _prepare_own(make, target, offline) -> None:
-  """Builds a set in a scratch folder and renames the whole to `target`."""
+def _prepare_own(make, folder: pathlib.Path, offline: bool) -> pathlib.Path:
+  """Builds a set somewhere in a scratch folder; where."""
   tfds = _import_tfds()
   start, downloads = time.monotonic(), registry.download_seconds()
-  with atomic.scratch_folder(target) as folder:
-    builder = make(data_dir=folder, offline=offline)
-    builder.check_needs()
-    atomic.note(f'preparing the data set {make.name}')
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints there
-      builder.download_and_prepare(
-        file_format=FORMAT,
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-      )
-    os.rename(builder.data_dir, target)
+  builder = make(data_dir=folder, offline=offline)
+  builder.check_needs()
+  atomic.note(f'preparing the data set {make.name}')
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints there
+    builder.download_and_prepare(
+      file_format=FORMAT,
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
   downloads = registry.download_seconds() - downloads
   seconds = time.monotonic() - start - downloads
   atomic.note(
     f'prepared the data set {make.name} in {seconds:.1f} s'
     + (f', and {downloads:.1f} s of downloads' if downloads else '')
   )
+  return pathlib.Path(builder.data_dir)
 
 
 def _raw_images(features) -> dict[str, Any]:

@@ -20,10 +20,12 @@ average) takes 1.4 times the nodes that it has on average, where a row for each
 graph would take 16 times.
 """
 
+from typing import Any
+
 import numpy as np
 
 from jaxlab.data.graphs.types import Graphs
-from jaxlab.data.in_memory import Order
+from jaxlab.data.in_memory import Indexed
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -62,7 +64,8 @@ def node_features(
           f'degree_cap = {degree_cap}: node features "degree" need one of at '
           'least 1'
         )
-      found.append(_one_hot(_degree(graphs), degree_cap + 1))
+      degree = graphs.batch(np.arange(len(graphs))).nodes['degree']
+      found.append(_one_hot(degree, degree_cap + 1))
     elif name not in has:
       raise InputError(
         f'the set has no node {name}s, and node features are {list(columns)}: '
@@ -87,10 +90,6 @@ def _one_hot(values: np.ndarray, kinds: int) -> np.ndarray:
   return (kind[:, None] == np.arange(kinds)).astype(np.float32)
 
 
-def _degree(graphs: Graphs) -> np.ndarray:
-  return graphs.batch(np.arange(len(graphs))).nodes['degree']
-
-
 def batch_spec(
   lead: tuple[int, ...], graphs: int, room: tuple[int, int], features: int
 ) -> dict[str, ArraySpec]:
@@ -113,7 +112,7 @@ def batch_spec(
   }
 
 
-class GraphSource:
+class GraphSource(Indexed):
   """Rows of graphs as a `Source` of the engine.
 
   Args:
@@ -126,8 +125,7 @@ class GraphSource:
     room: (nodes, edges) of a row, of a source without end; a finite one takes
       those of its largest row.
     steps: batches that will be asked for, of a source without end.
-    seed, repeat, shuffle: see `jaxlab.data.in_memory.Order`.
-    kind: the step kind that all batches are of.
+    more: kind, seed, repeat and shuffle, see `jaxlab.data.in_memory.Indexed`.
 
   Raises:
     InputError: features of another number of nodes, a graph that is not there,
@@ -145,22 +143,12 @@ class GraphSource:
     rows: int = 1,
     room: tuple[int, int] | None = None,
     steps: int = 0,
-    seed: int = 0,
-    repeat: bool = True,
-    shuffle: bool = True,
-    kind: str = 'train',
+    **more: Any,
   ):
     self.indices = np.asarray(indices, np.int64)
     _check(graphs, features, self.indices, batch_size, rows)
     self.each = batch_size // rows
-    self.order = Order(
-      len(self.indices),
-      batch_size=batch_size,
-      seed=seed,
-      repeat=repeat,
-      shuffle=shuffle,
-    )
-    self.step_kind = kind
+    super().__init__(len(self.indices), {}, batch_size=batch_size, **more)
     joined = graphs.batch(np.arange(len(graphs)))
     of = np.repeat(np.arange(len(graphs)), joined.n_edge)
     edge = np.stack([joined.senders, joined.receivers], 1)
@@ -176,22 +164,9 @@ class GraphSource:
         f'{needed[1]} edges, and have it for {self.num_nodes} and '
         f'{self.num_edges}: make it larger'
       )
-    arrays = batch_spec(
-      (rows, *self.indices.shape[1:]),
-      self.each,
-      (self.num_nodes, self.num_edges),
-      features.shape[1],
-    )
-    self.spec = {kind: arrays}
-
-  @property
-  def num_batches(self) -> int:
-    """Batches of one epoch; the last may be short."""
-    return self.order.num_batches
-
-  def kind(self, step: int) -> str:
-    del step
-    return self.step_kind
+    lead, room = (rows, *indices.shape[1:]), (self.num_nodes, self.num_edges)
+    spec = batch_spec(lead, self.each, room, features.shape[1])
+    self.spec = {self.step_kind: spec}
 
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
     """Rows `rows` of batch `step`, with graphs that are not real at its end."""

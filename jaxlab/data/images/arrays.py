@@ -7,26 +7,21 @@ decoder of a `streaming.RecordSource`.
 
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxlab.data import atomic
+from jaxlab.data import atomic, kept
 from jaxlab.data.images import streaming
-from jaxlab.data.images.pixels import Canvas, Channels, Fit, decode, resize
+from jaxlab.data.images.pixels import Canvas, Channels, Fit
 from jaxlab.engine.errors import InputError
 
-__all__ = ['Canvas', 'Images', 'decode', 'open_images', 'resize']
-
 _FORMAT = 1  # of the decoded folder; a new one makes old folders unused
-_BLOCK = 128  # images decoded together
 
 
 class Images(NamedTuple):
@@ -82,12 +77,10 @@ def open_images(
     *(_FORMAT, name, split, records.fingerprint, image, label),
     *(canvas.size, channels, fit if canvas.size else ''),
   )
-  digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
+  digest = kept.digest_of(options)[:16]
   plain = re.sub(r'\W+', '_', f'{name[-60:]}-{split}').strip('_')
   target = atomic.data_dir() / 'decoded' / f'{plain}-{digest}'
-  make = lambda folder: _Decoding(records, canvas, max_undecodable).write(
-    folder
-  )
+  make = _Decoding(records, canvas, max_undecodable).write
   atomic.kept_folder(target, f'the set of images {name}', make)
   return _load(target, records, max_undecodable)
 
@@ -95,14 +88,7 @@ def open_images(
 def _load(
   target: pathlib.Path, records: streaming.Records, max_undecodable: int
 ) -> Images:
-  try:
-    known = json.loads((target / 'images.json').read_text())
-    image = np.load(target / 'image.npy', mmap_mode='r', allow_pickle=False)
-    label = np.load(target / 'label.npy', allow_pickle=False)
-  except (OSError, ValueError) as error:
-    raise InputError(
-      f'{target} cannot be read ({error}): delete it and run again'
-    ) from error
+  known = kept.load(target, 'images.json')
   skipped = tuple(known['skipped'])
   if skipped:
     text = (
@@ -117,8 +103,8 @@ def _load(
     name=records.name,
     split=records.split,
     fingerprint=known['sha256'],
-    image=image,
-    label=label,
+    image=kept.load(target, 'image.npy'),
+    label=np.array(kept.load(target, 'label.npy')),
     classes=records.classes,
     skipped=skipped,
   )
@@ -140,16 +126,12 @@ class _Decoding:
     start, total = time.monotonic(), len(self.records)
     atomic.note(f'decoding {total:,} images of {_set(self.records)}')
     digest = hashlib.sha256()
-    with open(folder / 'image.npy', 'wb') as file:
+    with kept.GrowingArray(folder / 'image.npy', np.uint8) as file:
       for image in self._images(folder):
-        if file.tell() == 0:  # a place for a header that the end will know
-          _write_header(file, (total, *image.shape))
-        file.write(image.data)
+        file.extend(image[None])
         digest.update(image.data)
-      if self.first is None:
-        raise InputError(f'no image of {_set(self.records)} decodes')
-      file.seek(0)
-      _write_header(file, (len(self.labels), *self.first[1]))
+    if self.first is None:
+      raise InputError(f'no image of {_set(self.records)} decodes')
     label = np.array(self.labels, np.int32)
     digest.update(label.data)
     np.save(folder / 'label.npy', label, allow_pickle=False)
@@ -164,32 +146,17 @@ class _Decoding:
 
   def _images(self, folder: pathlib.Path) -> Iterator[np.ndarray]:
     """Decoded images in order; fills the lists."""
-    threads = os.cpu_count() or 1
-    # Pillow decodes without the interpreter's lock.
-    with ThreadPoolExecutor(threads) as pool:
-      for start in range(0, len(self.records), _BLOCK):
-        indices = list(range(start, min(start + _BLOCK, len(self.records))))
-        data, label = self.records.read(indices)
-        # A run a thread: small images cost less than to hand them over.
-        runs = np.array_split(np.arange(len(data)), threads)
-        parts = pool.map(
-          lambda run, of=start, data=data: [
-            self._decode(of + row, data[row]) for row in run.tolist()
-          ],
-          runs,
-        )
-        found = [image for part in parts for image in part]
-        for index, image, number in zip(indices, found, label.tolist()):
-          if isinstance(image, InputError):
-            self._skip(index, image)
-          else:
-            self._check_shape(index, image.shape, folder)
-            self.labels.append(number)
-            yield image
+    for index, label, image in streaming.mapped(self.records, self._decode):
+      if isinstance(image, InputError):
+        self._skip(index, image)
+      else:
+        self._check_shape(index, image.shape, folder)
+        self.labels.append(label)
+        yield image
 
-  def _decode(self, index: int, data: bytes) -> np.ndarray | InputError:
+  def _decode(self, data: bytes, name: str) -> np.ndarray | InputError:
     try:
-      return self.canvas(data, self.records.describe(index))
+      return self.canvas(data, name)
     except InputError as error:
       return error
 
@@ -229,11 +196,3 @@ def _set(records: streaming.Records) -> str:
 
 def _written(shape: tuple[int, ...]) -> str:
   return f'{shape[0]} x {shape[1]} with {shape[2]} channels'
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-  # NumPy leaves room for the first axis to change, so that a header keeps its
-  # size.
-  np.lib.format.write_array_header_1_0(
-    file, {'descr': '|u1', 'fortran_order': False, 'shape': shape}
-  )

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ RVL_CDIP_CLASSES = (
   *('file folder', 'news article', 'budget', 'invoice', 'presentation'),
   *('questionnaire', 'resume', 'memo'),
 )
+_LISTS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 _SPLIT_FOLDERS = {  # split -> the names its folder may have
   'train': ('train',),
   'validation': ('validation', 'val', 'valid'),
@@ -94,18 +95,15 @@ def open_image_folder(path: str, split: str) -> FileRecords:
   """
   root = _folder(path, 'image_folder')
   parts = _split_folders(root)
-  if split not in (parts or _SPLIT_FOLDERS):
-    raise InputError(
-      f'image_folder:{path} has no split {split!r}; it has '
-      f'{list(parts or _SPLIT_FOLDERS)}'
-    )
+  _check_split(f'image_folder:{path}', split, parts or _SPLIT_FOLDERS)
   tops = list(parts.values()) or [root]
   classes = sorted({p.name for top in tops for p in _visible(top, True)})
   if not classes:
     raise InputError(
       f'{root} has no folders of classes: put images in {root}/CLASS'
     )
-  for stray in _visible(parts.get(split, root), False):
+  top = parts.get(split, root)
+  for stray in _visible(top, False):
     if _is_image(stray):
       raise InputError(
         f'{stray} is in no folder of a class: move it to one beside it'
@@ -113,12 +111,10 @@ def open_image_folder(path: str, split: str) -> FileRecords:
   files: list[str] = []
   label: list[int] = []
   for number, name in enumerate(classes):
-    folder = parts.get(split, root) / name
-    if folder.is_dir():
-      found = _images_below(folder, root)
-      chosen = found if parts else _held_out(found, split)
-      files += chosen
-      label += [number] * len(chosen)
+    if (top / name).is_dir():
+      found = _images_below(top / name, root)
+      files += found if parts else _held_out(found, split)
+      label += [number] * (len(files) - len(label))
   if not files:
     raise InputError(
       f'the split {split!r} of image_folder:{path} has no images: a tenth of '
@@ -142,12 +138,8 @@ def open_rvl_cdip(path: str, split: str) -> FileRecords:
       label outside of the classes or names a file that is not there.
   """
   root = _folder(path, 'rvl_cdip')
-  lists = {'train': 'train', 'validation': 'val', 'test': 'test'}
-  if split not in lists:
-    raise InputError(
-      f'rvl_cdip:{path} has no split {split!r}; it has {list(lists)}'
-    )
-  text = root / 'labels' / f'{lists[split]}.txt'
+  _check_split(f'rvl_cdip:{path}', split, _LISTS)
+  text = root / 'labels' / f'{_LISTS[split]}.txt'
   try:
     lines = text.read_text('utf-8').split('\n')
     lines = lines[:-1] if not lines[-1] else lines
@@ -156,7 +148,7 @@ def open_rvl_cdip(path: str, split: str) -> FileRecords:
       f'cannot read {text} ({error}): unpack both archives of RVL-CDIP, so '
       f'that {root} has the folders images and labels'
     ) from error
-  numbers = {str(number): number for number in range(len(RVL_CDIP_CLASSES))}
+  count = len(RVL_CDIP_CLASSES)
   files, label = [], []
   for number, line in enumerate(lines, 1):
     file, _, value = line.strip().rpartition(' ')
@@ -164,8 +156,8 @@ def open_rvl_cdip(path: str, split: str) -> FileRecords:
     why = ''
     if not file or place.is_absolute() or '..' in place.parts:
       why = 'is not "relative/path.tif LABEL"'
-    elif value not in numbers:
-      why = f'has a label that is none of 0, …, {len(numbers) - 1}'
+    elif value not in map(str, range(count)):
+      why = f'has a label that is none of 0, …, {count - 1}'
     elif not (root / 'images' / file).is_file():
       why = f'names a file that is not in {root / "images"}'
     if why:
@@ -173,7 +165,7 @@ def open_rvl_cdip(path: str, split: str) -> FileRecords:
         f'{text}, line {number}: {line!r} {why}; mend or remove the line'
       )
     files.append(file)
-    label.append(numbers[value])
+    label.append(int(value))
   if not files:
     raise InputError(f'{text} has no lines: unpack it again')
   return FileRecords(
@@ -195,12 +187,9 @@ def open_split_csv(path: str, split: str) -> FileRecords:
       file that is not there.
   """
   root = _folder(path, 'split_csv')
-  lists = {'train': 'train.csv', 'validation': 'val.csv', 'test': 'test.csv'}
-  if split not in lists:
-    raise InputError(
-      f'split_csv:{path} has no split {split!r}; it has {list(lists)}'
-    )
-  rows = {one: _listed(root / name) for one, name in lists.items()}
+  _check_split(f'split_csv:{path}', split, _LISTS)
+  lists = {one: root / f'{name}.csv' for one, name in _LISTS.items()}
+  rows = {one: _listed(text) for one, text in lists.items()}
   classes = sorted({label for found in rows.values() for _, label in found})
   numbers = {name: number for number, name in enumerate(classes)}
   files, label = [], []
@@ -209,7 +198,7 @@ def open_split_csv(path: str, split: str) -> FileRecords:
     there = [place for place in places if (root / place).is_file()]
     if '..' in pathlib.PurePosixPath(name, file).parts or not there:
       raise InputError(
-        f'{root / lists[split]} names {file!r} of {name!r}, which is at none '
+        f'{lists[split]} names {file!r} of {name!r}, which is at none '
         f'of {places} in {root}: put it there, or remove the line'
       )
     files.append(there[0])
@@ -217,6 +206,11 @@ def open_split_csv(path: str, split: str) -> FileRecords:
   return FileRecords(
     f'split_csv:{path}', split, tuple(classes), root, files, label
   )
+
+
+def _check_split(name: str, split: str, known: Iterable[str]) -> None:
+  if split not in known:
+    raise InputError(f'{name} has no split {split!r}; it has {list(known)}')
 
 
 def _listed(path: pathlib.Path) -> list[tuple[str, str]]:
@@ -319,3 +313,11 @@ def _held_out(files: list[str], split: str) -> list[str]:
     'train': ranked[2 * held :],
   }
   return sorted(parts[split])
+
+
+# The kind of a set, before the colon of its name, -> what opens it.
+OPENERS: Mapping[str, Callable[[str, str], FileRecords]] = {
+  'image_folder': open_image_folder,
+  'rvl_cdip': open_rvl_cdip,
+  'split_csv': open_split_csv,
+}

@@ -15,9 +15,7 @@ has tokens, and tokens give back their text.
 
 import functools
 import hashlib
-import itertools
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,8 +25,9 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from jaxlab.data import atomic, tfds
+from jaxlab.data import atomic, kept, tfds
 from jaxlab.data.in_memory import Order, permutation
+from jaxlab.data.text import token_store
 from jaxlab.data.text.documents import SPLITS, read_aligned
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
@@ -37,8 +36,6 @@ PAD, BOS, EOS = range(3)
 FIRST = 3  # the first token of a text: none of it is taken for one of these
 SIDES = ('source', 'target')
 ALIGNED = 'aligned:'
-_FORMAT = 1  # of the folder; a new one makes old folders unused
-_LINES = 4096  # pairs tokenised at once
 _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 Read = Callable[[str], Iterable[tuple[str, str]]]  # split -> pairs
@@ -51,37 +48,20 @@ class Side(NamedTuple):
   offsets: np.ndarray  # [n + 1] int64 into tokens, increasing
 
 
-class Pairs:
-  """Opened pairs; pickled as their path."""
+class Pairs(token_store.TokenStore):
+  """Opened pairs."""
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
-    try:
-      known = json.loads((self.path / 'pairs.json').read_text())
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f'{self.path} has no whole pairs ({error}): delete it and run again'
-      ) from error
-    self.name: str = known['name']
-    self.sha256: str = known['sha256']  # of vocabulary and all tokens
-    self.vocab_size: int = known['vocab_size']  # PAD, BOS and EOS included
+  FOLDER = 'translation'
+  ABOUT = 'pairs.json'
 
-  def __reduce__(self):
-    return Pairs, (self.path,)
+  @property
+  def vocab_size(self) -> int:
+    """PAD, BOS and EOS included."""
+    return self.known['vocab_size']
 
   def side(self, split: str, side: str) -> Side:
     """The 'source' or 'target' of a split, memory-mapped."""
-
-    def load(part):
-      path = self.path / f'{split}.{side}.{part}.npy'
-      try:
-        return np.load(path, mmap_mode='r')
-      except (OSError, ValueError) as error:
-        raise InputError(
-          f'{path} cannot be read ({error}): delete {self.path} and run again'
-        ) from error
-
-    return Side(load('tokens'), load('offsets'))
+    return token_store.load(Side, self.path, f'{split}.{side}')
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -137,9 +117,6 @@ def prepare_pairs(
 ) -> Pairs:
   """Opens the pairs of a set, made first where they are not yet there.
 
-  Two processes prepare them once, and one that is killed leaves nothing that
-  is read.
-
   Args:
     name: see the module's docstring.
     source, target: text features of the set, such as 'de'; of files, whatever
@@ -163,12 +140,11 @@ def prepare_pairs(
     )
   opened = _open_files if name.startswith(ALIGNED) else _open_tfds
   fingerprint, read = opened(name, source, target, offline)
-  options = [_FORMAT, name, source, target, fingerprint, vocab_size]
-  digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:32]
-  folder = atomic.data_dir() / 'translation' / digest
-  make = lambda scratch: _make(name, read, vocab_size, scratch)
-  atomic.kept_folder(folder, f'the set of pairs {name}', make)
-  return Pairs(folder)
+  return Pairs.prepared(
+    [name, source, target, fingerprint, vocab_size],
+    f'the set of pairs {name}',
+    lambda folder: _make(name, read, vocab_size, folder),
+  )
 
 
 def _open_files(name, source, target, offline) -> tuple[str, Read]:
@@ -181,8 +157,8 @@ def _open_files(name, source, target, offline) -> tuple[str, Read]:
       'FOLDER/train, FOLDER/validation and FOLDER/test'
     )
   digest, files = hashlib.sha256(), {}
+  paths = [pathlib.Path(n.strip()).expanduser() for n in names]
   for split in SPLITS:
-    paths = [pathlib.Path(n.strip()).expanduser() for n in names]
     files[split] = [path.parent / split / path.name for path in paths]
     for path in files[split]:
       if not path.is_file():
@@ -264,18 +240,17 @@ def _make(name: str, read: Read, vocab_size: int, folder: pathlib.Path) -> None:
   digest = hashlib.sha256(vocabulary.encode())
   counts = {}
   for split in SPLITS:
-    made = _tokenise(tokenizer, _clean(read, split), vocab_size)
-    counts[split] = len(made['source'].offsets) - 1
-    if not counts[split]:
-      raise InputError(
-        f'{name} has no pair in {split} with a text in both languages; take '
-        'other languages, or give more text'
-      )
-    for side in SIDES:
-      for part, array in made[side]._asdict().items():
-        digest.update(f'{array.dtype}:{array.shape}\n'.encode())
-        digest.update(array.view(np.uint8).data)
-        np.save(folder / f'{split}.{side}.{part}.npy', array)
+    for number, language in enumerate(SIDES):
+      texts = (pair[number] for pair in _clean(read, split))
+      _tokenise(tokenizer, texts, folder, f'{split}.{language}')
+      side = token_store.load(Side, folder, f'{split}.{language}')
+      counts[split] = len(side.offsets) - 1
+      if not counts[split]:
+        raise InputError(
+          f'{name} has no pair in {split} with a text in both languages; take '
+          'other languages, or give more text'
+        )
+      token_store.update(digest, side)
   (folder / 'tokenizer.json').write_text(vocabulary, encoding='utf-8')
   about = {
     'name': name,
@@ -284,30 +259,25 @@ def _make(name: str, read: Read, vocab_size: int, folder: pathlib.Path) -> None:
     'pairs': counts,
     'tokenizers': tokenizers.__version__,
   }
-  (folder / 'pairs.json').write_text(json.dumps(about))
+  (folder / Pairs.ABOUT).write_text(json.dumps(about))
   atomic.note(
     f'tokenised {counts["train"]:,} training pairs of {name} in '
     f'{time.monotonic() - start:.1f} s'
   )
 
 
-def _tokenise(tokenizer, pairs, vocab_size: int) -> dict[str, Side]:
-  dtype = np.uint16 if vocab_size <= 2**16 else np.int32
-  tokens: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
-  lengths: dict[str, list[int]] = {side: [] for side in SIDES}
-  while some := list(itertools.islice(pairs, _LINES)):
-    for side, texts in zip(SIDES, zip(*some)):
-      found = [x.ids for x in tokenizer.encode_batch(list(texts))]
-      flat = np.fromiter((i + FIRST for ids in found for i in ids), dtype)
-      tokens[side].append(flat)
-      lengths[side] += map(len, found)
-  return {
-    side: Side(
-      np.concatenate(tokens[side] or [np.zeros(0, dtype)]),
-      np.cumsum([0, *lengths[side]], dtype=np.int64),
-    )
-    for side in SIDES
-  }
+def _tokenise(tokenizer, texts, folder: pathlib.Path, name: str) -> None:
+  """Writes the tokens of one side of a split."""
+  small = FIRST + tokenizer.get_vocab_size() <= 2**16
+  dtype = np.uint16 if small else np.int32
+  with (
+    kept.GrowingArray(folder / f'{name}.tokens.npy', dtype) as flat,
+    kept.GrowingArray(folder / f'{name}.offsets.npy', np.int64) as offsets,
+  ):
+    offsets.extend([0])
+    for some in token_store.cut(tokenizer, texts):
+      offsets.extend(flat.count + np.cumsum([len(ids) for _, ids in some]))
+      flat.extend([number + FIRST for _, ids in some for number in ids])
 
 
 def batch_spec(rows: int, length: int) -> dict[str, ArraySpec]:
