@@ -9,8 +9,6 @@ import bisect
 import functools
 import os
 import resource
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +22,8 @@ from google.protobuf import (
 )
 
 from jaxlab.data import tfds
+from jaxlab.data.checks import first
+from jaxlab.data.in_memory import Caching
 from jaxlab.engine.errors import InputError
 
 # What of tf.train.Example is read, by the numbers of the fields. An entry of a
@@ -88,7 +88,7 @@ def open_array_records(
   )
 
 
-class ArrayRecords:
+class ArrayRecords(Caching):
   """tf.train.Examples in ArrayRecord files.
 
   Files are opened when they are first read, by each process for itself, and at
@@ -106,25 +106,16 @@ class ArrayRecords:
     label: str,
   ):
     self.name, self.split, self.classes = name, split, classes
-    self.fingerprint, self._shards = fingerprint, list(shards)
-    self._image, self._label = image, label
-    self._ends = np.cumsum([shard.take for shard in shards]).tolist()
+    self.fingerprint, self.shards = fingerprint, list(shards)
+    self.image, self.label = image, label
+    self.ends = np.cumsum([shard.take for shard in shards]).tolist()
     self._start()
 
   def _start(self) -> None:
-    self._lock = threading.Lock()
-    self._readers: OrderedDict[str, Any] = OrderedDict()
-
-  def __getstate__(self):
-    hidden = ('_lock', '_readers')
-    return {k: v for k, v in self.__dict__.items() if k not in hidden}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._start()
+    self._reader = functools.lru_cache(_most_open())(self._open)
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return self.ends[-1]
 
   def describe(self, index: int) -> str:
     return f'example {index} of the split {self.split!r} of {self.name}'
@@ -138,36 +129,31 @@ class ArrayRecords:
     """
     rows_of: dict[int, list[int]] = {}
     for row, index in enumerate(indices):
-      number = bisect.bisect_right(self._ends, index)
+      number = bisect.bisect_right(self.ends, index)
       rows_of.setdefault(number, []).append(row)
-    image, label = self._image.encode(), self._label.encode()
+    image, label = self.image.encode(), self.label.encode()
     images = [b''] * len(indices)
     labels = np.empty(len(indices), np.int32)
     for number, rows in rows_of.items():
-      shard = self._shards[number]
-      first = self._ends[number] - shard.take - shard.skip
-      places = [indices[row] - first for row in rows]
+      shard = self.shards[number]
+      begin = self.ends[number] - shard.take - shard.skip
+      places = [indices[row] - begin for row in rows]
       for row, record in zip(rows, self._read_shard(shard, places)):
         try:
           images[row], labels[row] = parse_example(record, image, label)
         except (LookupError, OverflowError) as error:
           raise InputError(
             f'{self.describe(indices[row])} has no single encoded image '
-            f'{self._image!r} and integer {self._label!r}: name the features '
+            f'{self.image!r} and integer {self.label!r}: name the features '
             f'that are one image and its label, or prepare the set again'
           ) from error
-    self._check_labels(labels, indices)
-    return images, labels
-
-  def _check_labels(self, labels: np.ndarray, indices: Sequence[int]) -> None:
-    outside = (labels < 0) | (labels >= len(self.classes))
-    if outside.any():
-      row = int(np.argmax(outside))
+    if at := first((labels < 0) | (labels >= len(self.classes))):
       raise InputError(
-        f'{self.describe(indices[row])} has the label {labels[row]}, and the '
+        f'{self.describe(indices[at[0]])} has the label {labels[at]}, and the '
         f'labels of the {len(self.classes)} classes begin with 0: take a split '
         f'that has labels (a public "test" often has none)'
       )
+    return images, labels
 
   def _read_shard(self, shard: Shard, places: list[int]) -> list[bytes]:
     try:
@@ -177,16 +163,6 @@ class ArrayRecords:
         f'{shard.path} cannot be read ({str(error).splitlines()[0]}): delete '
         f'its folder and prepare {self.name} again'
       ) from error
-
-  def _reader(self, shard: Shard):
-    with self._lock:
-      reader = self._readers.pop(shard.path, None)
-      if reader is None:
-        reader = self._open(shard)
-        while len(self._readers) >= _most_open():
-          self._readers.popitem(last=False)
-      self._readers[shard.path] = reader  # the last used comes last
-    return reader
 
   def _open(self, shard: Shard):
     # Random access: what lies behind a record is not wanted.

@@ -4,9 +4,9 @@
 are known by index; `ArraySource` gathers them from NumPy arrays and memmaps.
 """
 
+import functools
 import math
 import mmap
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,8 +87,7 @@ class Order(Caching):
     self._start()
 
   def _start(self) -> None:
-    self._lock = threading.Lock()
-    self._epochs: dict[int, np.ndarray] = {}
+    self._epoch = functools.lru_cache(_EPOCHS)(self._order_of)
 
   @property
   def num_examples(self) -> int:
@@ -114,23 +113,17 @@ class Order(Caching):
     parts: list[np.ndarray] = []
     while not parts or start < stop:
       epoch, at = divmod(start, self.count)
-      parts.append(self._epoch(epoch)[at : at + stop - start])
+      parts.append(self._epoch(epoch * self.shuffle)[at : at + stop - start])
       start += self.count - at
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-  def _epoch(self, epoch: int) -> np.ndarray:
-    epoch = epoch if self.shuffle else 0
-    with self._lock:
-      if epoch not in self._epochs:
-        if self.shuffle:
-          found = permutation(self.count, seed=self.seed, epoch=epoch)
-        else:
-          found = np.arange(self.count)
-        found.flags.writeable = False
-        while len(self._epochs) >= _EPOCHS:
-          del self._epochs[next(iter(self._epochs))]
-        self._epochs[epoch] = found
-      return self._epochs[epoch]
+  def _order_of(self, epoch: int) -> np.ndarray:
+    if self.shuffle:
+      found = permutation(self.count, seed=self.seed, epoch=epoch)
+    else:
+      found = np.arange(self.count)
+    found.flags.writeable = False
+    return found
 
 
 def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:

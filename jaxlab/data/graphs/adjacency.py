@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy.sparse
 
+from jaxlab.data.checks import first
 from jaxlab.engine.errors import InputError
 
 
@@ -86,12 +87,10 @@ def check_edges(edges: np.ndarray, nodes: int, what: str) -> None:
       f'{what}: edges are {edges.dtype}{list(edges.shape)}, and must be '
       f'integers of shape [e, 2]'
     )
-  wrong = ((edges < 0) | (edges >= nodes)).any(1)
-  if wrong.any():
-    row = int(np.argmax(wrong))
+  if at := first((edges < 0) | (edges >= nodes)):
     raise InputError(
-      f'{what}: edge {row} joins the nodes {edges[row].tolist()}, and there '
-      f'are {nodes} nodes, counted from 0'
+      f'{what}: edge {at[0]} joins the nodes {edges[at[0]].tolist()}, and '
+      f'there are {nodes} nodes, counted from 0'
     )
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.data.checks import first
 from jaxlab.data.graphs.types import Graphs
 from jaxlab.data.in_memory import Indexed
 from jaxlab.engine.errors import InputError
@@ -221,11 +222,9 @@ def _check(graphs, features, indices, batch_size, rows) -> None:
     raise InputError(
       f'there are features of {len(features)} nodes, and the set has {nodes}'
     )
-  wrong = (indices < 0) | (indices >= len(graphs))
-  if wrong.any():
+  if at := first((indices < 0) | (indices >= len(graphs))):
     raise InputError(
-      f'there is no graph {indices[wrong][0]}; they count from 0 to '
-      f'{len(graphs) - 1}'
+      f'there is no graph {indices[at]}; they count from 0 to {len(graphs) - 1}'
     )
   if rows < 1 or batch_size % rows:
     raise InputError(

@@ -15,7 +15,8 @@ import re
 
 import numpy as np
 
-from jaxlab.data.graphs import types as graph
+from jaxlab.data.checks import first
+from jaxlab.data.graphs.types import SPLITS, Graphs
 from jaxlab.engine.errors import InputError
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -26,7 +27,7 @@ def read_tu(
   name: str | None = None,
   *,
   directed: bool = False,
-) -> graph.Graphs:
+) -> Graphs:
   """Reads a folder in the text format of the TU collection.
 
   Nodes keep their order within their graph. A graph that no node names has no
@@ -76,12 +77,11 @@ def read_tu(
   _check_range(pairs, nodes, path, 'node')
   pairs, graph_of_node = pairs - 1, graph_of_node - 1
   graph_of_pair = graph_of_node[pairs]
-  across = graph_of_pair[:, 0] != graph_of_pair[:, 1]
-  if across.any():
-    row = int(np.argmax(across))
+  if at := first(graph_of_pair[:, 0] != graph_of_pair[:, 1]):
     raise InputError(
-      f'{path}, line {row + 1}: the edge {(pairs[row] + 1).tolist()} joins the '
-      f'graphs {(graph_of_pair[row] + 1).tolist()}; an edge lies in one graph'
+      f'{path}, line {at[0] + 1}: the edge {(pairs[at] + 1).tolist()} joins '
+      f'the graphs {(graph_of_pair[at] + 1).tolist()}; an edge lies in one '
+      f'graph'
     )
   node_label = table('node_labels', rows=nodes, of='nodes')
   edge_label = table('edge_labels', rows=listed, of='edges')
@@ -103,13 +103,13 @@ def read_tu(
   classes, label = _number(labels)
   node_classes, node_label = _number(cut(node_label, order))
   edge_classes, edge_label = _number(cut(edge_label, kept))
-  return graph.Graphs(
+  return Graphs(
     node_offset=node_offset,
     edge_offset=np.searchsorted(graph_of_edge, np.arange(count + 1)),
     edges=(ends - start[graph_of_edge][:, None]).astype(np.int32),
     label=label,
     classes=classes,
-    split=np.full(count, graph.SPLITS['none'], np.int8),
+    split=np.full(count, SPLITS['none'], np.int8),
     directed=directed,
     node_label=node_label,
     node_attribute=cut(node_attribute, order),
@@ -182,9 +182,7 @@ def _complain(path, lines, columns, dtype) -> None:
 
 
 def _check_range(values, high: int, path: pathlib.Path, what: str) -> None:
-  wrong = (values < 1) | (values > high)
-  if wrong.any():
-    at = tuple(np.argwhere(wrong)[0])
+  if at := first((values < 1) | (values > high)):
     raise InputError(
       f'{path}, line {at[0] + 1}: there is no {what} {values[at]}; they count '
       f'from 1 to {high}'
@@ -199,23 +197,21 @@ def _merge(pairs, directed, path, carried):
   ends = pairs if directed else np.sort(pairs, 1)
   order = np.lexsort((ends[:, 1], ends[:, 0]))
   ends = ends[order]
-  first = np.ones(len(ends), bool)
-  first[1:] = (ends[1:] != ends[:-1]).any(1)
-  kept = order[first]
-  same_as = kept[np.cumsum(first) - 1]
+  new = np.ones(len(ends), bool)
+  new[1:] = (ends[1:] != ends[:-1]).any(1)
+  kept = order[new]
+  same_as = kept[np.cumsum(new) - 1]
   for name, values in carried.items():
     if values is None:
       continue
-    differs = (values[order] != values[same_as]).any(1)
-    if differs.any():
-      row = int(np.argmax(differs))
-      one, two = same_as[row] + 1, order[row] + 1
+    if at := first((values[order] != values[same_as]).any(1)):
+      one, two = same_as[at] + 1, order[at] + 1
       raise InputError(
         f'{path}: lines {one} and {two} list one edge, with the {name}s '
         f'{values[one - 1].tolist()} and {values[two - 1].tolist()}'
         + ('' if directed else '; directed=True keeps both directions')
       )
-  return kept, ends[first]
+  return kept, ends[new]
 
 
 def _number(values):

@@ -1,7 +1,7 @@
 """Graphs as plain NumPy arrays: many small ones, or one with labelled nodes.
 
-`Graphs` and `NodeGraph` are made by `graph_tu`, `graph_npz` (files) and
-`graph_sets` (names). Nodes count from 0. An undirected edge is stored once;
+`Graphs` and `NodeGraph` are made by `tu`, `npz`, `saint` (files) and `sets`
+(names). Nodes count from 0. An undirected edge is stored once;
 `adjacency.adjacency` and `Graphs.batch` give it in both directions.
 """
 
@@ -13,11 +13,18 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import scipy.sparse
 
+from jaxlab.data.checks import first
 from jaxlab.data.graphs.adjacency import check_edges
 from jaxlab.engine.errors import InputError
 
 SPLITS = {'none': -1, 'train': 0, 'validation': 1, 'test': 2}
 
+# The arrays of `Graphs`, and what their rows count.
+_COUNTS = {
+  **dict.fromkeys(('node_label', 'node_attribute'), 'nodes'),
+  **dict.fromkeys(('edges', 'edge_label', 'edge_attribute'), 'edges'),
+  **dict.fromkeys(('label', 'split', 'attribute'), 'graphs'),
+}
 Features: TypeAlias = np.ndarray | scipy.sparse.csr_array | tuple[str, ...]
 
 
@@ -74,18 +81,9 @@ class Graphs:
     i %= len(self)
     nodes = slice(*self.node_offset[i : i + 2])
     edges = slice(*self.edge_offset[i : i + 2])
-    cut = lambda array, rows: None if array is None else array[rows]
-    return Graph(
-      nodes=int(nodes.stop - nodes.start),
-      edges=self.edges[edges],
-      label=int(self.label[i]),
-      split=int(self.split[i]),
-      node_label=cut(self.node_label, nodes),
-      node_attribute=cut(self.node_attribute, nodes),
-      edge_label=cut(self.edge_label, edges),
-      edge_attribute=cut(self.edge_attribute, edges),
-      attribute=cut(self.attribute, i),
-    )
+    cut = self._cut(nodes, edges, i)
+    cut |= {name: int(cut[name]) for name in ('label', 'split')}
+    return Graph(nodes=int(nodes.stop - nodes.start), **cut)
 
   def __iter__(self) -> Iterator[Graph]:
     return map(self.__getitem__, range(len(self)))
@@ -105,20 +103,21 @@ class Graphs:
     indices = np.asarray(indices, np.int64)
     nodes = _ranges(self.node_offset, indices)
     edges = _ranges(self.edge_offset, indices)
-    cut = lambda array, rows: None if array is None else array[rows]
     return dataclasses.replace(
       self,
       node_offset=_offsets(self.num_nodes[indices]),
       edge_offset=_offsets(self.num_edges[indices]),
-      edges=self.edges[edges],
-      label=self.label[indices],
-      split=self.split[indices],
-      node_label=cut(self.node_label, nodes),
-      node_attribute=cut(self.node_attribute, nodes),
-      edge_label=cut(self.edge_label, edges),
-      edge_attribute=cut(self.edge_attribute, edges),
-      attribute=cut(self.attribute, indices),
+      **self._cut(nodes, edges, indices),
     )
+
+  def _cut(self, nodes, edges, graphs) -> dict[str, Any]:
+    """The rows of all arrays that count nodes, edges or graphs."""
+    rows = {'nodes': nodes, 'edges': edges, 'graphs': graphs}
+    arrays = {name: getattr(self, name) for name in _COUNTS}
+    return {
+      name: None if array is None else array[rows[_COUNTS[name]]]
+      for name, array in arrays.items()
+    }
 
   def batch(self, indices: Sequence[int] | np.ndarray):
     """[k] graphs as one `jraph.GraphsTuple` of NumPy arrays, not padded.
@@ -233,27 +232,24 @@ def check_node_graph(graph: NodeGraph, what: str) -> NodeGraph:
     _check_finite(features, what)
   check_edges(graph.edges, nodes, what)
   labels, classes = graph.labels, len(graph.classes)
-  low = 0 if labels.ndim == 2 else -1
-  high = 1 if labels.ndim == 2 else classes - 1
-  if labels.ndim == 2 and labels.shape[1] != classes:
+  many = labels.ndim == 2
+  if many and labels.shape[1] != classes:
     raise InputError(
       f'{what}: labels have {labels.shape[1]} columns, and there are {classes} '
       f'classes'
     )
-  wrong = (labels < low) | (labels > high)
-  if wrong.any():
-    at = tuple(np.argwhere(wrong)[0])
+  low, high = (0, 1) if many else (-1, classes - 1)
+  if at := first((labels < low) | (labels > high)):
     raise InputError(
       f'{what}: the label of node {at[0]} is {labels[at]}, and must be in '
       f'[{low}, {high}]'
     )
   wrong = ~np.isin(graph.split, list(SPLITS.values()))
-  if labels.ndim == 1:
+  if not many:
     wrong |= (labels < 0) & (graph.split >= 0)
-  if wrong.any():
-    node = int(np.argmax(wrong))
+  if at := first(wrong):
     raise InputError(
-      f'{what}: the split of node {node} is {graph.split[node]}, and must be '
+      f'{what}: the split of node {at[0]} is {graph.split[at]}, and must be '
       f'one of {SPLITS}, -1 where a node has no label'
     )
   return graph
@@ -288,10 +284,8 @@ def _ranges(offsets: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 def _check_finite(features, what: str) -> None:
   sparse = isinstance(features, scipy.sparse.csr_array)
-  values = features.data if sparse else features
-  bad = np.argwhere(~np.isfinite(values))
-  if len(bad):
-    node = int(bad[0][0])
+  if at := first(~np.isfinite(features.data if sparse else features)):
+    node = at[0]
     if sparse:
       node = int(np.searchsorted(features.indptr, node, side='right')) - 1
     raise InputError(
@@ -303,41 +297,34 @@ def _check_finite(features, what: str) -> None:
 def _check_graphs(graphs: Graphs) -> None:
   """Raises InputError as `Graphs`."""
   count = len(graphs.label)
-  nodes, edges = int(graphs.node_offset[-1]), int(graphs.edge_offset[-1])
-  lengths = {
-    'node_offset': count + 1,
-    'edge_offset': count + 1,
-    'edges': edges,
-    'split': count,
-    'node_label': nodes,
-    'node_attribute': nodes,
-    'edge_label': edges,
-    'edge_attribute': edges,
-    'attribute': count,
-  }
-  for name, length in lengths.items():
+  for name in ('node_offset', 'edge_offset'):
     array = getattr(graphs, name)
-    if array is not None and len(array) != length:
-      raise InputError(f'graphs: {name} has {len(array)} rows, not {length}')
-    if name.endswith('offset') and (array[0] or (np.diff(array) < 0).any()):
+    if len(array) != count + 1:
+      raise InputError(f'graphs: {name} has {len(array)} rows, not {count + 1}')
+    if array[0] or (np.diff(array) < 0).any():
       raise InputError(f'graphs: {name} does not rise from 0')
-    if array is not None and name.endswith('attribute'):
-      bad = np.argwhere(~np.isfinite(array))
-      if len(bad):
-        raise InputError(f'graphs: {name} {bad[0][0]} is NaN or infinite')
+  nodes, edges = int(graphs.node_offset[-1]), int(graphs.edge_offset[-1])
+  lengths = {'nodes': nodes, 'edges': edges, 'graphs': count}
+  for name, of in _COUNTS.items():
+    array = getattr(graphs, name)
+    if array is None:
+      continue
+    if len(array) != lengths[of]:
+      raise InputError(
+        f'graphs: {name} has {len(array)} rows, not {lengths[of]}'
+      )
+    if name.endswith('attribute') and (at := first(~np.isfinite(array))):
+      raise InputError(f'graphs: {name} {at[0]} is NaN or infinite')
   size = np.repeat(graphs.num_nodes, graphs.num_edges)[:, None]
-  wrong = ((graphs.edges < 0) | (graphs.edges >= size)).any(1)
-  if wrong.any():
-    row = int(np.argmax(wrong))
-    of = int(np.searchsorted(graphs.edge_offset, row, side='right')) - 1
+  if at := first((graphs.edges < 0) | (graphs.edges >= size)):
+    graph = int(np.searchsorted(graphs.edge_offset, at[0], side='right')) - 1
     raise InputError(
-      f'graphs: an edge joins the nodes {graphs.edges[row].tolist()} of graph '
-      f'{of}, which has {graphs.num_nodes[of]} nodes, counted from 0'
+      f'graphs: an edge joins the nodes {graphs.edges[at[0]].tolist()} of '
+      f'graph {graph}, which has {graphs.num_nodes[graph]} nodes, counted from '
+      '0'
     )
-  wrong = (graphs.label < 0) | (graphs.label >= len(graphs.classes))
-  if wrong.any():
-    of = int(np.argmax(wrong))
+  if at := first((graphs.label < 0) | (graphs.label >= len(graphs.classes))):
     raise InputError(
-      f'graphs: the label of graph {of} is {graphs.label[of]}, and there are '
-      f'{len(graphs.classes)} classes'
+      f'graphs: the label of graph {at[0]} is {graphs.label[at]}, and there '
+      f'are {len(graphs.classes)} classes'
     )

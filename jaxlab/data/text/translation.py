@@ -28,7 +28,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from jaxlab.data import atomic, kept, tfds
 from jaxlab.data.in_memory import Order, permutation
 from jaxlab.data.text import token_store
-from jaxlab.data.text.documents import SPLITS, read_aligned
+from jaxlab.data.text.aligned import read_aligned
+from jaxlab.data.text.documents import SPLITS
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -71,10 +72,6 @@ class Pairs(token_store.TokenStore):
   def text(self, tokens: np.ndarray) -> str:
     """The text of [t] tokens, see `decode`."""
     return decode(self.tokenizer, tokens)
-
-  def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-    """[n, length] int32 source tokens of texts, see `encode`."""
-    return encode(self.tokenizer, texts, length)
 
   def texts(self, split: str, side: str, index: np.ndarray) -> list[str]:
     """Whole texts of one language."""

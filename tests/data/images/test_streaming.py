@@ -87,7 +87,7 @@ def copied(prepared, tmp_path, monkeypatch):
 def test_records_are_those_that_tfds_reads(prepared):
   records = open_records('pets', 'train')
   assert len(records) == N and records.classes == CLASSES
-  assert len({shard.path for shard in records._shards}) == 3
+  assert len({shard.path for shard in records.shards}) == 3
   known = full_tfds.data_source('pets', split='train', data_dir=prepared)
   order = np.random.default_rng(0).permutation(N).tolist() + [7, 7]
   data, label = records.read(order)
@@ -224,7 +224,7 @@ def test_damaged_files_name_themselves_and_the_cure(
 ):
   folder = copied(prepared, tmp_path, monkeypatch)
   records = open_records('pets', 'train')
-  path = Path(records._shards[1].path)
+  path = Path(records.shards[1].path)
   whole = path.read_bytes()
   assert path.is_relative_to(folder)
   path.write_bytes(whole[: len(whole) // 2])
@@ -275,7 +275,7 @@ def test_no_more_files_are_open_than_allowed(monkeypatch):
   for _ in range(2):
     data, _ = records.read(list(range(N)))
     assert data == [picture(number) for number in range(N)]
-    assert len(records._readers) == 2
+    assert records._reader.cache_info().currsize == 2
 
 
 # tf.train.Example
