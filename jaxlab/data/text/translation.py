@@ -26,7 +26,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from jaxlab.data import atomic, kept, tfds
-from jaxlab.data.in_memory import Order, permutation
+from jaxlab.data.in_memory import Caching, permutation
 from jaxlab.data.text import token_store
 from jaxlab.data.text.aligned import read_aligned
 from jaxlab.data.text.documents import SPLITS
@@ -309,7 +309,7 @@ def rows_of_tokens(
   return rows
 
 
-class TranslationSource:
+class TranslationSource(Caching):
   """Batches of pairs of similar length, as a `jaxlab.engine.source.Source`.
 
   A pair is in the first of `lengths` that holds both of its texts with their
@@ -356,12 +356,14 @@ class TranslationSource:
         f'{list(lengths)}'
       )
     self.lengths, self.rows = tuple(lengths), tuple(rows)
-    self._pairs, self._split = pairs, split
-    count = len(self.sides['source'].offsets) - 1
+    self.pairs, self.split = pairs, split
+    self.seed, self.held_out = seed, held_out
+    self._start()
+    count = len(self._sides['source'].offsets) - 1
     self.chosen = np.arange(count)
     if 0 < examples < count:
       self.chosen = np.sort(permutation(count, seed=0, epoch=0)[:examples])
-    longest = np.max([np.diff(s.offsets) for s in self.sides.values()], 0) + 1
+    longest = np.max([np.diff(s.offsets) for s in self._sides.values()], 0) + 1
     number = np.searchsorted(lengths, longest[self.chosen])
     self.too_long = int((number == len(lengths)).sum())
     if held_out:
@@ -371,39 +373,34 @@ class TranslationSource:
         f'all {count} pairs of {pairs.name}, split {split}, are longer than '
         f'{lengths[-1]} tokens with their EOS; allow longer ones'
       )
-    self._members = [np.flatnonzero(number == i) for i in range(len(lengths))]
-    order = functools.partial(
-      Order, seed=seed, repeat=not held_out, shuffle=not held_out
-    )
-    # An epoch of an order is one "batch" of it: any part of it can be had.
-    whole = lambda count: order(max(1, count), batch_size=max(1, count))
-    self._orders = [whole(len(members)) for members in self._members]
+    self.members = [np.flatnonzero(number == i) for i in range(len(lengths))]
     # (length, batch of it) of every batch of an epoch.
-    self._slots = [
+    self.slots = [
       (i, batch)
-      for i, members in enumerate(self._members)
+      for i, members in enumerate(self.members)
       for batch in range(-(-len(members) // rows[i]))
     ]
-    self.num_batches = len(self._slots)
-    self._order = whole(self.num_batches)
+    self.num_batches = len(self.slots)
     self.spec = {
       kind_of(length): batch_spec(r, length) for length, r in zip(lengths, rows)
     }
 
-  @functools.cached_property
-  def sides(self) -> dict[str, Side]:
-    """The texts of the split, by language."""
-    return {side: self._pairs.side(self._split, side) for side in SIDES}
+  def _start(self) -> None:
+    # Memory maps would be pickled as all that they show.
+    self._sides = {side: self.pairs.side(self.split, side) for side in SIDES}
+    orders = 2 * (len(self.lengths) + 1)  # a batch ahead may be of a new epoch
+    self._order = functools.lru_cache(orders)(self._order_of)
 
-  def __getstate__(self):
-    # A memory map would be pickled as all that it shows.
-    return {k: v for k, v in self.__dict__.items() if k != 'sides'}
+  def _order_of(self, count: int, epoch: int) -> np.ndarray:
+    """[count] int64, an order of the members of a length, or of the batches."""
+    if self.held_out:
+      return np.arange(count)
+    return permutation(count, seed=self.seed, epoch=epoch)
 
   def _at(self, step: int) -> tuple[int, int, int]:
     """Epoch, number of the length, and which of its batches."""
     epoch, at = divmod(step, self.num_batches)
-    slot = self._order.indices(epoch, slice(at, at + 1))
-    return epoch, *self._slots[int(slot[0])]
+    return epoch, *self.slots[self._order(self.num_batches, epoch)[at]]
 
   def kind(self, step: int) -> str:
     return kind_of(self.lengths[self._at(step)[1]])
@@ -411,13 +408,12 @@ class TranslationSource:
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
     """Rows `rows` of batch `step`, fewer in the last of a length."""
     epoch, i, batch = self._at(step)
-    start, stop, _ = rows.indices(self.rows[i])
-    first = batch * self.rows[i]
-    part = slice(first + start, first + stop)
-    ids = self._members[i][self._orders[i].indices(epoch, part)]
+    members = self.members[i]
+    order = self._order(len(members), epoch)
+    ids = members[order[batch * self.rows[i] :][: self.rows[i]][rows]]
     found = {
       name: padded(side, self.chosen[ids], self.lengths[i])
-      for name, side in self.sides.items()
+      for name, side in self._sides.items()
     }
     return {**found, 'id': ids.astype(np.int32)}
 
