@@ -138,7 +138,14 @@ class ArrayRecords(Caching):
       shard = self.shards[number]
       begin = self.ends[number] - shard.take - shard.skip
       places = [indices[row] - begin for row in rows]
-      for row, record in zip(rows, self._read_shard(shard, places)):
+      try:
+        found = self._reader(shard).read(places)
+      except RuntimeError as error:  # array_record raises no other
+        raise InputError(
+          f'{shard.path} cannot be read ({str(error).splitlines()[0]}): delete '
+          f'its folder and prepare {self.name} again'
+        ) from error
+      for row, record in zip(rows, found):
         try:
           images[row], labels[row] = parse_example(record, image, label)
         except (LookupError, OverflowError) as error:
@@ -154,15 +161,6 @@ class ArrayRecords(Caching):
         f'that has labels (a public "test" often has none)'
       )
     return images, labels
-
-  def _read_shard(self, shard: Shard, places: list[int]) -> list[bytes]:
-    try:
-      return self._reader(shard).read(places)
-    except RuntimeError as error:  # array_record raises no other
-      raise InputError(
-        f'{shard.path} cannot be read ({str(error).splitlines()[0]}): delete '
-        f'its folder and prepare {self.name} again'
-      ) from error
 
   def _open(self, shard: Shard):
     # Random access: what lies behind a record is not wanted.

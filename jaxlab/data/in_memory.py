@@ -41,7 +41,7 @@ class Order(Caching):
   Example k of the stream is example k mod n of epoch k // n. With `repeat`
   epoch follows epoch without a gap, so that a batch may span two, and one of
   more rows than the set has holds examples several times. Without, there is
-  epoch 0 alone: its last batch is short, or left out with `drop_last`.
+  epoch 0 alone, whose last batch may be short.
 
   Args:
     count: n, examples in the set.
@@ -49,10 +49,9 @@ class Order(Caching):
     seed: of the orders; each is a function of (seed, epoch, n) alone.
     repeat: whether the stream has no end.
     shuffle: False takes the set's own order in every epoch.
-    drop_last: leave out a last batch that is not full.
 
   Raises:
-    InputError: an argument is out of range, or no batch is left.
+    InputError: an argument is out of range.
   """
 
   def __init__(
@@ -63,7 +62,6 @@ class Order(Caching):
     seed: int = 0,
     repeat: bool = True,
     shuffle: bool = True,
-    drop_last: bool = False,
   ):
     for name, value, low, high in (
       ('the number of examples', count, 1, 2**31 - 1),
@@ -72,35 +70,12 @@ class Order(Caching):
     ):
       if not low <= value <= high:
         raise InputError(f'{name} is {value}, and must be in [{low}, {high}]')
-    if drop_last and repeat:
-      raise InputError(
-        'drop_last is for repeat=False: a stream that repeats has full batches '
-        'only'
-      )
     self.count, self.batch_size, self.seed = count, batch_size, seed
-    self.repeat, self.shuffle, self.drop_last = repeat, shuffle, drop_last
-    if drop_last and count < batch_size:
-      raise InputError(
-        f'drop_last leaves no batch: the set has {count} examples, and '
-        f'batch_size is {batch_size}; lower it, or keep the last batch'
-      )
+    self.repeat, self.shuffle = repeat, shuffle
     self._start()
 
   def _start(self) -> None:
     self._epoch = functools.lru_cache(_EPOCHS)(self._order_of)
-
-  @property
-  def num_examples(self) -> int:
-    """Examples of one epoch that are in a batch."""
-    whole = self.num_batches * self.batch_size
-    return min(whole, self.count) if self.drop_last else self.count
-
-  @property
-  def num_batches(self) -> int:
-    """Batches of one epoch; the last may be short unless `drop_last`."""
-    if self.drop_last:
-      return self.count // self.batch_size
-    return -(-self.count // self.batch_size)
 
   def indices(self, step: int, rows: slice) -> np.ndarray:
     """[<= rows] int64 in [0, count), the examples of rows of batch `step`."""
@@ -108,7 +83,7 @@ class Order(Caching):
     first = step * self.batch_size
     start, stop = first + start, first + stop
     if not self.repeat:
-      stop = min(stop, self.num_examples)
+      stop = min(stop, self.count)
       start = min(start, stop)
     parts: list[np.ndarray] = []
     while not parts or start < stop:
@@ -180,13 +155,13 @@ class Indexed:
 
   @property
   def num_examples(self) -> int:
-    """Examples of one epoch that are in a batch."""
-    return self.order.num_examples
+    """Examples of one epoch."""
+    return self.order.count
 
   @property
   def num_batches(self) -> int:
     """Batches of one epoch; the last may be short."""
-    return self.order.num_batches
+    return -(-self.order.count // self.order.batch_size)
 
   def kind(self, step: int) -> str:
     del step

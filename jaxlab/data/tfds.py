@@ -68,10 +68,15 @@ def open_split(
         f'TFDS set {name} is incomplete: {path} is missing. Delete '
         f'{builder.data_dir} and prepare it again'
       )
-  decoders = _raw_images(builder.info.features) if raw else None
+  full = _import_tfds()
+  images = {
+    name: full.decode.SkipDecoding()
+    for name, feature in builder.info.features.items()
+    if raw and isinstance(feature, full.features.Image)
+  }
   try:
     with _quiet():
-      return builder.as_data_source(split, decoders=decoders)
+      return builder.as_data_source(split, decoders=images or None)
   except ValueError as error:
     raise InputError(
       f'TFDS set {name} cannot read the split {split!r}: {error}'
@@ -118,7 +123,11 @@ def inspect_set(name: str, *, offline: bool = False) -> PreparedSet:
   return PreparedSet(
     splits=tuple(builder.info.splits),
     features=tuple(builder.info.features),
-    classes=_classes(builder.info.features),
+    classes={
+      feature: tuple(known.names)
+      for feature, known in builder.info.features.items()
+      if isinstance(known, _import_tfds().features.ClassLabel)
+    },
     fingerprint=digest.hexdigest(),
   )
 
@@ -230,24 +239,6 @@ def _prepare_own(make, folder: pathlib.Path, offline: bool) -> pathlib.Path:
   return pathlib.Path(builder.data_dir)
 
 
-def _raw_images(features) -> dict[str, Any]:
-  tfds = _import_tfds()
-  return {
-    name: tfds.decode.SkipDecoding()
-    for name, feature in features.items()
-    if isinstance(feature, tfds.features.Image)
-  }
-
-
-def _classes(features) -> dict[str, tuple[str, ...]]:
-  tfds = _import_tfds()
-  return {
-    name: tuple(feature.names)
-    for name, feature in features.items()
-    if isinstance(feature, tfds.features.ClassLabel)
-  }
-
-
 def _find(name: str):
   """The builder of a set that TFDS has on this machine, or None.
 
@@ -291,12 +282,16 @@ def _find(name: str):
 
 
 def _not_prepared(name: str) -> NoReturn:
-  root = os.environ.get('TFDS_DATA_DIR')
-  where = root or "TFDS's default folder (~/tensorflow_datasets)"
   raise InputError(
-    f'TFDS set {name!r} is not prepared in {where}. Where TensorFlow is '
+    f'TFDS set {name!r} is not prepared in {folder()}. Where TensorFlow is '
     f'installed, run\n'
     f'  tfds build {name} --file_format={FORMAT}\n'
     f'or set TFDS_DATA_DIR to the folder that holds it. Sets that jaxlab '
     f'prepares itself, without TensorFlow: {", ".join(builders.names())}'
   )
+
+
+def folder() -> str:
+  """Where TFDS keeps its sets, for messages."""
+  root = os.environ.get('TFDS_DATA_DIR')
+  return root or "TFDS's default folder (~/tensorflow_datasets)"
