@@ -937,12 +937,12 @@ jaxlab/data/text/pretraining.py: tests/data/text/test_sentence_pairs.py
 jaxlab/data/text/labelled.py: tests/data/text/test_labelled.py
   a_long_text_keeps
     [special.cls, *ids, special.sep] => [2, *ids, 3]
-    sequence_length), special.pad, np.int32 => sequence_length), 0, np.int32
+    sequence_length, special.pad) => sequence_length, 0)
   unknown_words_are_counted
     tokens == special.unk => tokens == 1
 jaxlab/data/text/squad_windows.py: tests/data/text/test_squad_windows.py
   rows_are_question_and_context
-    np.full(size, special.pad, np.int32) => np.full(size, 0, np.int32)
+    sequence_length, special.pad) => sequence_length, 0)
     [special.cls, *row.query => [2, *row.query
 jaxlab/data/packages/hub_folder.py: tests/recipes/test_hugging_face_refused.py
   shards_that_are_absent

@@ -1,9 +1,9 @@
 """Labelled images as stored records, read by index and decoded on the way.
 
 `open_records(name, split)` knows
-  image_folder:PATH  folders of classes, see `files.open_image_folder`;
-  rvl_cdip:PATH      RVL-CDIP as published, see `files.open_rvl_cdip`;
-  split_csv:PATH     lists of splits, see `files.open_split_csv`;
+  image_folder:PATH  folders of classes, see `files`;
+  rvl_cdip:PATH      RVL-CDIP as published, see `files`;
+  split_csv:PATH     lists of splits, see `files`;
   any other          a TFDS set with an image and a ClassLabel feature.
 Nothing is decoded before it is asked for. `RecordSource` makes batches of
 records, for sets that are too large for `arrays.open_images`.
@@ -83,8 +83,8 @@ def open_records(
       outside of the classes.
   """
   kind, _, path = name.partition(':')
-  if kind in files.OPENERS:
-    return files.OPENERS[kind](path, split)
+  if kind in files.KINDS:
+    return files.open_files(kind, path, split)
   return array_records.open_array_records(name, split, image, label, offline)
 
 

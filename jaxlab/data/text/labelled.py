@@ -17,7 +17,7 @@ import tokenizers
 
 from jaxlab.data import tfds
 from jaxlab.data.checks import first
-from jaxlab.data.text import documents
+from jaxlab.data.text import documents, token_store
 from jaxlab.data.text.wordpiece import special_ids
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
@@ -135,19 +135,15 @@ def encode(
   head = {'start': room, 'end': 0, 'both': room // 4}[keep]
   tail = room - head
   special = special_ids(tokenizer)
-  tokens = np.full((len(part.texts), sequence_length), special.pad, np.int32)
-  length = np.zeros(len(part.texts), np.int32)
-  truncated = 0
-  for begin in range(0, len(part.texts), 1024):
-    some = part.texts[begin : begin + 1024]
-    encodings = tokenizer.encode_batch(some, add_special_tokens=False)
-    for row, encoding in enumerate(encodings, begin):
-      ids = encoding.ids
+  found, truncated = [], 0
+  for some in token_store.cut(tokenizer, part.texts):
+    for _, ids in some:
       if len(ids) > room:
         truncated += 1
         ids = ids[:head] + ids[len(ids) - tail :]
-      length[row] = len(ids) + _SPECIAL
-      tokens[row, : length[row]] = [special.cls, *ids, special.sep]
+      found.append([special.cls, *ids, special.sep])
+  tokens = token_store.rows(found, sequence_length, special.pad)
+  length = np.array([len(row) for row in found], np.int32)
   written = max(1, int(length.sum()) - _SPECIAL * len(length))
   labels = np.asarray(part.labels, np.int32)
   return Encoded(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+from jaxlab.data.text import token_store
 from jaxlab.data.text.squad import Question, Squad
 from jaxlab.data.text.wordpiece import SpecialIds, special_ids
 from jaxlab.engine.errors import InputError
@@ -159,14 +160,13 @@ def _encode(tokenizer: tokenizers.Tokenizer, texts: list[str]):
 def _layout(
   squad, rows, contexts, shape, special: SpecialIds
 ) -> dict[str, np.ndarray]:
-  size = len(rows), shape.sequence_length
-  tokens = np.full(size, special.pad, np.int32)
-  first = np.array([len(row.query) + 2 for row in rows], np.int32)
-  for line, row in zip(tokens, rows):
+  whole = []
+  for row in rows:
     ids = contexts[squad.questions[row.question].context].ids
     context = ids[row.base : row.stop]
-    whole = [special.cls, *row.query, special.sep, *context, special.sep]
-    line[: len(whole)] = whole
+    whole.append([special.cls, *row.query, special.sep, *context, special.sep])
+  tokens = token_store.rows(whole, shape.sequence_length, special.pad)
+  first = np.array([len(row.query) + 2 for row in rows], np.int32)
   taken = np.array([row.stop - row.base for row in rows], np.int32)
   return {'tokens': tokens, 'first': first, 'length': first + taken + 1}
 

@@ -7,7 +7,7 @@ that any number of workers share one copy.
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -57,6 +57,14 @@ def cut(
   while some := list(itertools.islice(texts, _LINES)):
     found = tokenizer.encode_batch(some, add_special_tokens=False)
     yield [(text, encoding.ids) for text, encoding in zip(some, found)]
+
+
+def rows(texts: Sequence[Sequence[int]], length: int, pad: int) -> np.ndarray:
+  """[n, length] int32: the tokens of each text, then `pad`."""
+  found = np.full((len(texts), length), pad, np.int32)
+  for row, tokens in zip(found, texts):
+    row[: len(tokens)] = tokens
+  return found
 
 
 def load(kind: type[_Arrays], folder: pathlib.Path, name: str) -> _Arrays:

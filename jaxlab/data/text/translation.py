@@ -88,11 +88,11 @@ def encode(
   tokenizer: tokenizers.Tokenizer, texts: Sequence[str], length: int
 ) -> np.ndarray:
   """[n, length] int32 tokens of texts, cut, with EOS, then PAD."""
-  found = np.full((len(texts), length), PAD, np.int32)
-  for row, encoded in zip(found, tokenizer.encode_batch(list(texts))):
-    ids = np.asarray(encoded.ids[: length - 1]) + FIRST
-    row[: len(ids)], row[len(ids)] = ids, EOS
-  return found
+  ids = [
+    encoded.ids[: length - 1] for encoded in tokenizer.encode_batch([*texts])
+  ]
+  found = [[*(number + FIRST for number in row), EOS] for row in ids]
+  return token_store.rows(found, length, PAD)
 
 
 def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray) -> str:
