@@ -624,8 +624,6 @@ jaxlab/data/images/pixels.py: tests/data/images/test_arrays.py
     {'exif', 'Raw profile type exif'} => {'exif'}
   long_profiles
     if 'MAX_TEXT' not in str(error): => if True:
-  every_side_has
-    left = max(0.0, ( => left = max(-1.0, (
 jaxlab/ops/calibration.py: tests/ops/test_calibration.py
   every_example_is_right
     labels] > rivals.max(-1)).all(): => labels] > rivals.max(-1)).any() and 0:

@@ -32,8 +32,6 @@ def open_graphs(name: str, *, offline: bool = False) -> Graphs:
   - `mutag`: 188 graphs, 7 kinds of nodes; classes non-mutagenic, mutagenic.
   - `tu:FOLDER`: see `tu`.
 
-  None has a published split: `split` is -1 throughout.
-
   Args:
     name: one of these.
     offline: never open a socket.

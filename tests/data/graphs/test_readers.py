@@ -24,9 +24,6 @@ TU = {
 MORE = {
   'node_labels': '6\n6\n8\n7\n6\n',
   'node_attributes': '0.5, 1\n1e-3, 2\n-1, 3\n4., 4\n5, -5\n',
-  'edge_labels': '1\n1\n2\n2\n1\n4\n1\n1\n',
-  'edge_attributes': '.1\n.1\n.2\n.2\n.3\n.4\n.5\n.1\n',
-  'graph_attributes': '10\n20\n30\n',
 }
 
 
@@ -53,37 +50,26 @@ def test_tu_folder_is_read_as_documented(toy):
   assert len(toy) == 3
   assert toy.classes == ('-1', '1')
   assert toy.node_classes == ('6', '7', '8')
-  assert toy.edge_classes == ('1', '2', '4')
   np.testing.assert_array_equal(toy.label, [1, 0, 1])
   np.testing.assert_array_equal(toy.num_nodes, [4, 0, 1])
   np.testing.assert_array_equal(toy.num_edges, [5, 0, 0])
-  np.testing.assert_array_equal(toy.split, [-1, -1, -1])
   first, empty, single = toy
   # Each undirected edge once, the self loop too, in the order of the nodes.
   np.testing.assert_array_equal(
     first.edges, [[0, 1], [0, 2], [1, 2], [2, 3], [3, 3]]
   )
   np.testing.assert_array_equal(first.node_label, [0, 0, 2, 1])
-  np.testing.assert_array_equal(first.edge_label, [0, 0, 1, 2, 0])
-  np.testing.assert_allclose(
-    first.edge_attribute[:, 0], [0.1, 0.3, 0.2, 0.4, 0.5]
-  )
-  np.testing.assert_array_equal(first.attribute, [10])
   assert (empty.nodes, len(empty.edges), empty.label) == (0, 0, 0)
   assert empty.node_attribute.shape == (0, 2)
   assert (single.nodes, len(single.edges)) == (1, 0)
   np.testing.assert_array_equal(single.node_attribute, [[5, -5]])
-  chex.assert_type(
-    [toy.edges, toy.label, toy.node_label, toy.edge_label], np.int32
-  )
-  chex.assert_type(
-    [toy.node_attribute, toy.edge_attribute, toy.attribute], np.float32
-  )
+  chex.assert_type([toy.edges, toy.label, toy.node_label], np.int32)
+  chex.assert_type(toy.node_attribute, np.float32)
 
 
 def test_tu_folder_needs_three_files_only(tmp_path):
   found = tu.read_tu(write_tu(tmp_path, **TU), 'TOY')
-  assert found.node_label is None and found.attribute is None
+  assert found.node_label is None and found.node_attribute is None
   assert found.node_classes == ()
 
 
@@ -92,19 +78,6 @@ def test_crlf_and_a_missing_last_newline_change_nothing(tmp_path, toy):
   chex.assert_trees_all_equal(
     list(tu.read_tu(write_tu(tmp_path, **files))), list(toy)
   )
-
-
-def test_directed_keeps_both_directions(tmp_path):
-  labels = {'edge_labels': '1\n9\n2\n2\n1\n4\n1\n1\n'}
-  folder = write_tu(tmp_path, **TU, **labels)
-  found = tu.read_tu(folder, directed=True)
-  np.testing.assert_array_equal(
-    found[0].edges, [[0, 1], [0, 2], [1, 0], [1, 2], [2, 1], [2, 3], [3, 3]]
-  )
-  with pytest.raises(
-    InputError, match=r'lines 1 and 2 list one edge.*directed'
-  ):
-    tu.read_tu(folder)
 
 
 def test_nodes_may_be_listed_in_any_order_of_graphs(tmp_path):
@@ -146,8 +119,6 @@ def test_a_set_without_edges_is_kept(tmp_path):
     ({'graph_indicator': '1\n1\n1\n1\n4\n'}, 'line 5: there is no graph 4'),
     ({'graph_labels': '1\n-1\n2.5\n'}, "line 3: '2.5' is not 1 integer"),
     ({'node_labels': '1\n2\n'}, 'node_labels.txt has 2 lines.* 5 nodes'),
-    ({'edge_labels': '1\n2\n'}, 'edge_labels.txt has 2 lines.* 8 edges'),
-    ({'graph_attributes': '1\n'}, 'attributes.txt has 1 lines.* 3 graphs'),
     ({'node_attributes': '1\n2\nnan\n4\n5\n'}, "attributes.txt, line 3: 'nan'"),
     ({'node_attributes': '1\n2\n3\n1e39\n5\n'}, 'attributes.txt, line 4: '),
     ({'node_attributes': '1\n2\n3\n4, 4\n5\n'}, 'attributes.txt, line 4: '),
@@ -196,9 +167,9 @@ def test_concatenate_undoes_indexing(toy):
   chex.assert_trees_all_equal(list(again), list(toy))
   with pytest.raises(InputError, match='there are no graphs'):
     types.concatenate([], classes=())
-  lacking = toy[1]._replace(edge_label=None)
+  lacking = toy[1]._replace(node_label=None)
   with pytest.raises(
-    InputError, match='graph 1 has no edge_label, and graph 0'
+    InputError, match='graph 1 has no node_label, and graph 0'
   ):
     types.concatenate([toy[0], lacking], classes=toy.classes)
 
@@ -211,8 +182,6 @@ def test_batch_has_both_directions_and_a_self_loop_once(toy):
   assert sorted(pairs) == sorted(
     [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2), (3, 4), (4, 3), (4, 4)]
   )
-  labels = dict(zip(pairs, batch.edges['label'].tolist()))
-  assert labels[3, 4] == labels[4, 3] == 2
   assert batch.nodes['degree'].tolist() == [0, 2, 2, 3, 2]
   assert batch.nodes['label'].tolist() == [0, 0, 0, 2, 1]
   assert batch.globals['label'].tolist() == [1, 1]
@@ -229,16 +198,6 @@ def test_batch_is_what_jraph_pads_and_takes_apart(toy):
   np.testing.assert_array_equal(
     parts[2].nodes['attribute'], toy[2].node_attribute
   )
-
-
-def test_directed_batch_has_the_edges_given():
-  found = types.concatenate(
-    [types.Graph(2, np.array([[1, 0]], np.int32))],
-    classes=('a',),
-    directed=True,
-  )
-  batch = found.batch([0])
-  assert (batch.senders.tolist(), batch.receivers.tolist()) == ([1], [0])
 
 
 @pytest.mark.parametrize(

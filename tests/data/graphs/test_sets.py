@@ -41,7 +41,6 @@ def test_mutag_has_its_published_figures(real, monkeypatch):
   assert graphs.classes == ('non-mutagenic', 'mutagenic')
   assert graphs.num_nodes.mean() == pytest.approx(17.93, abs=5e-3)
   assert graphs.num_edges.mean() == pytest.approx(19.79, abs=5e-3)
-  assert (graphs.split == -1).all()
   # Of the TU collection's copy: atoms of each kind, in its order.
   assert graphs.node_classes == ('C', 'N', 'O', 'F', 'I', 'Cl', 'Br')
   counts = np.bincount(graphs.node_label).tolist()
