@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab.data import counter_random
+from jaxlab.data.checks import first
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -80,8 +81,7 @@ class Order(Caching):
   def indices(self, step: int, rows: slice) -> np.ndarray:
     """[<= rows] int64 in [0, count), the examples of rows of batch `step`."""
     start, stop, _ = rows.indices(self.batch_size)
-    first = step * self.batch_size
-    start, stop = first + start, first + stop
+    start, stop = (step * self.batch_size + at for at in (start, stop))
     if not self.repeat:
       stop = min(stop, self.count)
       start = min(start, stop)
@@ -290,10 +290,8 @@ def _check_finite(name: str, array: np.ndarray) -> None:
   stride = max(1, _BLOCK // row)
   for start in range(0, len(array), stride):
     block = array[start : start + stride]
-    finite = np.isfinite(block).reshape(len(block), -1).all(1)
-    if not finite.all():
-      bad = start + int(np.argmin(finite))
+    if at := first(~np.isfinite(block)):
       raise InputError(
-        f'array "{name}" has a NaN or an infinity in example {bad}: mend it or '
-        f'leave the example out'
+        f'array "{name}" has a NaN or an infinity in example {start + at[0]}: '
+        f'mend it or leave the example out'
       )

@@ -17,6 +17,7 @@ import re
 import numpy as np
 
 from jaxlab.data.checks import first
+from jaxlab.data.graphs.adjacency import distinct_of
 from jaxlab.data.graphs.types import Graphs
 from jaxlab.engine.errors import InputError
 
@@ -87,7 +88,8 @@ def read_tu(folder: str | os.PathLike, name: str | None = None) -> Graphs:
   place[order] = np.arange(nodes)
   # Nodes are counted graph by graph now, so that this is the order of graphs.
   low, high = np.sort(place[pairs], 1).T
-  ends = np.stack(np.divmod(np.unique(low * nodes + high), max(1, nodes)), 1)
+  keys = distinct_of(low * nodes + high)
+  ends = np.stack(np.divmod(keys, max(1, nodes)), 1)
   graph_of_edge = graph_of_node[order][ends[:, 0]]
   cut = lambda array: None if array is None else array[order]
   classes, label = _number(labels)

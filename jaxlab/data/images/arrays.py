@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -80,7 +80,7 @@ def open_images(
   digest = kept.digest_of(options)[:16]
   plain = re.sub(r'\W+', '_', f'{name[-60:]}-{split}').strip('_')
   target = atomic.data_dir() / 'decoded' / f'{plain}-{digest}'
-  make = _Decoding(records, canvas, max_undecodable).write
+  make = partial(_decode_all, records, canvas, max_undecodable)
   atomic.kept_folder(target, f'the set of images {name}', make)
   return _load(target, records, max_undecodable)
 
@@ -110,84 +110,69 @@ def _load(
   )
 
 
-class _Decoding:
-  """Writes all images of a set into a folder."""
+def _decode_all(
+  records: streaming.Records, canvas: Canvas, allowed: int, folder: pathlib.Path
+) -> None:
+  """Writes all images of a set into a folder; `allowed` need not decode."""
+  start, total = time.monotonic(), len(records)
+  atomic.note(f'decoding {total:,} images of {_set(records)}')
+  digest = hashlib.sha256()
+  skipped: list[int] = []
+  labels: list[int] = []
+  first: tuple[int, tuple[int, ...]] | None = None  # index and shape
 
-  def __init__(
-    self, records: streaming.Records, canvas: Canvas, max_undecodable: int
-  ):
-    self.records, self.canvas = records, canvas
-    self.max_undecodable = max_undecodable
-    self.first: tuple[int, tuple[int, ...]] | None = None  # index and shape
-    self.skipped: list[int] = []
-    self.labels: list[int] = []  # of images that were not skipped
-
-  def write(self, folder: pathlib.Path) -> None:
-    start, total = time.monotonic(), len(self.records)
-    atomic.note(f'decoding {total:,} images of {_set(self.records)}')
-    digest = hashlib.sha256()
-    with kept.GrowingArray(folder / 'image.npy', np.uint8) as file:
-      for image in self._images(folder):
-        file.extend(image[None])
-        digest.update(image.data)
-    if self.first is None:
-      raise InputError(f'no image of {_set(self.records)} decodes')
-    label = np.array(self.labels, np.int32)
-    digest.update(label.data)
-    np.save(folder / 'label.npy', label, allow_pickle=False)
-    (folder / 'images.json').write_text(
-      json.dumps({'sha256': digest.hexdigest(), 'skipped': self.skipped})
-    )
-    seconds = time.monotonic() - start
-    atomic.note(
-      f'decoded {len(label):,} images of {_set(self.records)} in '
-      f'{seconds:.1f} s'
-    )
-
-  def _images(self, folder: pathlib.Path) -> Iterator[np.ndarray]:
-    """Decoded images in order; fills the lists."""
-    for index, label, image in streaming.mapped(self.records, self._decode):
-      if isinstance(image, InputError):
-        self._skip(index, image)
-      else:
-        self._check_shape(index, image.shape, folder)
-        self.labels.append(label)
-        yield image
-
-  def _decode(self, data: bytes, name: str) -> np.ndarray | InputError:
+  def decode(data: bytes, name: str) -> np.ndarray | InputError:
     try:
-      return self.canvas(data, name)
+      return canvas(data, name)
     except InputError as error:
       return error
 
-  def _skip(self, index: int, error: InputError) -> None:
-    self.skipped.append(index)
-    if len(self.skipped) > self.max_undecodable:
-      before = self.max_undecodable
-      which = f', after {before} that were allowed for' if before else ''
-      raise InputError(
-        f'{error}{which}, or allow for such images with max_undecodable'
-      ) from error
-
-  def _check_shape(self, index, shape, folder) -> None:
-    if self.first is None:
-      self.first = index, shape
-      needed = len(self.records) * int(np.prod(shape))
-      free = shutil.disk_usage(folder).free
-      if needed > free:
+  with kept.GrowingArray(folder / 'image.npy', np.uint8) as file:
+    for index, label, image in streaming.mapped(records, decode):
+      if isinstance(image, InputError):
+        skipped.append(index)
+        if len(skipped) > allowed:
+          which = f', after {allowed} that were allowed for' if allowed else ''
+          raise InputError(
+            f'{image}{which}, or allow for such images with max_undecodable'
+          ) from image
+        continue
+      if first is None:
+        first = index, image.shape
+        _check_room(records, image.nbytes * total, folder)
+      elif image.shape != first[1]:
+        other, known = first
+        cure = 'size' if image.shape[:2] != known[:2] else 'channels'
         raise InputError(
-          f'{_set(self.records)} takes {needed / 1e9:.1f} GB decoded, and '
-          f'{folder.parent} has {free / 1e9:.1f} GB left: lower size, set '
-          f'JAXLAB_DATA_DIR, or stream it with RecordSource'
+          f'{records.describe(other)} is {_written(known)} and '
+          f'{records.describe(index)} is {_written(image.shape)}: give {cure}, '
+          f'to which all are brought'
         )
-    elif shape != self.first[1]:
-      other, known = self.first
-      cure = 'size' if shape[:2] != known[:2] else 'channels'
-      raise InputError(
-        f'{self.records.describe(other)} is {_written(known)} and '
-        f'{self.records.describe(index)} is {_written(shape)}: give {cure}, '
-        f'to which all are brought'
-      )
+      labels.append(label)
+      file.extend(image[None])
+      digest.update(image.data)
+  if first is None:
+    raise InputError(f'no image of {_set(records)} decodes')
+  found = np.array(labels, np.int32)
+  digest.update(found.data)
+  np.save(folder / 'label.npy', found, allow_pickle=False)
+  about = {'sha256': digest.hexdigest(), 'skipped': skipped}
+  (folder / 'images.json').write_text(json.dumps(about))
+  atomic.note(
+    f'decoded {len(labels):,} images of {_set(records)} in '
+    f'{time.monotonic() - start:.1f} s'
+  )
+
+
+def _check_room(records, needed: int, folder: pathlib.Path) -> None:
+  """Raises InputError where a disk has no room for a set."""
+  free = shutil.disk_usage(folder).free
+  if needed > free:
+    raise InputError(
+      f'{_set(records)} takes {needed / 1e9:.1f} GB decoded, and '
+      f'{folder.parent} has {free / 1e9:.1f} GB left: lower size, set '
+      f'JAXLAB_DATA_DIR, or stream it with RecordSource'
+    )
 
 
 def _set(records: streaming.Records) -> str:
