@@ -76,7 +76,7 @@ def resize(
 
 
 class Canvas:
-  """Decodes every image to one shape: a `streaming.Decoder`.
+  """Decodes every image to one shape.
 
   Args:
     size: of the canvas, a side or (height, width); None leaves each image its

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxlab.data import array_records, handover
 from jaxlab.data.images import files
+from jaxlab.data.images.pixels import Canvas
 from jaxlab.data.in_memory import Indexed
 
 _BLOCK = 128  # records read together
@@ -41,19 +42,6 @@ class Records(Protocol):
 
   def describe(self, index: int) -> str:
     """One record's name in messages."""
-    ...
-
-
-class Decoder(Protocol):
-  """Makes one array of a record's bytes; `pixels.Canvas` is one."""
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """Of every array, which is uint8."""
-    ...
-
-  def __call__(self, data: bytes, what: str) -> np.ndarray:
-    """Raises InputError naming `what` where the bytes are not an image."""
     ...
 
 
@@ -106,7 +94,7 @@ class RecordSource(Indexed):
       be read or decoded.
   """
 
-  def __init__(self, records: Records, decoder: Decoder, **more: Any):
+  def __init__(self, records: Records, decoder: Canvas, **more: Any):
     self.records, self.decoder = records, decoder
     rows = {'image': (decoder.shape, np.uint8), 'label': ((), np.int32)}
     super().__init__(len(records), rows, **more)

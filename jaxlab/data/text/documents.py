@@ -216,14 +216,14 @@ def _text_files(paths: list[pathlib.Path]) -> Iterator[Document]:
   blocks of BLOCK sentences, and blocks are held out: neighbours of a held-out
   block are then trained on.
   """
-
   size: int | None = None  # sentences of a block
 
   def read() -> Iterator[list[str]]:
     for path in paths:
       for sentences in _read_documents(path):
-        for start in range(0, len(sentences), size or len(sentences)):
-          yield sentences[start:][:size]
+        step = size or len(sentences)
+        for start in range(0, len(sentences), step):
+          yield sentences[start : start + step]
 
   keys = lambda: [_digest(*sentences) for sentences in read()]
   names = keys()
