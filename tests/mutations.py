@@ -941,7 +941,7 @@ jaxlab/data/text/labelled.py: tests/data/text/test_labelled.py
 jaxlab/data/text/squad_windows.py: tests/data/text/test_squad_windows.py
   rows_are_question_and_context
     sequence_length, special.pad) => sequence_length, 0)
-    [special.cls, *row.query => [2, *row.query
+    [special.cls, *query.ids => [2, *query.ids
 jaxlab/data/packages/hub_folder.py: tests/recipes/test_hugging_face_refused.py
   shards_that_are_absent
     shard.endswith('.safetensors') => True

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab.data.checks import first
-from jaxlab.data.graphs.types import Graphs
+from jaxlab.data.graphs.types import Graphs, offsets, ranges
 from jaxlab.data.in_memory import Indexed
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
@@ -238,8 +238,7 @@ class _Runs:
 
   def __init__(self, values: np.ndarray, counts: np.ndarray):
     self.values = values
-    self.count = np.asarray(counts, np.int32)
-    self.offset = np.cumsum(counts, dtype=np.int64) - counts
+    self.count, self.offset = np.asarray(counts, np.int32), offsets(counts)
 
   def longest(self, runs, real) -> int:
     """The length of the longest row."""
@@ -264,16 +263,10 @@ class _Runs:
     longest = self.longest(runs, real)
     if longest > length:
       raise ValueError(f'a row needs {longest} of {length}')
-    rows = runs.reshape(-1, runs.shape[-1])
-    packed = np.zeros(
-      (len(rows) * length, *self.values.shape[1:]), self.values.dtype
-    )
-    flat = count.ravel()
-    within = np.arange(flat.sum()) - np.repeat(np.cumsum(flat) - flat, flat)
-    begin = start.reshape(rows.shape) + length * np.arange(len(rows))[:, None]
-    values = self.values[np.repeat(self.offset[runs].ravel(), flat) + within]
+    values = self.values[ranges(self.offset, runs[real])]
     if add is not None:
-      values = values + np.repeat(add.ravel(), flat)[:, None]
-    packed[np.repeat(begin.ravel(), flat) + within] = values
-    shape = (*runs.shape[:-1], length, *self.values.shape[1:])
-    return packed.reshape(shape), start
+      values = values + np.repeat(add.ravel(), count.ravel())[:, None]
+    filled = np.arange(length) < count.sum(-1, keepdims=True)
+    packed = np.zeros((*filled.shape, *values.shape[1:]), values.dtype)
+    packed[filled] = values
+    return packed, start

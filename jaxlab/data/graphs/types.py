@@ -87,13 +87,13 @@ class Graphs:
   def take(self, indices: Sequence[int] | np.ndarray) -> 'Graphs':
     """Some of the graphs, in the order of [k] indices."""
     indices = np.asarray(indices, np.int64)
-    nodes = _ranges(self.node_offset, indices)
+    nodes = ranges(self.node_offset, indices)
     cut = lambda array: None if array is None else array[nodes]
     return dataclasses.replace(
       self,
       node_offset=offsets(self.num_nodes[indices]),
       edge_offset=offsets(self.num_edges[indices]),
-      edges=self.edges[_ranges(self.edge_offset, indices)],
+      edges=self.edges[ranges(self.edge_offset, indices)],
       label=self.label[indices],
       node_label=cut(self.node_label),
       node_attribute=cut(self.node_attribute),
@@ -246,7 +246,7 @@ def offsets(counts) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _ranges(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
   """The ranges starts[i] … starts[i + 1] for i in indices, joined."""
   counts = np.diff(starts)[indices]
   begin = np.repeat(starts[:-1][indices] - offsets(counts)[:-1], counts)
