@@ -207,7 +207,7 @@ class ArraySource(Indexed):
 
   def __setstate__(self, state):
     arrays = {
-      name: value.open() if isinstance(value, _Located) else value
+      name: value() if isinstance(value, functools.partial) else value
       for name, value in state['arrays'].items()
     }
     self.__dict__.update(state | {'arrays': arrays})
@@ -217,26 +217,19 @@ class ArraySource(Indexed):
     return {name: array.take(index, 0) for name, array in self.arrays.items()}
 
 
-class _Located:
-  """A part of a file that an array shows."""
-
-  def __init__(self, path: str, dtype: np.dtype, shape: tuple, offset: int):
-    self.path, self.dtype, self.shape, self.offset = path, dtype, shape, offset
-
-  def open(self) -> np.ndarray:
-    try:
-      return np.asarray(
-        np.memmap(self.path, self.dtype, 'r', self.offset, self.shape)
-      )
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f'{self.path} cannot be mapped again ({error}): it was moved or cut '
-        f'while in use'
-      ) from error
+def _mapped(path: str, *where) -> np.ndarray:
+  """The part of a file that `_located` found."""
+  try:
+    return np.asarray(np.memmap(path, *where))
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f'{path} cannot be mapped again ({error}): it was moved or cut while in '
+      f'use'
+    ) from error
 
 
-def _located(array: np.ndarray) -> 'np.ndarray | _Located':
-  """Where a read-only memmap's rows lie in their file; others as they are."""
+def _located(array: np.ndarray) -> np.ndarray | functools.partial:
+  """What maps a read-only memmap's rows again; others as they are."""
   root = array
   while not (isinstance(root, np.memmap) and isinstance(root.base, mmap.mmap)):
     if not isinstance(root.base, np.ndarray):
@@ -246,7 +239,8 @@ def _located(array: np.ndarray) -> 'np.ndarray | _Located':
   if not plain or root.filename is None:
     return array
   offset = array.ctypes.data - root.ctypes.data + root.offset
-  return _Located(str(root.filename), array.dtype, array.shape, offset)
+  where = (array.dtype, 'r', offset, array.shape)
+  return functools.partial(_mapped, str(root.filename), *where)
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> int:

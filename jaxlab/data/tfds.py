@@ -84,14 +84,14 @@ def open_split(
 
 
 def examples(
-  name: str, split: str, *, offline: bool = False, raw: bool = False
+  name: str, split: str, *, offline: bool = False
 ) -> Iterator[dict[str, Any]]:
   """Examples in order; read by the thousand, which is several times faster.
 
   Raises:
     InputError: as `open_split`, or a file of the set is damaged.
   """
-  source = open_split(name, split, offline=offline, raw=raw)
+  source = open_split(name, split, offline=offline)
   for start in range(0, len(source), 1024):
     indices = list(range(start, min(start + 1024, len(source))))
     try:
