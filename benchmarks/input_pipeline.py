@@ -8,7 +8,7 @@ joins them where it is prepared. Contenders, in batches of --batch:
 
   gather    `ndarray.take` of rows and labels by a permutation drawn before;
   decoder   Pillow on encoded bytes that are in memory, the faster of
-            `np.asarray(Image.open(…).convert('RGB'))` and `image.decode`: no
+            `np.asarray(Image.open(…).convert('RGB'))` and `pixels.decode`: no
             reading, no batches, nothing handed over;
   jaxlab    `ArraySource.batch`; `RecordSource.batch` in this thread, and by
             `Feed` with worker processes, on the device at the end;
@@ -47,8 +47,9 @@ from absl import flags
 from PIL import Image
 
 from jaxlab.data import atomic, tfds
-from jaxlab.data.images import arrays as image
 from jaxlab.data.images import streaming
+from jaxlab.data.images.arrays import Images, open_images
+from jaxlab.data.images.pixels import Canvas, decode
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
@@ -117,7 +118,7 @@ def plain_decode(data: bytes) -> np.ndarray:
 
 
 def own_decode(data: bytes) -> np.ndarray:
-  return image.decode(data, channels=3)
+  return decode(data, channels=3)
 
 
 _encoded: list[bytes]  # of a decoding process
@@ -213,7 +214,7 @@ def grain_contenders(over: str, source, batch: int, workers: int):
   ]
 
 
-def in_memory(images: image.Images, batch: int) -> list[Contender]:
+def in_memory(images: Images, batch: int) -> list[Contender]:
   pixels, label = np.asarray(images.image), images.label
   arrays = {'image': images.image, 'label': label}
   source = ArraySource(arrays, batch_size=batch)
@@ -242,9 +243,7 @@ def streamed(
   name: str, split: str, shape, batch: int, workers: int
 ) -> Iterator[list[Contender]]:
   records = streaming.open_records(name, split)
-  source = streaming.RecordSource(
-    records, image.Canvas(shape[:2]), batch_size=batch
-  )
+  source = streaming.RecordSource(records, Canvas(shape[:2]), batch_size=batch)
   encoded, _ = records.read(list(range(min(len(records), 2_000))))
   found = []
   with contextlib.ExitStack() as stack:
@@ -343,7 +342,7 @@ def print_rows(title: str, found: dict[str, list[Turn]]) -> None:
 
 def run_set(name: str, batch: int, workers: int, rounds: int) -> list[str]:
   """Prints a set's rows; returns its ratios."""
-  images = image.open_images(name, 'train', channels=3, offline=True)
+  images = open_images(name, 'train', channels=3, offline=True)
   shape = images.image.shape[1:]
   at = f'{name}, {shape[0]} x {shape[1]}'
   found = []

@@ -6,20 +6,42 @@ does not load TensorFlow Datasets.
 """
 
 import bisect
+import functools
 import os
 import resource
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python import array_record_module
+from google.protobuf import (
+  descriptor_pb2,
+  descriptor_pool,
+  message,
+  message_factory,
+)
 
 from jaxlab.data import tfds
+from jaxlab.data.checks import first
+from jaxlab.data.in_memory import Caching
 from jaxlab.engine.errors import InputError
 
-_BYTES, _INTEGERS = 1, 3  # fields of tf.train.Feature
+# What of tf.train.Example is read, by the numbers of the fields. An entry of a
+# map is a message too.
+_MESSAGES = {
+  'Texts': {1: ('REPEATED', 'BYTES', 'values')},
+  'Integers': {1: ('REPEATED', 'INT64', 'values')},
+  'Feature': {
+    1: ('OPTIONAL', 'Texts', 'texts'),
+    3: ('OPTIONAL', 'Integers', 'integers'),
+  },
+  'Entry': {
+    1: ('OPTIONAL', 'BYTES', 'key'),
+    2: ('OPTIONAL', 'Feature', 'value'),
+  },
+  'Features': {1: ('REPEATED', 'Entry', 'entries')},
+  'Example': {1: ('OPTIONAL', 'Features', 'features')},
+}
 
 
 class Shard(NamedTuple):
@@ -66,7 +88,7 @@ def open_array_records(
   )
 
 
-class ArrayRecords:
+class ArrayRecords(Caching):
   """tf.train.Examples in ArrayRecord files.
 
   Files are opened when they are first read, by each process for itself, and at
@@ -84,25 +106,16 @@ class ArrayRecords:
     label: str,
   ):
     self.name, self.split, self.classes = name, split, classes
-    self.fingerprint, self._shards = fingerprint, list(shards)
-    self._image, self._label = image, label
-    self._ends = np.cumsum([shard.take for shard in shards]).tolist()
+    self.fingerprint, self.shards = fingerprint, list(shards)
+    self.image, self.label = image, label
+    self.ends = np.cumsum([shard.take for shard in shards]).tolist()
     self._start()
 
   def _start(self) -> None:
-    self._lock = threading.Lock()
-    self._readers: OrderedDict[str, Any] = OrderedDict()
-
-  def __getstate__(self):
-    hidden = ('_lock', '_readers')
-    return {k: v for k, v in self.__dict__.items() if k not in hidden}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._start()
+    self._reader = functools.lru_cache(_most_open())(self._open)
 
   def __len__(self) -> int:
-    return self._ends[-1]
+    return self.ends[-1]
 
   def describe(self, index: int) -> str:
     return f'example {index} of the split {self.split!r} of {self.name}'
@@ -116,55 +129,38 @@ class ArrayRecords:
     """
     rows_of: dict[int, list[int]] = {}
     for row, index in enumerate(indices):
-      number = bisect.bisect_right(self._ends, index)
+      number = bisect.bisect_right(self.ends, index)
       rows_of.setdefault(number, []).append(row)
-    image, label = self._image.encode(), self._label.encode()
+    image, label = self.image.encode(), self.label.encode()
     images = [b''] * len(indices)
     labels = np.empty(len(indices), np.int32)
     for number, rows in rows_of.items():
-      shard = self._shards[number]
-      first = self._ends[number] - shard.take - shard.skip
-      places = [indices[row] - first for row in rows]
-      for row, record in zip(rows, self._read_shard(shard, places)):
+      shard = self.shards[number]
+      begin = self.ends[number] - shard.take - shard.skip
+      places = [indices[row] - begin for row in rows]
+      try:
+        found = self._reader(shard).read(places)
+      except RuntimeError as error:  # array_record raises no other
+        raise InputError(
+          f'{shard.path} cannot be read ({str(error).splitlines()[0]}): delete '
+          f'its folder and prepare {self.name} again'
+        ) from error
+      for row, record in zip(rows, found):
         try:
           images[row], labels[row] = parse_example(record, image, label)
         except (LookupError, OverflowError) as error:
           raise InputError(
             f'{self.describe(indices[row])} has no single encoded image '
-            f'{self._image!r} and integer {self._label!r}: name the features '
+            f'{self.image!r} and integer {self.label!r}: name the features '
             f'that are one image and its label, or prepare the set again'
           ) from error
-    self._check_labels(labels, indices)
-    return images, labels
-
-  def _check_labels(self, labels: np.ndarray, indices: Sequence[int]) -> None:
-    outside = (labels < 0) | (labels >= len(self.classes))
-    if outside.any():
-      row = int(np.argmax(outside))
+    if at := first((labels < 0) | (labels >= len(self.classes))):
       raise InputError(
-        f'{self.describe(indices[row])} has the label {labels[row]}, and the '
+        f'{self.describe(indices[at[0]])} has the label {labels[at]}, and the '
         f'labels of the {len(self.classes)} classes begin with 0: take a split '
         f'that has labels (a public "test" often has none)'
       )
-
-  def _read_shard(self, shard: Shard, places: list[int]) -> list[bytes]:
-    try:
-      return self._reader(shard).read(places)
-    except RuntimeError as error:  # array_record raises no other
-      raise InputError(
-        f'{shard.path} cannot be read ({str(error).splitlines()[0]}): delete '
-        f'its folder and prepare {self.name} again'
-      ) from error
-
-  def _reader(self, shard: Shard):
-    with self._lock:
-      reader = self._readers.pop(shard.path, None)
-      if reader is None:
-        reader = self._open(shard)
-        while len(self._readers) >= _most_open():
-          self._readers.popitem(last=False)
-      self._readers[shard.path] = reader  # the last used comes last
-    return reader
+    return images, labels
 
   def _open(self, shard: Shard):
     # Random access: what lies behind a record is not wanted.
@@ -187,12 +183,8 @@ def parse_example(
 ) -> tuple[bytes, int]:
   """The one byte string and the one integer of two features of a record.
 
-  Reads the wire format itself: as fast as protobuf's classes, without loading
-  TensorFlow Datasets for them.
-
   Args:
-    record: a tf.train.Example, which is
-      Example{features=1: Features{feature=1: map<string=1, Feature=2>}}.
+    record: a tf.train.Example.
     image: name of the feature that is a list of one byte string.
     label: name of the feature that is a list of one integer; b'' for none,
       whose integer is 0.
@@ -201,75 +193,44 @@ def parse_example(
     LookupError: the record is no Example, or a feature is missing or has
       another type or length.
   """
-  found: dict[bytes, bytes | int] = {}
-  size, at = _integer(record, 1)
-  end = at + size
-  while at < end:  # an entry of the map a turn
-    size, at = _integer(record, at + 1)
-    stop = at + size
-    size, at = _integer(record, at + 1)
-    name = record[at : at + size]
-    if name in (image, label):
-      found[name] = _single(record, at + size + 1, stop)
-    at = stop
-  data, number = found[image], found[label] if label else 0
-  if at != len(record):
-    raise IndexError('the record has another length than it says')
-  if not isinstance(data, bytes) or not isinstance(number, int):
-    raise KeyError('another type')
-  return data, number
+  try:
+    entries = _example_class().FromString(record).features.entries
+  except message.DecodeError as error:
+    raise LookupError('no Example') from error
+  found = {entry.key: entry.value for entry in entries}
+  data = found[image].texts.values
+  numbers = found[label].integers.values if label else [0]
+  if len(data) != 1 or len(numbers) != 1:
+    raise LookupError('not one value')
+  return data[0], numbers[0]
 
 
 def encode_example(data: bytes, label: int) -> bytes:
   """The tf.train.Example of an `image` and its `label`: see `parse_example`."""
-  from tensorflow_datasets.proto import tf_example_pb2
-
-  found = tf_example_pb2.Example()
-  feature = found.features.feature
-  feature['image'].bytes_list.value.append(data)
-  feature['label'].int64_list.value.append(label)
-  return found.SerializeToString(deterministic=True)
+  found = _example_class()()
+  entries = found.features.entries
+  entries.add(key=b'image').value.texts.values.append(data)
+  entries.add(key=b'label').value.integers.values.append(label)
+  return found.SerializeToString()
 
 
-def _single(record: bytes, at: int, stop: int) -> bytes | int:
-  """The one value of the Feature whose length stands at `at`."""
-  _, at = _integer(record, at)
-  field = record[at] >> 3
-  _, at = _integer(record, at + 1)
-  value: bytes | int
-  if field == _BYTES:
-    size, at = _integer(record, at + 1)
-    value = record[at : at + size]
-    at += size
-  elif field == _INTEGERS:
-    packed = record[at] & 7 == 2
-    at += 1
-    if packed:
-      _, at = _integer(record, at)
-    value, at = _integer(record, at)
-    value -= (value >> 63) << 64  # two's complement
-  else:
-    raise KeyError('floats')
-  if at != stop:
-    raise IndexError('not one value')
-  return value
-
-
-def _integer(record: bytes, at: int) -> tuple[int, int]:
-  """A number of seven bits a byte, the low ones first, and where it ends."""
-  value = record[at]
-  at += 1
-  if value < 128:
-    return value, at
-  value &= 127
-  shift = 7
-  while True:
-    byte = record[at]
-    at += 1
-    value |= (byte & 127) << shift
-    if byte < 128:
-      return value, at
-    shift += 7
+@functools.cache
+def _example_class() -> Any:
+  """tf.train.Example, without loading TensorFlow Datasets for it."""
+  file = descriptor_pb2.FileDescriptorProto(name='example', syntax='proto3')
+  kinds = descriptor_pb2.FieldDescriptorProto
+  for name, fields in _MESSAGES.items():
+    made = file.message_type.add(name=name)
+    for number, (label, kind, field) in fields.items():
+      one = made.field.add(name=field, number=number)
+      one.label = kinds.Label.Value(f'LABEL_{label}')
+      if kind in _MESSAGES:
+        one.type_name = kind
+      else:
+        one.type = kinds.Type.Value(f'TYPE_{kind}')
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(file)
+  return message_factory.GetMessageClass(pool.FindMessageTypeByName('Example'))
 
 
 def _most_open() -> int:

@@ -84,6 +84,30 @@ def scratch_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def made_once(
+  target: pathlib.Path,
+  what: str,
+  make: Callable[[pathlib.Path], pathlib.Path | None],
+  lock_file: pathlib.Path | None = None,
+) -> pathlib.Path:
+  """A folder that is made once, and taken as it is wherever it is there.
+
+  Args:
+    make: fills the folder that it is given; may return one within it, which is
+      kept instead.
+    lock_file: by default beside `target`.
+
+  Raises:
+    InputError: as `make`, or the folder cannot be written.
+  """
+  if not target.exists():
+    with lock(lock_file or target.with_name(f'.{target.name}.lock'), what):
+      if not target.exists():
+        with scratch_folder(target) as folder:
+          os.rename(make(folder) or folder, target)
+  return target
+
+
 def kept_folder(
   target: pathlib.Path, what: str, make: Callable[[pathlib.Path], None]
 ) -> pathlib.Path:
@@ -95,22 +119,19 @@ def kept_folder(
   Raises:
     InputError: as `make`, or the folder cannot be written.
   """
-  bad = _changed(target)
-  if bad == '':
-    return target
-  with lock(target.with_name(f'.{target.name}.lock'), what):
-    bad = _changed(target)  # another process may have made it
-    if bad:
-      note(f'{target / bad} is not what was written; {what} is made again')
-      shutil.rmtree(target)
-    if bad != '':
-      with scratch_folder(target) as folder:
-        make(folder)
-        sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        (folder / _SEAL).write_text(json.dumps(sums))
-        durable.sync_tree(folder)
-        os.rename(folder, target)
-  return target
+
+  def sealed(folder: pathlib.Path) -> None:
+    make(folder)
+    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    (folder / _SEAL).write_text(json.dumps(sums))
+    durable.sync_tree(folder)
+
+  if _changed(target):
+    with lock(target.with_name(f'.{target.name}.lock'), what):
+      if bad := _changed(target):  # another process may have made it
+        note(f'{target / bad} is not what was written; {what} is made again')
+        shutil.rmtree(target)
+  return made_once(target, what, sealed)
 
 
 def _changed(folder: pathlib.Path) -> str | None:

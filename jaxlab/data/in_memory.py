@@ -4,14 +4,16 @@
 are known by index; `ArraySource` gathers them from NumPy arrays and memmaps.
 """
 
+import functools
 import math
 import mmap
-import threading
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from jaxlab.data import counter_random
+from jaxlab.data.checks import first
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -19,13 +21,28 @@ _EPOCHS = 2  # orders kept: a batch may span the end of one
 _BLOCK = 1 << 24  # bytes looked at together
 
 
-class Order:
+class Caching:
+  """Attributes with a leading underscore are caches of the process alone."""
+
+  def _start(self) -> None:
+    """Makes the caches, empty; called by `__init__` and after unpickling."""
+    raise NotImplementedError
+
+  def __getstate__(self):
+    return {k: v for k, v in self.__dict__.items() if not k.startswith('_')}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._start()
+
+
+class Order(Caching):
   """The examples of each batch: an order of the set for each epoch.
 
   Example k of the stream is example k mod n of epoch k // n. With `repeat`
   epoch follows epoch without a gap, so that a batch may span two, and one of
   more rows than the set has holds examples several times. Without, there is
-  epoch 0 alone: its last batch is short, or left out with `drop_last`.
+  epoch 0 alone, whose last batch may be short.
 
   Args:
     count: n, examples in the set.
@@ -33,10 +50,9 @@ class Order:
     seed: of the orders; each is a function of (seed, epoch, n) alone.
     repeat: whether the stream has no end.
     shuffle: False takes the set's own order in every epoch.
-    drop_last: leave out a last batch that is not full.
 
   Raises:
-    InputError: an argument is out of range, or no batch is left.
+    InputError: an argument is out of range.
   """
 
   def __init__(
@@ -47,7 +63,6 @@ class Order:
     seed: int = 0,
     repeat: bool = True,
     shuffle: bool = True,
-    drop_last: bool = False,
   ):
     for name, value, low, high in (
       ('the number of examples', count, 1, 2**31 - 1),
@@ -56,82 +71,33 @@ class Order:
     ):
       if not low <= value <= high:
         raise InputError(f'{name} is {value}, and must be in [{low}, {high}]')
-    if drop_last and repeat:
-      raise InputError(
-        'drop_last is for repeat=False: a stream that repeats has full batches '
-        'only'
-      )
     self.count, self.batch_size, self.seed = count, batch_size, seed
-    self.repeat, self.shuffle, self.drop_last = repeat, shuffle, drop_last
-    if drop_last and count < batch_size:
-      raise InputError(
-        f'drop_last leaves no batch: the set has {count} examples, and '
-        f'batch_size is {batch_size}; lower it, or keep the last batch'
-      )
+    self.repeat, self.shuffle = repeat, shuffle
     self._start()
 
   def _start(self) -> None:
-    self._lock = threading.Lock()
-    self._epochs: dict[int, np.ndarray] = {}
-
-  def __getstate__(self):
-    hidden = ('_lock', '_epochs')
-    return {k: v for k, v in self.__dict__.items() if k not in hidden}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._start()
-
-  @property
-  def num_examples(self) -> int:
-    """Examples of one epoch that are in a batch."""
-    whole = self.num_batches * self.batch_size
-    return min(whole, self.count) if self.drop_last else self.count
-
-  @property
-  def num_batches(self) -> int:
-    """Batches of one epoch; the last may be short unless `drop_last`."""
-    if self.drop_last:
-      return self.count // self.batch_size
-    return -(-self.count // self.batch_size)
+    self._epoch = functools.lru_cache(_EPOCHS)(self._order_of)
 
   def indices(self, step: int, rows: slice) -> np.ndarray:
     """[<= rows] int64 in [0, count), the examples of rows of batch `step`."""
     start, stop, _ = rows.indices(self.batch_size)
-    first = step * self.batch_size
-    start, stop = first + start, first + stop
+    start, stop = (step * self.batch_size + at for at in (start, stop))
     if not self.repeat:
-      stop = min(stop, self.num_examples)
+      stop = min(stop, self.count)
       start = min(start, stop)
-    epoch, at = divmod(start, self.count)
-    missing = stop - start
-    found = self._epoch(epoch)[at : at + missing]
-    if len(found) == missing:
-      return found
-    parts = [found]
-    missing -= len(found)
-    while missing:
-      epoch += 1
-      parts.append(self._epoch(epoch)[:missing])
-      missing -= len(parts[-1])
-    return np.concatenate(parts)
+    parts: list[np.ndarray] = []
+    while not parts or start < stop:
+      epoch, at = divmod(start, self.count)
+      parts.append(self._epoch(epoch * self.shuffle)[at : at + stop - start])
+      start += self.count - at
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-  def _epoch(self, epoch: int) -> np.ndarray:
-    if not self.shuffle:
-      epoch = 0
-    found = self._epochs.get(epoch)
-    if found is None:
-      with self._lock:
-        found = self._epochs.get(epoch)
-        if found is None:
-          if self.shuffle:
-            found = permutation(self.count, seed=self.seed, epoch=epoch)
-          else:
-            found = np.arange(self.count)
-          found.flags.writeable = False
-          while len(self._epochs) >= _EPOCHS:
-            del self._epochs[next(iter(self._epochs))]
-          self._epochs[epoch] = found
+  def _order_of(self, epoch: int) -> np.ndarray:
+    if self.shuffle:
+      found = permutation(self.count, seed=self.seed, epoch=epoch)
+    else:
+      found = np.arange(self.count)
+    found.flags.writeable = False
     return found
 
 
@@ -150,77 +116,52 @@ def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:
   return (keys & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
 
 
-class ArraySource:
-  """Arrays whose first axis counts examples, as a `Source` of the engine.
+class Indexed:
+  """A `Source` of the engine whose examples are known by index.
 
-  A batch has the arrays' names, and
-    id: [b] int32, the examples' places in the arrays.
+  A batch of b rows has the arrays that `_gather` gives, and
+    id: [b] int32, the examples' indices.
   A finite source (`repeat=False`) has `num_batches` batches, the last short:
-  the feed pads it and masks the padding. See `Order` for the rest.
-
-  Read-only memmaps are pickled as path and place, and opened anew by whoever
-  unpickles; other arrays are pickled whole.
+  the feed pads it and masks the padding.
 
   Args:
-    arrays: name -> [n, …] bool, integer or floating array of at most 32 bits,
-      finite. `mask`, [n] bool, is the rows' own mask where given.
-    batch_size, seed, repeat, shuffle, drop_last: see `Order`.
+    count: examples in the set.
+    rows: name -> shape and dtype of one row of an array of a batch.
+    batch_size: rows of a batch.
     kind: the step kind that all batches are of.
+    order: see `Order`.
 
   Raises:
-    InputError: no arrays or examples, arrays of different length, of a dtype
-      that a device would not keep, or with a number that is not finite; an
-      argument out of range.
+    InputError: an argument is out of range.
   """
 
   def __init__(
     self,
-    arrays: Mapping[str, np.ndarray],
+    count: int,
+    rows: Mapping[str, tuple[tuple[int, ...], Any]],
     *,
     batch_size: int,
-    seed: int = 0,
-    repeat: bool = True,
-    shuffle: bool = True,
-    drop_last: bool = False,
     kind: str = 'train',
+    **order: Any,
   ):
-    self.arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    count = _check(self.arrays)
-    self.order = Order(
-      count,
-      batch_size=batch_size,
-      seed=seed,
-      repeat=repeat,
-      shuffle=shuffle,
-      drop_last=drop_last,
-    )
+    self.order = Order(count, batch_size=batch_size, **order)
     self.step_kind = kind
-    spec = {
-      name: ArraySpec((batch_size, *array.shape[1:]), array.dtype)
-      for name, array in self.arrays.items()
+    self.spec = {
+      kind: {
+        name: ArraySpec((batch_size, *shape), dtype)
+        for name, (shape, dtype) in {**rows, 'id': ((), np.int32)}.items()
+      }
     }
-    self.spec = {kind: spec | {'id': ArraySpec((batch_size,), np.int32)}}
-
-  def __getstate__(self):
-    arrays = {name: _located(array) for name, array in self.arrays.items()}
-    return self.__dict__ | {'arrays': arrays}
-
-  def __setstate__(self, state):
-    arrays = {
-      name: value.open() if isinstance(value, _Located) else value
-      for name, value in state['arrays'].items()
-    }
-    self.__dict__.update(state | {'arrays': arrays})
 
   @property
   def num_examples(self) -> int:
-    """Examples of one epoch that are in a batch."""
-    return self.order.num_examples
+    """Examples of one epoch."""
+    return self.order.count
 
   @property
   def num_batches(self) -> int:
     """Batches of one epoch; the last may be short."""
-    return self.order.num_batches
+    return -(-self.order.count // self.order.batch_size)
 
   def kind(self, step: int) -> str:
     del step
@@ -229,32 +170,66 @@ class ArraySource:
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
     """Rows `rows` of batch `step`, fewer at the end of a finite source."""
     index = self.order.indices(step, rows)
+    return {**self._gather(index), 'id': index.astype(np.int32)}
+
+  def _gather(self, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of the examples of [b] int64 indices, but `id`."""
+    raise NotImplementedError
+
+
+class ArraySource(Indexed):
+  """Arrays whose first axis counts examples, which are gathered by index.
+
+  A batch has the arrays' names, and `id`, the examples' places in them.
+
+  Read-only memmaps are pickled as path and place, and opened anew by whoever
+  unpickles; other arrays are pickled whole.
+
+  Args:
+    arrays: name -> [n, …] bool, integer or floating array of at most 32 bits,
+      finite. `mask`, [n] bool, is the rows' own mask where given.
+    more: batch_size, kind and order, see `Indexed`.
+
+  Raises:
+    InputError: no arrays or examples, arrays of different length, of a dtype
+      that a device would not keep, or with a number that is not finite; an
+      argument out of range.
+  """
+
+  def __init__(self, arrays: Mapping[str, np.ndarray], **more: Any):
+    self.arrays = {name: np.asarray(value) for name, value in arrays.items()}
+    rows = {k: (v.shape[1:], v.dtype) for k, v in self.arrays.items()}
+    super().__init__(_check(self.arrays), rows, **more)
+
+  def __getstate__(self):
+    arrays = {name: _located(array) for name, array in self.arrays.items()}
+    return self.__dict__ | {'arrays': arrays}
+
+  def __setstate__(self, state):
+    arrays = {
+      name: value() if isinstance(value, functools.partial) else value
+      for name, value in state['arrays'].items()
+    }
+    self.__dict__.update(state | {'arrays': arrays})
+
+  def _gather(self, index: np.ndarray) -> dict[str, np.ndarray]:
     # The method `take` copies whole rows, a fifth faster than array[index].
-    batch = {name: array.take(index, 0) for name, array in self.arrays.items()}
-    batch['id'] = index.astype(np.int32)
-    return batch
+    return {name: array.take(index, 0) for name, array in self.arrays.items()}
 
 
-class _Located:
-  """A part of a file that an array shows."""
-
-  def __init__(self, path: str, dtype: np.dtype, shape: tuple, offset: int):
-    self.path, self.dtype, self.shape, self.offset = path, dtype, shape, offset
-
-  def open(self) -> np.ndarray:
-    try:
-      return np.asarray(
-        np.memmap(self.path, self.dtype, 'r', self.offset, self.shape)
-      )
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f'{self.path} cannot be mapped again ({error}): it was moved or cut '
-        f'while in use'
-      ) from error
+def _mapped(path: str, *where) -> np.ndarray:
+  """The part of a file that `_located` found."""
+  try:
+    return np.asarray(np.memmap(path, *where))
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f'{path} cannot be mapped again ({error}): it was moved or cut while in '
+      f'use'
+    ) from error
 
 
-def _located(array: np.ndarray) -> 'np.ndarray | _Located':
-  """Where a read-only memmap's rows lie in their file; others as they are."""
+def _located(array: np.ndarray) -> np.ndarray | functools.partial:
+  """What maps a read-only memmap's rows again; others as they are."""
   root = array
   while not (isinstance(root, np.memmap) and isinstance(root.base, mmap.mmap)):
     if not isinstance(root.base, np.ndarray):
@@ -264,7 +239,8 @@ def _located(array: np.ndarray) -> 'np.ndarray | _Located':
   if not plain or root.filename is None:
     return array
   offset = array.ctypes.data - root.ctypes.data + root.offset
-  return _Located(str(root.filename), array.dtype, array.shape, offset)
+  where = (array.dtype, 'r', offset, array.shape)
+  return functools.partial(_mapped, str(root.filename), *where)
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> int:
@@ -308,10 +284,8 @@ def _check_finite(name: str, array: np.ndarray) -> None:
   stride = max(1, _BLOCK // row)
   for start in range(0, len(array), stride):
     block = array[start : start + stride]
-    finite = np.isfinite(block).reshape(len(block), -1).all(1)
-    if not finite.all():
-      bad = start + int(np.argmin(finite))
+    if at := first(~np.isfinite(block)):
       raise InputError(
-        f'array "{name}" has a NaN or an infinity in example {bad}: mend it or '
-        f'leave the example out'
+        f'array "{name}" has a NaN or an infinity in example {start + at[0]}: '
+        f'mend it or leave the example out'
       )

@@ -13,7 +13,6 @@ import argparse
 import difflib
 import errno
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -142,7 +141,7 @@ def prepare(name: str, *, offline: bool = False) -> str:
   if state == 'TFDS':
     lines.append(
       f"  TFDS's own copy is used, of {make.TFDS_NAME or name} in "
-      f'{_tfds_folder()} ({size / 2**20:.1f} MiB)'
+      f'{tfds.folder()} ({size / 2**20:.1f} MiB)'
     )
     cure = (
       'set TFDS_DATA_DIR to another folder, and jaxlab prepares its own copy'
@@ -224,15 +223,10 @@ def look_at(name: str) -> str:
     cure = 'it may be damaged, or need TensorFlow to be decoded'
     next(_read(name, f'{split}[:1]', cure), None)
   return (
-    f'{name}: prepared by TFDS in {_tfds_folder()}, and can be read here\n'
+    f'{name}: prepared by TFDS in {tfds.folder()}, and can be read here\n'
     f'  splits: {_splits(name, found.splits, False)}\n'
     f'  features: {", ".join(sorted(found.features))}'
   )
-
-
-def _tfds_folder() -> str:
-  root = os.environ.get('TFDS_DATA_DIR')
-  return root or "TFDS's default folder (~/tensorflow_datasets)"
 
 
 def _splits(name: str, splits: Sequence[str], offline: bool) -> str:

@@ -68,10 +68,15 @@ def open_split(
         f'TFDS set {name} is incomplete: {path} is missing. Delete '
         f'{builder.data_dir} and prepare it again'
       )
-  decoders = _raw_images(builder.info.features) if raw else None
+  full = _import_tfds()
+  images = {
+    name: full.decode.SkipDecoding()
+    for name, feature in builder.info.features.items()
+    if raw and isinstance(feature, full.features.Image)
+  }
   try:
     with _quiet():
-      return builder.as_data_source(split, decoders=decoders)
+      return builder.as_data_source(split, decoders=images or None)
   except ValueError as error:
     raise InputError(
       f'TFDS set {name} cannot read the split {split!r}: {error}'
@@ -79,14 +84,14 @@ def open_split(
 
 
 def examples(
-  name: str, split: str, *, offline: bool = False, raw: bool = False
+  name: str, split: str, *, offline: bool = False
 ) -> Iterator[dict[str, Any]]:
   """Examples in order; read by the thousand, which is several times faster.
 
   Raises:
     InputError: as `open_split`, or a file of the set is damaged.
   """
-  source = open_split(name, split, offline=offline, raw=raw)
+  source = open_split(name, split, offline=offline)
   for start in range(0, len(source), 1024):
     indices = list(range(start, min(start + 1024, len(source))))
     try:
@@ -118,7 +123,11 @@ def inspect_set(name: str, *, offline: bool = False) -> PreparedSet:
   return PreparedSet(
     splits=tuple(builder.info.splits),
     features=tuple(builder.info.features),
-    classes=_classes(builder.info.features),
+    classes={
+      feature: tuple(known.names)
+      for feature, known in builder.info.features.items()
+      if isinstance(known, _import_tfds().features.ClassLabel)
+    },
     fingerprint=digest.hexdigest(),
   )
 
@@ -202,53 +211,32 @@ def _root() -> pathlib.Path:
 
 def _open_own(make, offline: bool):
   target = _root() / make.name / str(make.VERSION)
-  if not target.exists():
-    lock = _root() / f'.{make.name}.lock'
-    with atomic.lock(lock, f'the data set {make.name}'):
-      if not target.exists():
-        _prepare_own(make, target, offline)
+  prepare = lambda folder: _prepare_own(make, folder, offline)
+  lock = _root() / f'.{make.name}.lock'
+  atomic.made_once(target, f'the data set {make.name}', prepare, lock)
   with _described(make.name, target, ValueError, AssertionError):
     return make(data_dir=_root())
 
 
-def _prepare_own(make, target, offline) -> None:
-  """Builds a set in a scratch folder and renames the whole to `target`."""
+def _prepare_own(make, folder: pathlib.Path, offline: bool) -> pathlib.Path:
+  """Builds a set somewhere in a scratch folder; where."""
   tfds = _import_tfds()
   start, downloads = time.monotonic(), registry.download_seconds()
-  with atomic.scratch_folder(target) as folder:
-    builder = make(data_dir=folder, offline=offline)
-    builder.check_needs()
-    atomic.note(f'preparing the data set {make.name}')
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints there
-      builder.download_and_prepare(
-        file_format=FORMAT,
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-      )
-    os.rename(builder.data_dir, target)
+  builder = make(data_dir=folder, offline=offline)
+  builder.check_needs()
+  atomic.note(f'preparing the data set {make.name}')
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints there
+    builder.download_and_prepare(
+      file_format=FORMAT,
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
   downloads = registry.download_seconds() - downloads
   seconds = time.monotonic() - start - downloads
   atomic.note(
     f'prepared the data set {make.name} in {seconds:.1f} s'
     + (f', and {downloads:.1f} s of downloads' if downloads else '')
   )
-
-
-def _raw_images(features) -> dict[str, Any]:
-  tfds = _import_tfds()
-  return {
-    name: tfds.decode.SkipDecoding()
-    for name, feature in features.items()
-    if isinstance(feature, tfds.features.Image)
-  }
-
-
-def _classes(features) -> dict[str, tuple[str, ...]]:
-  tfds = _import_tfds()
-  return {
-    name: tuple(feature.names)
-    for name, feature in features.items()
-    if isinstance(feature, tfds.features.ClassLabel)
-  }
+  return pathlib.Path(builder.data_dir)
 
 
 def _find(name: str):
@@ -294,12 +282,16 @@ def _find(name: str):
 
 
 def _not_prepared(name: str) -> NoReturn:
-  root = os.environ.get('TFDS_DATA_DIR')
-  where = root or "TFDS's default folder (~/tensorflow_datasets)"
   raise InputError(
-    f'TFDS set {name!r} is not prepared in {where}. Where TensorFlow is '
+    f'TFDS set {name!r} is not prepared in {folder()}. Where TensorFlow is '
     f'installed, run\n'
     f'  tfds build {name} --file_format={FORMAT}\n'
     f'or set TFDS_DATA_DIR to the folder that holds it. Sets that jaxlab '
     f'prepares itself, without TensorFlow: {", ".join(builders.names())}'
   )
+
+
+def folder() -> str:
+  """Where TFDS keeps its sets, for messages."""
+  root = os.environ.get('TFDS_DATA_DIR')
+  return root or "TFDS's default folder (~/tensorflow_datasets)"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxlab.data.images import streaming
-from jaxlab.data.images.arrays import Canvas, decode
+from jaxlab.data.images.pixels import Canvas, decode
 from jaxlab.engine.errors import InputError
 
 Config = Mapping[str, Any]

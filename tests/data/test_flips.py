@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jaxlab.data import tfds
-from jaxlab.data.images import arrays as image
+from jaxlab.data.images.arrays import open_images
 from jaxlab.data.text import corpus
 from jaxlab.engine.errors import InputError
 
@@ -19,7 +19,7 @@ FLIPS = int(os.environ.get('FLIPS', '12'))
 
 
 def pixels(root):
-  found = image.open_images(f'image_folder:{root}/set', 'train')
+  found = open_images(f'image_folder:{root}/set', 'train')
   return [np.array(found.image), found.label]
 
 

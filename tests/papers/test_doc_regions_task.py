@@ -12,8 +12,7 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxlab import main
-from jaxlab.data.images import arrays as image
-from jaxlab.data.images import streaming
+from jaxlab.data.images import arrays, streaming
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.update import create_state
@@ -163,7 +162,7 @@ class Documents:
 def by_document(monkeypatch):
   """A config of these pages, which are looked for nowhere."""
   monkeypatch.setattr(
-    image, 'open_images', lambda name, split, **more: Documents(split)
+    arrays, 'open_images', lambda name, split, **more: Documents(split)
   )
   monkeypatch.setattr(
     streaming, 'open_records', lambda name, split, **more: Documents(split)

@@ -5,12 +5,12 @@ import importlib
 import numpy as np
 import pytest
 
-from jaxlab.data.graphs.npz import write_npz
 from jaxlab.data.graphs.types import SPLITS, NodeGraph
 from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import graph_data, task
 from jaxlab.recipes.study import Cell
 from tests import runs
+from tests.data.graphs.npz_files import write_npz
 
 configs = importlib.import_module('configs.mvs_gnn')
 

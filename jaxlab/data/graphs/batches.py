@@ -20,10 +20,13 @@ average) takes 1.4 times the nodes that it has on average, where a row for each
 graph would take 16 times.
 """
 
+from typing import Any
+
 import numpy as np
 
-from jaxlab.data.graphs.types import Graphs
-from jaxlab.data.in_memory import Order
+from jaxlab.data.checks import first
+from jaxlab.data.graphs.types import Graphs, offsets, ranges
+from jaxlab.data.in_memory import Indexed
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -62,7 +65,8 @@ def node_features(
           f'degree_cap = {degree_cap}: node features "degree" need one of at '
           'least 1'
         )
-      found.append(_one_hot(_degree(graphs), degree_cap + 1))
+      degree = graphs.batch(np.arange(len(graphs))).nodes['degree']
+      found.append(_one_hot(degree, degree_cap + 1))
     elif name not in has:
       raise InputError(
         f'the set has no node {name}s, and node features are {list(columns)}: '
@@ -87,10 +91,6 @@ def _one_hot(values: np.ndarray, kinds: int) -> np.ndarray:
   return (kind[:, None] == np.arange(kinds)).astype(np.float32)
 
 
-def _degree(graphs: Graphs) -> np.ndarray:
-  return graphs.batch(np.arange(len(graphs))).nodes['degree']
-
-
 def batch_spec(
   lead: tuple[int, ...], graphs: int, room: tuple[int, int], features: int
 ) -> dict[str, ArraySpec]:
@@ -113,7 +113,7 @@ def batch_spec(
   }
 
 
-class GraphSource:
+class GraphSource(Indexed):
   """Rows of graphs as a `Source` of the engine.
 
   Args:
@@ -126,8 +126,7 @@ class GraphSource:
     room: (nodes, edges) of a row, of a source without end; a finite one takes
       those of its largest row.
     steps: batches that will be asked for, of a source without end.
-    seed, repeat, shuffle: see `jaxlab.data.in_memory.Order`.
-    kind: the step kind that all batches are of.
+    more: kind, seed, repeat and shuffle, see `jaxlab.data.in_memory.Indexed`.
 
   Raises:
     InputError: features of another number of nodes, a graph that is not there,
@@ -145,22 +144,12 @@ class GraphSource:
     rows: int = 1,
     room: tuple[int, int] | None = None,
     steps: int = 0,
-    seed: int = 0,
-    repeat: bool = True,
-    shuffle: bool = True,
-    kind: str = 'train',
+    **more: Any,
   ):
     self.indices = np.asarray(indices, np.int64)
     _check(graphs, features, self.indices, batch_size, rows)
     self.each = batch_size // rows
-    self.order = Order(
-      len(self.indices),
-      batch_size=batch_size,
-      seed=seed,
-      repeat=repeat,
-      shuffle=shuffle,
-    )
-    self.step_kind = kind
+    super().__init__(len(self.indices), {}, batch_size=batch_size, **more)
     joined = graphs.batch(np.arange(len(graphs)))
     of = np.repeat(np.arange(len(graphs)), joined.n_edge)
     edge = np.stack([joined.senders, joined.receivers], 1)
@@ -176,22 +165,9 @@ class GraphSource:
         f'{needed[1]} edges, and have it for {self.num_nodes} and '
         f'{self.num_edges}: make it larger'
       )
-    arrays = batch_spec(
-      (rows, *self.indices.shape[1:]),
-      self.each,
-      (self.num_nodes, self.num_edges),
-      features.shape[1],
-    )
-    self.spec = {kind: arrays}
-
-  @property
-  def num_batches(self) -> int:
-    """Batches of one epoch; the last may be short."""
-    return self.order.num_batches
-
-  def kind(self, step: int) -> str:
-    del step
-    return self.step_kind
+    lead, room = (rows, *indices.shape[1:]), (self.num_nodes, self.num_edges)
+    spec = batch_spec(lead, self.each, room, features.shape[1])
+    self.spec = {self.step_kind: spec}
 
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
     """Rows `rows` of batch `step`, with graphs that are not real at its end."""
@@ -246,11 +222,9 @@ def _check(graphs, features, indices, batch_size, rows) -> None:
     raise InputError(
       f'there are features of {len(features)} nodes, and the set has {nodes}'
     )
-  wrong = (indices < 0) | (indices >= len(graphs))
-  if wrong.any():
+  if at := first((indices < 0) | (indices >= len(graphs))):
     raise InputError(
-      f'there is no graph {indices[wrong][0]}; they count from 0 to '
-      f'{len(graphs) - 1}'
+      f'there is no graph {indices[at]}; they count from 0 to {len(graphs) - 1}'
     )
   if rows < 1 or batch_size % rows:
     raise InputError(
@@ -264,8 +238,7 @@ class _Runs:
 
   def __init__(self, values: np.ndarray, counts: np.ndarray):
     self.values = values
-    self.count = np.asarray(counts, np.int32)
-    self.offset = np.cumsum(counts, dtype=np.int64) - counts
+    self.count, self.offset = np.asarray(counts, np.int32), offsets(counts)
 
   def longest(self, runs, real) -> int:
     """The length of the longest row."""
@@ -290,16 +263,10 @@ class _Runs:
     longest = self.longest(runs, real)
     if longest > length:
       raise ValueError(f'a row needs {longest} of {length}')
-    rows = runs.reshape(-1, runs.shape[-1])
-    packed = np.zeros(
-      (len(rows) * length, *self.values.shape[1:]), self.values.dtype
-    )
-    flat = count.ravel()
-    within = np.arange(flat.sum()) - np.repeat(np.cumsum(flat) - flat, flat)
-    begin = start.reshape(rows.shape) + length * np.arange(len(rows))[:, None]
-    values = self.values[np.repeat(self.offset[runs].ravel(), flat) + within]
+    values = self.values[ranges(self.offset, runs[real])]
     if add is not None:
-      values = values + np.repeat(add.ravel(), flat)[:, None]
-    packed[np.repeat(begin.ravel(), flat) + within] = values
-    shape = (*runs.shape[:-1], length, *self.values.shape[1:])
-    return packed.reshape(shape), start
+      values = values + np.repeat(add.ravel(), count.ravel())[:, None]
+    filled = np.arange(length) < count.sum(-1, keepdims=True)
+    packed = np.zeros((*filled.shape, *values.shape[1:]), values.dtype)
+    packed[filled] = values
+    return packed, start

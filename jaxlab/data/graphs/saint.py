@@ -11,27 +11,27 @@
 import json
 import os
 import pathlib
-import tokenize
-import zipfile
-import zlib
 
 import numpy as np
 
-from jaxlab.data import growth
-from jaxlab.data.graphs import types as graph
+from jaxlab.data.graphs.adjacency import check_edges
+from jaxlab.data.graphs.arrays import (
+  DAMAGED,
+  check_integers,
+  check_pointers,
+  load_npz,
+  number_of_classes,
+  split_of,
+)
+from jaxlab.data.graphs.types import NodeGraph, check_node_graph
 from jaxlab.engine.errors import InputError
 
 _ROLES = {'tr': 'train', 'va': 'validation', 'te': 'test'}
-# What NumPy says of a file that is not what it should be.
-_DAMAGED = (
-  *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError),
-  *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
 
 
 def read_saint(
   path: str | os.PathLike, *, standardise: bool = True
-) -> graph.NodeGraph:
+) -> NodeGraph:
   """Reads a folder.
 
   Args:
@@ -59,8 +59,8 @@ def read_saint(
     )
   with np.errstate(over='ignore'):  # infinity is refused below
     features = features.astype(np.float32)
-  found = graph.check_node_graph(
-    graph.NodeGraph(features, edges, labels, split, classes, directed=True),
+  found = check_node_graph(
+    NodeGraph(features, edges, labels, split, classes, directed=True),
     str(folder),
   )
   labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int32)
@@ -86,55 +86,34 @@ def _standardised(features: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 def _read_edges(path: pathlib.Path) -> tuple[np.ndarray, int]:
   names = ('indices', 'indptr', 'shape')
-  try:
-    with np.load(path, allow_pickle=False) as held:
-      whole = sum(member.file_size for member in held.zip.infolist())
-      growth.check(path, path.stat().st_size, whole)
-      arrays = [held[name] for name in names]
-      layout = held['format'].item() if 'format' in held else b'csr'
-  except InputError:
-    raise
-  except _DAMAGED as error:
-    raise _unreadable(path, error) from error
+  explain = lambda error: _unreadable(path, error)
+  arrays = load_npz(path, names, ('format',), explain)
+  layout = arrays.get('format', np.array(b'csr')).item()
   if layout not in (b'csr', 'csr'):
     raise InputError(
       f'{path} has the format {layout!r}, and must be a CSR matrix; '
       'scipy.sparse.save_npz writes matrix.tocsr() so'
     )
-  for name, array in zip(names, arrays):
-    if array.ndim != 1 or array.dtype.kind not in 'iu':
-      raise InputError(
-        f'{path}: {name} is {array.dtype}{list(array.shape)}, and must be a '
-        'row of integers'
-      )
-  indices, indptr, shape = arrays
+  indices, indptr, shape = (arrays[name] for name in names)
+  for name in names:
+    check_integers(arrays[name], f'{path}: {name}')
   if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 0:
     raise InputError(
       f'{path}: the shape is {shape.tolist()}, and must be [n, n] for n nodes'
     )
-  nodes, count = int(shape[0]), len(indices)
-  # Not np.diff: a difference of unsigned numbers is never below 0.
-  rising = len(indptr) == nodes + 1 and (indptr[1:] >= indptr[:-1]).all()
-  if not rising or indptr[0] or indptr[-1] != count:
-    raise InputError(
-      f'{path}: indptr must rise from 0 to {count}, the length of indices, in '
-      f'{nodes + 1} steps, one more than there are nodes'
-    )
-  start = np.repeat(np.arange(nodes), np.diff(indptr.astype(np.int64)))
-  wrong = (indices < 0) | (indices >= nodes)
-  if wrong.any():
-    at = int(np.argmax(wrong))
-    raise InputError(
-      f'{path}: an edge joins the nodes {start[at]} and {indices[at]}, and '
-      f'there are {nodes} nodes, counted from 0'
-    )
-  return np.stack([start, indices], 1).astype(np.int32), nodes
+  nodes = int(shape[0])
+  check_pointers(indptr, nodes, len(indices), f'{path}: indptr', 'indices')
+  degrees: np.ndarray = np.diff(indptr.astype(np.int64))
+  start = np.repeat(np.arange(nodes), degrees)
+  edges = np.stack([start, np.asarray(indices, np.int64)], 1)
+  check_edges(edges, nodes, str(path))
+  return edges.astype(np.int32), nodes
 
 
 def _read_array(path: pathlib.Path) -> np.ndarray:
   try:
     found = np.load(path, allow_pickle=False)
-  except _DAMAGED as error:
+  except DAMAGED as error:
     raise _unreadable(path, error) from error
   if not isinstance(found, np.ndarray):
     raise _unreadable(path, 'it holds several arrays')
@@ -166,49 +145,22 @@ def _read_labels(path: pathlib.Path, nodes: int):
     raise _unreadable(path, 'lists of different lengths') from error
   if labels.dtype.kind not in 'iu' or labels.ndim > 2:
     raise _unreadable(path, 'classes are to be numbers, or lists of 0 and 1')
-  if labels.ndim == 2:
-    if not ((labels == 0) | (labels == 1)).all():
-      raise _unreadable(path, 'lists are to hold 0 and 1')
-    return labels, tuple(map(str, range(labels.shape[1])))
-  count = int(labels.max()) + 1
-  if count > max(1000, nodes):
-    raise InputError(
-      f'{path}: classes reach {count - 1}, and there are {nodes} nodes: number '
-      'the classes from 0'
-    )
-  return labels, tuple(map(str, range(count)))
+  return labels, tuple(map(str, range(number_of_classes(labels, str(path)))))
 
 
 def _read_roles(path: pathlib.Path, nodes: int) -> np.ndarray:
   found = _read_json(path)
-  split = np.full(nodes, graph.SPLITS['none'], np.int8)
-  for role, name in _ROLES.items():
+  rows = {}
+  for role in _ROLES:
     if role not in found:
       raise InputError(f'{path} has no "{role}"; it has {sorted(found)}')
-    rows = _read_rows(path, role, found[role])
-    wrong = (rows < 0) | (rows >= nodes)
-    if wrong.any():
-      raise InputError(
-        f'{path}: node {rows[wrong][0]} of "{role}" is not in [0, {nodes})'
-      )
-    again = split[rows] != graph.SPLITS['none']
-    if again.any() or len(np.unique(rows)) < len(rows):
-      which = rows[again][0] if again.any() else 'one'
-      raise InputError(f'{path}: node {which} of "{role}" has two roles')
-    split[rows] = graph.SPLITS[name]
-  return split
-
-
-def _read_rows(path: pathlib.Path, role: str, values) -> np.ndarray:
-  try:
-    rows = np.array(values)
-  except ValueError as error:
-    raise _unreadable(path, f'"{role}": {error}') from error
-  if rows.shape == (0,):
-    return rows.astype(np.int64)
-  if rows.ndim != 1 or rows.dtype.kind not in 'iu':
-    raise _unreadable(path, f'"{role}" is to be a list of nodes')
-  return rows
+    try:
+      rows[role] = np.array(found[role] or np.zeros(0, int))
+    except ValueError as error:
+      raise _unreadable(path, f'"{role}": {error}') from error
+    if len(np.unique(rows[role])) < rows[role].size:
+      raise InputError(f'{path}: a node is in {role} twice')
+  return split_of(rows, _ROLES, nodes, str(path))
 
 
 def _unreadable(path: pathlib.Path, reason) -> InputError:

@@ -12,20 +12,25 @@ import numpy as np
 
 from jaxlab.data import tfds
 from jaxlab.data.graphs import npz, saint, tu
-from jaxlab.data.graphs import types as graph
+from jaxlab.data.graphs.types import (
+  SPLITS,
+  Graph,
+  Graphs,
+  NodeGraph,
+  check_node_graph,
+  concatenate,
+)
 from jaxlab.engine.errors import InputError
 
 # The sets' own names for what the arrays count.
 _ATOMS = ('C', 'N', 'O', 'F', 'I', 'Cl', 'Br')
 
 
-def open_graphs(name: str, *, offline: bool = False) -> graph.Graphs:
+def open_graphs(name: str, *, offline: bool = False) -> Graphs:
   """Opens a set of labelled graphs.
 
   - `mutag`: 188 graphs, 7 kinds of nodes; classes non-mutagenic, mutagenic.
-  - `tu:FOLDER`: see `graph_tu`.
-
-  None has a published split: `split` is -1 throughout.
+  - `tu:FOLDER`: see `tu`.
 
   Args:
     name: one of these.
@@ -37,9 +42,9 @@ def open_graphs(name: str, *, offline: bool = False) -> graph.Graphs:
   if name.startswith('tu:'):
     return tu.read_tu(name.removeprefix('tu:'))
   if name == 'mutag':
-    return graph.concatenate(
+    return concatenate(
       (
-        graph.Graph(
+        Graph(
           nodes=len(row['node_label']),
           edges=row['edges'],
           label=int(row['label']),
@@ -56,7 +61,7 @@ def open_graphs(name: str, *, offline: bool = False) -> graph.Graphs:
   )
 
 
-def open_node_graph(name: str, *, offline: bool = False) -> graph.NodeGraph:
+def open_node_graph(name: str, *, offline: bool = False) -> NodeGraph:
   """Opens a graph with labelled nodes.
 
   - `digits_graph`: 1,797 nodes, features [n, 64] in [0, 1], 10 classes.
@@ -64,7 +69,7 @@ def open_node_graph(name: str, *, offline: bool = False) -> graph.NodeGraph:
   - `debian_graph`: what apt knows, features are texts, classes are sections;
     `debian_graph:tags`: the same with [n, tags] labels, 0 or 1, and split -1
     where a node has no tag.
-  - `npz:FILE`: see `graph_npz`; `saint:FOLDER`: see `graph_saint`.
+  - `npz:FILE`: see `npz`; `saint:FOLDER`: see `saint`.
 
   Args:
     name: one of these.
@@ -91,7 +96,7 @@ def open_node_graph(name: str, *, offline: bool = False) -> graph.NodeGraph:
       row,
       labels=row['tag'],
       classes=_texts(row['tag_name']),
-      split=np.where(tagged, row['split'], np.int8(graph.SPLITS['none'])),
+      split=np.where(tagged, row['split'], np.int8(SPLITS['none'])),
     )
   raise InputError(
     f'there is no graph {name!r}: there are digits_graph, wordnet_graph, '
@@ -104,7 +109,7 @@ def _only(name: str, offline: bool) -> Mapping[str, Any]:
   return row
 
 
-def _node_graph(name: str, row: Mapping[str, Any], **fields) -> graph.NodeGraph:
+def _node_graph(name: str, row: Mapping[str, Any], **fields) -> NodeGraph:
   found = {
     'edges': row['edges'],
     'labels': row['label'],
@@ -113,7 +118,7 @@ def _node_graph(name: str, row: Mapping[str, Any], **fields) -> graph.NodeGraph:
   } | fields
   if 'features' not in found:
     found['features'] = _texts(row['text'])
-  return graph.check_node_graph(graph.NodeGraph(**found), name)
+  return check_node_graph(NodeGraph(**found), name)
 
 
 def _texts(values) -> tuple[str, ...]:

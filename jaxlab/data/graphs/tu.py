@@ -4,8 +4,9 @@ A folder holds files `NAME_*.txt`, numbers parted by commas, one row a line:
   A: the two nodes of an edge, counted from 1 over the whole set.
   graph_indicator: the graph of each node, counted from 1.
   graph_labels: the class of each graph, any integers.
-  node_labels, edge_labels: integers, one or more columns; may be absent.
-  node_attributes, edge_attributes, graph_attributes: numbers; may be absent.
+  node_labels: integers, one or more columns; may be absent.
+  node_attributes: numbers; may be absent.
+What some sets have of edges and whole graphs besides is not read.
 """
 
 import contextlib
@@ -15,49 +16,45 @@ import re
 
 import numpy as np
 
-from jaxlab.data.graphs import types as graph
+from jaxlab.data.checks import first
+from jaxlab.data.graphs.adjacency import distinct_of
+from jaxlab.data.graphs.types import Graphs
 from jaxlab.engine.errors import InputError
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-def read_tu(
-  folder: str | os.PathLike,
-  name: str | None = None,
-  *,
-  directed: bool = False,
-) -> graph.Graphs:
+def read_tu(folder: str | os.PathLike, name: str | None = None) -> Graphs:
   """Reads a folder in the text format of the TU collection.
 
   Nodes keep their order within their graph. A graph that no node names has no
   nodes, and is kept, as are nodes without edges and self loops. Classes and
   labels are numbered by the order of the integers in the files, whose text is
-  kept in `classes`, `node_classes` and `edge_classes`.
+  kept in `classes` and `node_classes`. (i, j) and (j, i) are one edge, also
+  where only one of them is listed, or one of them again.
 
   Args:
     folder: holds the files; see the module's docstring.
     name: what the names of the files begin with; may be left out where the
       folder holds one set.
-    directed: keep both directions of an edge. Otherwise (i, j) and (j, i) are
-      one edge, also where only one of them is listed. In both cases an edge
-      that is listed again is kept once.
 
   Raises:
     InputError: a file is missing or has another number of lines, a line does
-      not hold the numbers it should, a node or graph is out of range, an edge
-      joins two graphs, or two listings of an edge differ in what they carry.
+      not hold the numbers it should, a node or graph is out of range, or an
+      edge joins two graphs.
   """
   folder = pathlib.Path(folder)
   name = name or _tu_name(folder)
 
-  def table(what, columns=None, dtype=np.int64, rows=None, of=''):
+  def table(what, columns=None, dtype=np.int64, rows=None):
+    """The numbers of a file; None of one with `rows` that is absent."""
     path = folder / f'{name}_{what}.txt'
-    if of and not path.exists():
+    if rows is not None and not path.exists():
       return None
     found = _read_table(path, columns, dtype)
     if rows is not None and len(found) != rows:
       raise InputError(
-        f'{path} has {len(found)} lines, and there are {rows} {of}: it needs '
+        f'{path} has {len(found)} lines, and there are {rows} nodes: it needs '
         f'a line for each'
       )
     return found
@@ -65,7 +62,7 @@ def read_tu(
   pairs = table('A', 2)
   graph_of_node = table('graph_indicator', 1)[:, 0]
   labels = table('graph_labels', 1)[:, 0]
-  nodes, count, listed = len(graph_of_node), len(labels), len(pairs)
+  nodes, count = len(graph_of_node), len(labels)
   if not count and not nodes:
     raise InputError(
       f'{folder} holds no graphs: {name}_graph_labels.txt is empty'
@@ -76,48 +73,36 @@ def read_tu(
   _check_range(pairs, nodes, path, 'node')
   pairs, graph_of_node = pairs - 1, graph_of_node - 1
   graph_of_pair = graph_of_node[pairs]
-  across = graph_of_pair[:, 0] != graph_of_pair[:, 1]
-  if across.any():
-    row = int(np.argmax(across))
+  if at := first(graph_of_pair[:, 0] != graph_of_pair[:, 1]):
     raise InputError(
-      f'{path}, line {row + 1}: the edge {(pairs[row] + 1).tolist()} joins the '
-      f'graphs {(graph_of_pair[row] + 1).tolist()}; an edge lies in one graph'
+      f'{path}, line {at[0] + 1}: the edge {(pairs[at] + 1).tolist()} joins '
+      f'the graphs {(graph_of_pair[at] + 1).tolist()}; an edge lies in one '
+      f'graph'
     )
-  node_label = table('node_labels', rows=nodes, of='nodes')
-  edge_label = table('edge_labels', rows=listed, of='edges')
-  numbers = {'dtype': np.float32}
-  node_attribute = table('node_attributes', rows=nodes, of='nodes', **numbers)
-  edge_attribute = table('edge_attributes', rows=listed, of='edges', **numbers)
-  attribute = table('graph_attributes', rows=count, of='graphs', **numbers)
+  node_label = table('node_labels', rows=nodes)
+  node_attribute = table('node_attributes', dtype=np.float32, rows=nodes)
 
   order = np.argsort(graph_of_node, kind='stable')
   node_offset = np.searchsorted(graph_of_node[order], np.arange(count + 1))
   place = np.empty(nodes, np.int64)
   place[order] = np.arange(nodes)
-  kept, ends = _merge(
-    place[pairs], directed, path, {'label': edge_label, 'value': edge_attribute}
-  )
+  # Nodes are counted graph by graph now, so that this is the order of graphs.
+  low, high = np.sort(place[pairs], 1).T
+  keys = distinct_of(low * nodes + high)
+  ends = np.stack(np.divmod(keys, max(1, nodes)), 1)
   graph_of_edge = graph_of_node[order][ends[:, 0]]
-  start = node_offset[:-1]
-  cut = lambda array, rows: None if array is None else array[rows]
+  cut = lambda array: None if array is None else array[order]
   classes, label = _number(labels)
-  node_classes, node_label = _number(cut(node_label, order))
-  edge_classes, edge_label = _number(cut(edge_label, kept))
-  return graph.Graphs(
+  node_classes, node_label = _number(cut(node_label))
+  return Graphs(
     node_offset=node_offset,
     edge_offset=np.searchsorted(graph_of_edge, np.arange(count + 1)),
-    edges=(ends - start[graph_of_edge][:, None]).astype(np.int32),
+    edges=(ends - node_offset[graph_of_edge][:, None]).astype(np.int32),
     label=label,
     classes=classes,
-    split=np.full(count, graph.SPLITS['none'], np.int8),
-    directed=directed,
     node_label=node_label,
-    node_attribute=cut(node_attribute, order),
-    edge_label=edge_label,
-    edge_attribute=cut(edge_attribute, kept),
-    attribute=attribute,
+    node_attribute=cut(node_attribute),
     node_classes=node_classes,
-    edge_classes=edge_classes,
   )
 
 
@@ -182,40 +167,11 @@ def _complain(path, lines, columns, dtype) -> None:
 
 
 def _check_range(values, high: int, path: pathlib.Path, what: str) -> None:
-  wrong = (values < 1) | (values > high)
-  if wrong.any():
-    at = tuple(np.argwhere(wrong)[0])
+  if at := first((values < 1) | (values > high)):
     raise InputError(
       f'{path}, line {at[0] + 1}: there is no {what} {values[at]}; they count '
       f'from 1 to {high}'
     )
-
-
-def _merge(pairs, directed, path, carried):
-  """The rows to keep and their ends, ordered by graph, start and end.
-
-  `pairs` count nodes graph by graph, so that their order is that of graphs.
-  """
-  ends = pairs if directed else np.sort(pairs, 1)
-  order = np.lexsort((ends[:, 1], ends[:, 0]))
-  ends = ends[order]
-  first = np.ones(len(ends), bool)
-  first[1:] = (ends[1:] != ends[:-1]).any(1)
-  kept = order[first]
-  same_as = kept[np.cumsum(first) - 1]
-  for name, values in carried.items():
-    if values is None:
-      continue
-    differs = (values[order] != values[same_as]).any(1)
-    if differs.any():
-      row = int(np.argmax(differs))
-      one, two = same_as[row] + 1, order[row] + 1
-      raise InputError(
-        f'{path}: lines {one} and {two} list one edge, with the {name}s '
-        f'{values[one - 1].tolist()} and {values[two - 1].tolist()}'
-        + ('' if directed else '; directed=True keeps both directions')
-      )
-  return kept, ends[first]
 
 
 def _number(values):

@@ -1,18 +1,19 @@
 """Graphs as plain NumPy arrays: many small ones, or one with labelled nodes.
 
-`Graphs` and `NodeGraph` are made by `graph_tu`, `graph_npz` (files) and
-`graph_sets` (names). Nodes count from 0. An undirected edge is stored once;
+`Graphs` and `NodeGraph` are made by `tu`, `npz`, `saint` (files) and `sets`
+(names). Nodes count from 0. An undirected edge is stored once;
 `adjacency.adjacency` and `Graphs.batch` give it in both directions.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
 
+from jaxlab.data.checks import first
 from jaxlab.data.graphs.adjacency import check_edges
 from jaxlab.engine.errors import InputError
 
@@ -27,20 +28,16 @@ class Graph(NamedTuple):
   nodes: int  # n >= 0
   edges: np.ndarray  # [e, 2] int32 in [0, n)
   label: int = 0
-  split: int = -1
   node_label: np.ndarray | None = None
   node_attribute: np.ndarray | None = None
-  edge_label: np.ndarray | None = None
-  edge_attribute: np.ndarray | None = None
-  attribute: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graphs:
   """Labelled graphs one behind the other: g graphs, n nodes and e edges in all.
 
-  A graph may have no edges, or no nodes. `len`, an index and `take` work as
-  they do on a list.
+  Edges are undirected. A graph may have none, or no nodes. `len`, an index and
+  `take` work as they do on a list.
 
   Raises:
     InputError: arrays of lengths that do not fit, a node or a class out of
@@ -52,15 +49,9 @@ class Graphs:
   edges: np.ndarray  # [e, 2] int32, nodes counted within their graph
   label: np.ndarray  # [g] int32 in [0, classes)
   classes: tuple[str, ...]
-  split: np.ndarray  # [g] int8, one of SPLITS
-  directed: bool = False
   node_label: np.ndarray | None = None  # [n] or [n, k] int32, >= 0
   node_attribute: np.ndarray | None = None  # [n, k] float32
-  edge_label: np.ndarray | None = None  # [e] or [e, k] int32, >= 0
-  edge_attribute: np.ndarray | None = None  # [e, k] float32
-  attribute: np.ndarray | None = None  # [g, k] float32, of the graph
   node_classes: tuple[str, ...] = ()  # what node_label counts
-  edge_classes: tuple[str, ...] = ()  # what edge_label counts
 
   def __post_init__(self):
     _check_graphs(self)
@@ -71,20 +62,13 @@ class Graphs:
   def __getitem__(self, i: int) -> Graph:
     if not -len(self) <= i < len(self):
       raise IndexError(f'graph {i} of {len(self)}')
-    i %= len(self)
-    nodes = slice(*self.node_offset[i : i + 2])
-    edges = slice(*self.edge_offset[i : i + 2])
-    cut = lambda array, rows: None if array is None else array[rows]
+    one = self.take([i % len(self)])
     return Graph(
-      nodes=int(nodes.stop - nodes.start),
-      edges=self.edges[edges],
-      label=int(self.label[i]),
-      split=int(self.split[i]),
-      node_label=cut(self.node_label, nodes),
-      node_attribute=cut(self.node_attribute, nodes),
-      edge_label=cut(self.edge_label, edges),
-      edge_attribute=cut(self.edge_attribute, edges),
-      attribute=cut(self.attribute, i),
+      nodes=int(one.node_offset[-1]),
+      edges=one.edges,
+      label=int(one.label[0]),
+      node_label=one.node_label,
+      node_attribute=one.node_attribute,
     )
 
   def __iter__(self) -> Iterator[Graph]:
@@ -97,38 +81,32 @@ class Graphs:
 
   @property
   def num_edges(self) -> np.ndarray:
-    """[g] int64, edges of each graph as stored: an undirected one counts 1."""
+    """[g] int64, edges of each graph as stored."""
     return np.diff(self.edge_offset)
 
   def take(self, indices: Sequence[int] | np.ndarray) -> 'Graphs':
     """Some of the graphs, in the order of [k] indices."""
     indices = np.asarray(indices, np.int64)
-    nodes = _ranges(self.node_offset, indices)
-    edges = _ranges(self.edge_offset, indices)
-    cut = lambda array, rows: None if array is None else array[rows]
+    nodes = ranges(self.node_offset, indices)
+    cut = lambda array: None if array is None else array[nodes]
     return dataclasses.replace(
       self,
-      node_offset=_offsets(self.num_nodes[indices]),
-      edge_offset=_offsets(self.num_edges[indices]),
-      edges=self.edges[edges],
+      node_offset=offsets(self.num_nodes[indices]),
+      edge_offset=offsets(self.num_edges[indices]),
+      edges=self.edges[ranges(self.edge_offset, indices)],
       label=self.label[indices],
-      split=self.split[indices],
-      node_label=cut(self.node_label, nodes),
-      node_attribute=cut(self.node_attribute, nodes),
-      edge_label=cut(self.edge_label, edges),
-      edge_attribute=cut(self.edge_attribute, edges),
-      attribute=cut(self.attribute, indices),
+      node_label=cut(self.node_label),
+      node_attribute=cut(self.node_attribute),
     )
 
   def batch(self, indices: Sequence[int] | np.ndarray):
     """[k] graphs as one `jraph.GraphsTuple` of NumPy arrays, not padded.
 
-    Undirected edges come in both directions, a self loop once.
+    Edges come in both directions, a self loop once.
 
     Returns:
       nodes: `degree` [n] int32, edges that end there, and `label` and
-        `attribute` where the set has them. edges: `label`, `attribute`, or an
-        empty dict. globals: `label` [k] int32, and `attribute`.
+        `attribute` where the set has them. globals: `label` [k] int32.
     """
     import jraph  # loads JAX, which readers of files do not need
 
@@ -136,30 +114,25 @@ class Graphs:
     edges = (
       some.edges + np.repeat(some.node_offset[:-1], some.num_edges)[:, None]
     )
+    loop = edges[:, 0] == edges[:, 1]
+    keep = np.stack([np.ones_like(loop), ~loop], 1)
     graph = np.repeat(np.arange(len(some)), some.num_edges)
-    rows = np.arange(len(edges))
-    if not self.directed:
-      loop = edges[:, 0] == edges[:, 1]
-      edges = np.stack([edges, edges[:, ::-1]], 1).reshape(-1, 2)
-      keep = np.stack([np.ones_like(loop), ~loop], 1).ravel()
-      edges, rows = edges[keep], np.repeat(rows, 2)[keep]
+    edges = np.stack([edges, edges[:, ::-1]], 1)[keep]
     total = int(some.node_offset[-1])
-    given = lambda **arrays: {k: v for k, v in arrays.items() if v is not None}
-    pick = lambda array: None if array is None else array[rows]
+    nodes = {
+      'degree': np.bincount(edges[:, 1], minlength=total).astype(np.int32),
+      'label': some.node_label,
+      'attribute': some.node_attribute,
+    }
+    counts = np.bincount(graph, keep.sum(1), minlength=len(some))
     return jraph.GraphsTuple(
-      nodes=given(
-        degree=np.bincount(edges[:, 1], minlength=total).astype(np.int32),
-        label=some.node_label,
-        attribute=some.node_attribute,
-      ),
-      edges=given(
-        label=pick(some.edge_label), attribute=pick(some.edge_attribute)
-      ),
+      nodes={name: x for name, x in nodes.items() if x is not None},
+      edges={},
       receivers=edges[:, 1].astype(np.int32),
       senders=edges[:, 0].astype(np.int32),
-      globals=given(label=some.label, attribute=some.attribute),
+      globals={'label': some.label},
       n_node=some.num_nodes.astype(np.int32),
-      n_edge=np.bincount(graph[rows], minlength=len(some)).astype(np.int32),
+      n_edge=counts.astype(np.int32),
     )
 
 
@@ -172,8 +145,7 @@ def concatenate(graphs: Iterable[Graph], **fields) -> Graphs:
   graphs = list(graphs)
   if not graphs:
     raise InputError('there are no graphs: give at least one')
-  joined: dict[str, Any] = {}
-  for name in Graph._fields[4:]:
+  for name in ('node_label', 'node_attribute'):
     arrays = [getattr(graph, name) for graph in graphs]
     absent = [array is None for array in arrays]
     if any(absent) and not all(absent):
@@ -181,15 +153,12 @@ def concatenate(graphs: Iterable[Graph], **fields) -> Graphs:
         f'graph {absent.index(True)} has no {name}, and graph '
         f'{absent.index(False)} has one: give it to all or to none'
       )
-    join = np.stack if name == 'attribute' else np.concatenate
-    joined[name] = None if absent[0] else join(arrays)
+    fields[name] = None if absent[0] else np.concatenate(arrays)
   return Graphs(
-    node_offset=_offsets([graph.nodes for graph in graphs]),
-    edge_offset=_offsets([len(graph.edges) for graph in graphs]),
+    node_offset=offsets([graph.nodes for graph in graphs]),
+    edge_offset=offsets([len(graph.edges) for graph in graphs]),
     edges=np.concatenate([graph.edges for graph in graphs]),
     label=np.array([graph.label for graph in graphs], np.int32),
-    split=np.array([graph.split for graph in graphs], np.int8),
-    **joined,
     **fields,
   )
 
@@ -233,27 +202,24 @@ def check_node_graph(graph: NodeGraph, what: str) -> NodeGraph:
     _check_finite(features, what)
   check_edges(graph.edges, nodes, what)
   labels, classes = graph.labels, len(graph.classes)
-  low = 0 if labels.ndim == 2 else -1
-  high = 1 if labels.ndim == 2 else classes - 1
-  if labels.ndim == 2 and labels.shape[1] != classes:
+  many = labels.ndim == 2
+  if many and labels.shape[1] != classes:
     raise InputError(
       f'{what}: labels have {labels.shape[1]} columns, and there are {classes} '
       f'classes'
     )
-  wrong = (labels < low) | (labels > high)
-  if wrong.any():
-    at = tuple(np.argwhere(wrong)[0])
+  low, high = (0, 1) if many else (-1, classes - 1)
+  if at := first((labels < low) | (labels > high)):
     raise InputError(
       f'{what}: the label of node {at[0]} is {labels[at]}, and must be in '
       f'[{low}, {high}]'
     )
   wrong = ~np.isin(graph.split, list(SPLITS.values()))
-  if labels.ndim == 1:
+  if not many:
     wrong |= (labels < 0) & (graph.split >= 0)
-  if wrong.any():
-    node = int(np.argmax(wrong))
+  if at := first(wrong):
     raise InputError(
-      f'{what}: the split of node {node} is {graph.split[node]}, and must be '
+      f'{what}: the split of node {at[0]} is {graph.split[at]}, and must be '
       f'one of {SPLITS}, -1 where a node has no label'
     )
   return graph
@@ -275,23 +241,22 @@ def split_by_hash(
   return np.searchsorted(bounds, uniform, side='right').astype(np.int8)
 
 
-def _offsets(counts) -> np.ndarray:
+def offsets(counts) -> np.ndarray:
+  """[n + 1] int64: where runs of [n] lengths begin, and the last one ends."""
   return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _ranges(offsets: np.ndarray, indices: np.ndarray) -> np.ndarray:
-  """The ranges offsets[i] … offsets[i + 1] for i in indices, joined."""
-  counts = np.diff(offsets)[indices]
-  first = np.repeat(offsets[:-1][indices] - _offsets(counts)[:-1], counts)
-  return first + np.arange(len(first))
+def ranges(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
+  """The ranges starts[i] … starts[i + 1] for i in indices, joined."""
+  counts = np.diff(starts)[indices]
+  begin = np.repeat(starts[:-1][indices] - offsets(counts)[:-1], counts)
+  return begin + np.arange(len(begin))
 
 
 def _check_finite(features, what: str) -> None:
   sparse = isinstance(features, scipy.sparse.csr_array)
-  values = features.data if sparse else features
-  bad = np.argwhere(~np.isfinite(values))
-  if len(bad):
-    node = int(bad[0][0])
+  if at := first(~np.isfinite(features.data if sparse else features)):
+    node = at[0]
     if sparse:
       node = int(np.searchsorted(features.indptr, node, side='right')) - 1
     raise InputError(
@@ -302,18 +267,12 @@ def _check_finite(features, what: str) -> None:
 
 def _check_graphs(graphs: Graphs) -> None:
   """Raises InputError as `Graphs`."""
-  count = len(graphs.label)
-  nodes, edges = int(graphs.node_offset[-1]), int(graphs.edge_offset[-1])
   lengths = {
-    'node_offset': count + 1,
-    'edge_offset': count + 1,
-    'edges': edges,
-    'split': count,
-    'node_label': nodes,
-    'node_attribute': nodes,
-    'edge_label': edges,
-    'edge_attribute': edges,
-    'attribute': count,
+    'node_offset': len(graphs) + 1,
+    'edge_offset': len(graphs) + 1,
+    'edges': int(graphs.edge_offset[-1]),
+    'node_label': int(graphs.node_offset[-1]),
+    'node_attribute': int(graphs.node_offset[-1]),
   }
   for name, length in lengths.items():
     array = getattr(graphs, name)
@@ -321,23 +280,19 @@ def _check_graphs(graphs: Graphs) -> None:
       raise InputError(f'graphs: {name} has {len(array)} rows, not {length}')
     if name.endswith('offset') and (array[0] or (np.diff(array) < 0).any()):
       raise InputError(f'graphs: {name} does not rise from 0')
-    if array is not None and name.endswith('attribute'):
-      bad = np.argwhere(~np.isfinite(array))
-      if len(bad):
-        raise InputError(f'graphs: {name} {bad[0][0]} is NaN or infinite')
+  attribute = graphs.node_attribute
+  if attribute is not None and (at := first(~np.isfinite(attribute))):
+    raise InputError(f'graphs: node_attribute {at[0]} is NaN or infinite')
   size = np.repeat(graphs.num_nodes, graphs.num_edges)[:, None]
-  wrong = ((graphs.edges < 0) | (graphs.edges >= size)).any(1)
-  if wrong.any():
-    row = int(np.argmax(wrong))
-    of = int(np.searchsorted(graphs.edge_offset, row, side='right')) - 1
+  if at := first((graphs.edges < 0) | (graphs.edges >= size)):
+    graph = int(np.searchsorted(graphs.edge_offset, at[0], side='right')) - 1
     raise InputError(
-      f'graphs: an edge joins the nodes {graphs.edges[row].tolist()} of graph '
-      f'{of}, which has {graphs.num_nodes[of]} nodes, counted from 0'
+      f'graphs: an edge joins the nodes {graphs.edges[at[0]].tolist()} of '
+      f'graph {graph}, which has {graphs.num_nodes[graph]} nodes, counted from '
+      '0'
     )
-  wrong = (graphs.label < 0) | (graphs.label >= len(graphs.classes))
-  if wrong.any():
-    of = int(np.argmax(wrong))
+  if at := first((graphs.label < 0) | (graphs.label >= len(graphs.classes))):
     raise InputError(
-      f'graphs: the label of graph {of} is {graphs.label[of]}, and there are '
-      f'{len(graphs.classes)} classes'
+      f'graphs: the label of graph {at[0]} is {graphs.label[at]}, and there '
+      f'are {len(graphs.classes)} classes'
     )

@@ -7,26 +7,21 @@ decoder of a `streaming.RecordSource`.
 
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxlab.data import atomic
+from jaxlab.data import atomic, kept
 from jaxlab.data.images import streaming
-from jaxlab.data.images.pixels import Canvas, Channels, Fit, decode, resize
+from jaxlab.data.images.pixels import Canvas, Channels, Fit
 from jaxlab.engine.errors import InputError
 
-__all__ = ['Canvas', 'Images', 'decode', 'open_images', 'resize']
-
 _FORMAT = 1  # of the decoded folder; a new one makes old folders unused
-_BLOCK = 128  # images decoded together
 
 
 class Images(NamedTuple):
@@ -82,12 +77,10 @@ def open_images(
     *(_FORMAT, name, split, records.fingerprint, image, label),
     *(canvas.size, channels, fit if canvas.size else ''),
   )
-  digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:16]
+  digest = kept.digest_of(options)[:16]
   plain = re.sub(r'\W+', '_', f'{name[-60:]}-{split}').strip('_')
   target = atomic.data_dir() / 'decoded' / f'{plain}-{digest}'
-  make = lambda folder: _Decoding(records, canvas, max_undecodable).write(
-    folder
-  )
+  make = partial(_decode_all, records, canvas, max_undecodable)
   atomic.kept_folder(target, f'the set of images {name}', make)
   return _load(target, records, max_undecodable)
 
@@ -95,14 +88,7 @@ def open_images(
 def _load(
   target: pathlib.Path, records: streaming.Records, max_undecodable: int
 ) -> Images:
-  try:
-    known = json.loads((target / 'images.json').read_text())
-    image = np.load(target / 'image.npy', mmap_mode='r', allow_pickle=False)
-    label = np.load(target / 'label.npy', allow_pickle=False)
-  except (OSError, ValueError) as error:
-    raise InputError(
-      f'{target} cannot be read ({error}): delete it and run again'
-    ) from error
+  known = kept.load(target, 'images.json')
   skipped = tuple(known['skipped'])
   if skipped:
     text = (
@@ -117,110 +103,76 @@ def _load(
     name=records.name,
     split=records.split,
     fingerprint=known['sha256'],
-    image=image,
-    label=label,
+    image=kept.load(target, 'image.npy'),
+    label=np.array(kept.load(target, 'label.npy')),
     classes=records.classes,
     skipped=skipped,
   )
 
 
-class _Decoding:
-  """Writes all images of a set into a folder."""
+def _decode_all(
+  records: streaming.Records, canvas: Canvas, allowed: int, folder: pathlib.Path
+) -> None:
+  """Writes all images of a set into a folder; `allowed` need not decode."""
+  start, total = time.monotonic(), len(records)
+  atomic.note(f'decoding {total:,} images of {_set(records)}')
+  digest = hashlib.sha256()
+  skipped: list[int] = []
+  labels: list[int] = []
+  first: tuple[int, tuple[int, ...]] | None = None  # index and shape
 
-  def __init__(
-    self, records: streaming.Records, canvas: Canvas, max_undecodable: int
-  ):
-    self.records, self.canvas = records, canvas
-    self.max_undecodable = max_undecodable
-    self.first: tuple[int, tuple[int, ...]] | None = None  # index and shape
-    self.skipped: list[int] = []
-    self.labels: list[int] = []  # of images that were not skipped
-
-  def write(self, folder: pathlib.Path) -> None:
-    start, total = time.monotonic(), len(self.records)
-    atomic.note(f'decoding {total:,} images of {_set(self.records)}')
-    digest = hashlib.sha256()
-    with open(folder / 'image.npy', 'wb') as file:
-      for image in self._images(folder):
-        if file.tell() == 0:  # a place for a header that the end will know
-          _write_header(file, (total, *image.shape))
-        file.write(image.data)
-        digest.update(image.data)
-      if self.first is None:
-        raise InputError(f'no image of {_set(self.records)} decodes')
-      file.seek(0)
-      _write_header(file, (len(self.labels), *self.first[1]))
-    label = np.array(self.labels, np.int32)
-    digest.update(label.data)
-    np.save(folder / 'label.npy', label, allow_pickle=False)
-    (folder / 'images.json').write_text(
-      json.dumps({'sha256': digest.hexdigest(), 'skipped': self.skipped})
-    )
-    seconds = time.monotonic() - start
-    atomic.note(
-      f'decoded {len(label):,} images of {_set(self.records)} in '
-      f'{seconds:.1f} s'
-    )
-
-  def _images(self, folder: pathlib.Path) -> Iterator[np.ndarray]:
-    """Decoded images in order; fills the lists."""
-    threads = os.cpu_count() or 1
-    # Pillow decodes without the interpreter's lock.
-    with ThreadPoolExecutor(threads) as pool:
-      for start in range(0, len(self.records), _BLOCK):
-        indices = list(range(start, min(start + _BLOCK, len(self.records))))
-        data, label = self.records.read(indices)
-        # A run a thread: small images cost less than to hand them over.
-        runs = np.array_split(np.arange(len(data)), threads)
-        parts = pool.map(
-          lambda run, of=start, data=data: [
-            self._decode(of + row, data[row]) for row in run.tolist()
-          ],
-          runs,
-        )
-        found = [image for part in parts for image in part]
-        for index, image, number in zip(indices, found, label.tolist()):
-          if isinstance(image, InputError):
-            self._skip(index, image)
-          else:
-            self._check_shape(index, image.shape, folder)
-            self.labels.append(number)
-            yield image
-
-  def _decode(self, index: int, data: bytes) -> np.ndarray | InputError:
+  def decode(data: bytes, name: str) -> np.ndarray | InputError:
     try:
-      return self.canvas(data, self.records.describe(index))
+      return canvas(data, name)
     except InputError as error:
       return error
 
-  def _skip(self, index: int, error: InputError) -> None:
-    self.skipped.append(index)
-    if len(self.skipped) > self.max_undecodable:
-      before = self.max_undecodable
-      which = f', after {before} that were allowed for' if before else ''
-      raise InputError(
-        f'{error}{which}, or allow for such images with max_undecodable'
-      ) from error
-
-  def _check_shape(self, index, shape, folder) -> None:
-    if self.first is None:
-      self.first = index, shape
-      needed = len(self.records) * int(np.prod(shape))
-      free = shutil.disk_usage(folder).free
-      if needed > free:
+  with kept.GrowingArray(folder / 'image.npy', np.uint8) as file:
+    for index, label, image in streaming.mapped(records, decode):
+      if isinstance(image, InputError):
+        skipped.append(index)
+        if len(skipped) > allowed:
+          which = f', after {allowed} that were allowed for' if allowed else ''
+          raise InputError(
+            f'{image}{which}, or allow for such images with max_undecodable'
+          ) from image
+        continue
+      if first is None:
+        first = index, image.shape
+        _check_room(records, image.nbytes * total, folder)
+      elif image.shape != first[1]:
+        other, known = first
+        cure = 'size' if image.shape[:2] != known[:2] else 'channels'
         raise InputError(
-          f'{_set(self.records)} takes {needed / 1e9:.1f} GB decoded, and '
-          f'{folder.parent} has {free / 1e9:.1f} GB left: lower size, set '
-          f'JAXLAB_DATA_DIR, or stream it with RecordSource'
+          f'{records.describe(other)} is {_written(known)} and '
+          f'{records.describe(index)} is {_written(image.shape)}: give {cure}, '
+          f'to which all are brought'
         )
-    elif shape != self.first[1]:
-      other, known = self.first
-      cure = 'size' if shape[:2] != known[:2] else 'channels'
-      raise InputError(
-        f'{self.records.describe(other)} is {_written(known)} and '
-        f'{self.records.describe(index)} is {_written(shape)}: give {cure}, '
-        f'to which all are brought'
-      )
+      labels.append(label)
+      file.extend(image[None])
+      digest.update(image.data)
+  if first is None:
+    raise InputError(f'no image of {_set(records)} decodes')
+  found = np.array(labels, np.int32)
+  digest.update(found.data)
+  np.save(folder / 'label.npy', found, allow_pickle=False)
+  about = {'sha256': digest.hexdigest(), 'skipped': skipped}
+  (folder / 'images.json').write_text(json.dumps(about))
+  atomic.note(
+    f'decoded {len(labels):,} images of {_set(records)} in '
+    f'{time.monotonic() - start:.1f} s'
+  )
+
+
+def _check_room(records, needed: int, folder: pathlib.Path) -> None:
+  """Raises InputError where a disk has no room for a set."""
+  free = shutil.disk_usage(folder).free
+  if needed > free:
+    raise InputError(
+      f'{_set(records)} takes {needed / 1e9:.1f} GB decoded, and '
+      f'{folder.parent} has {free / 1e9:.1f} GB left: lower size, set '
+      f'JAXLAB_DATA_DIR, or stream it with RecordSource'
+    )
 
 
 def _set(records: streaming.Records) -> str:
@@ -229,11 +181,3 @@ def _set(records: streaming.Records) -> str:
 
 def _written(shape: tuple[int, ...]) -> str:
   return f'{shape[0]} x {shape[1]} with {shape[2]} channels'
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-  # NumPy leaves room for the first axis to change, so that a header keeps its
-  # size.
-  np.lib.format.write_array_header_1_0(
-    file, {'descr': '|u1', 'fortran_order': False, 'shape': shape}
-  )

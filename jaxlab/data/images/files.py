@@ -4,7 +4,8 @@ import csv
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ RVL_CDIP_CLASSES = (
   *('file folder', 'news article', 'budget', 'invoice', 'presentation'),
   *('questionnaire', 'resume', 'memo'),
 )
+_LISTS = {'train': 'train', 'validation': 'val', 'test': 'test'}
 _SPLIT_FOLDERS = {  # split -> the names its folder may have
   'train': ('train',),
   'validation': ('validation', 'val', 'valid'),
@@ -34,25 +36,17 @@ class FileRecords:
   reading all of them would take as long as decoding.
   """
 
-  def __init__(
-    self,
-    name: str,
-    split: str,
-    classes: tuple[str, ...],
-    root: pathlib.Path,
-    files: list[str],
-    label: list[int],
-  ):
-    self.name, self.split, self.classes = name, split, classes
-    self._root, self._files = root, files
-    self._label = np.array(label, np.int32)
-    digest = hashlib.sha256(repr((split, classes)).encode())
-    for file, value in zip(files, label):
+  def __init__(self, name: str, split: str, listed: 'Listed'):
+    self.name, self.split, self.classes = name, split, listed.classes
+    self._files = [listed.root / file for file, _ in listed.files]
+    self._label = np.array([label for _, label in listed.files], np.int32)
+    digest = hashlib.sha256(repr((split, listed.classes)).encode())
+    for path, (file, label) in zip(self._files, listed.files):
       try:
-        known = os.stat(root / file)
+        known = os.stat(path)
       except OSError as error:
-        raise _unreadable(root / file, error) from error
-      state = (file, value, known.st_size, known.st_mtime_ns)
+        raise _unreadable(path, error) from error
+      state = (file, label, known.st_size, known.st_mtime_ns)
       digest.update(repr(state).encode())
     self.fingerprint = digest.hexdigest()
 
@@ -62,8 +56,7 @@ class FileRecords:
   def read(self, indices: Sequence[int]) -> tuple[list[bytes], np.ndarray]:
     """Whole files, and labels [n] int32."""
     data = []
-    for index in indices:
-      path = self._root / self._files[index]
+    for path in map(self._files.__getitem__, indices):
       try:
         data.append(path.read_bytes())
       except OSError as error:
@@ -71,17 +64,41 @@ class FileRecords:
     return data, self._label[np.asarray(indices, np.int64)]
 
   def describe(self, index: int) -> str:
-    return str(self._root / self._files[index])
+    return str(self._files[index])
 
 
-def open_image_folder(path: str, split: str) -> FileRecords:
+class Listed(NamedTuple):
+  """The files of a split."""
+
+  classes: tuple[str, ...]
+  root: pathlib.Path
+  files: list[tuple[str, int]]  # below root, and their labels
+
+
+def open_files(kind: str, path: str, split: str) -> FileRecords:
+  """Opens a set of image files: `kind` is one of KINDS.
+
+  Raises:
+    InputError: no such folder, or as the reader of that kind.
+  """
+  root = pathlib.Path(path).expanduser().absolute()
+  if not path or not root.is_dir():
+    raise InputError(
+      f'{kind}:{path} names no folder: give its path behind the colon, as in '
+      f'{kind}:/data/pictures'
+    )
+  name = f'{kind}:{path}'
+  return FileRecords(name, split, KINDS[kind](name, root, split))
+
+
+def _image_folder(name: str, root: pathlib.Path, split: str) -> Listed:
   """Images in folders that are named for their classes.
 
-  Images lie in `path`/CLASS, at any depth. Where `path` has a folder `train`
-  that holds folders, they lie in `path`/train/CLASS instead, and the other
-  splits in `path`/validation (or val, valid) and `path`/test: there are no
+  Images lie in `root`/CLASS, at any depth. Where `root` has a folder `train`
+  that holds folders, they lie in `root`/train/CLASS instead, and the other
+  splits in `root`/validation (or val, valid) and `root`/test: there are no
   others. Without these, a tenth of each class is `test` and a tenth
-  `validation`, by a hash of the file's path below `path`, so that a file's
+  `validation`, by a hash of the file's path below `root`, so that a file's
   split hardly depends on which others there are.
 
   Classes are the sorted names of the class folders of all splits. Hidden files
@@ -92,62 +109,48 @@ def open_image_folder(path: str, split: str) -> FileRecords:
       file in a class folder that is not an image by its suffix, or an image
       outside of the class folders.
   """
-  root = _folder(path, 'image_folder')
   parts = _split_folders(root)
-  if split not in (parts or _SPLIT_FOLDERS):
-    raise InputError(
-      f'image_folder:{path} has no split {split!r}; it has '
-      f'{list(parts or _SPLIT_FOLDERS)}'
-    )
+  _check_split(name, split, parts or _SPLIT_FOLDERS)
   tops = list(parts.values()) or [root]
   classes = sorted({p.name for top in tops for p in _visible(top, True)})
   if not classes:
     raise InputError(
       f'{root} has no folders of classes: put images in {root}/CLASS'
     )
-  for stray in _visible(parts.get(split, root), False):
+  top = parts.get(split, root)
+  for stray in _visible(top, False):
     if _is_image(stray):
       raise InputError(
         f'{stray} is in no folder of a class: move it to one beside it'
       )
-  files: list[str] = []
-  label: list[int] = []
-  for number, name in enumerate(classes):
-    folder = parts.get(split, root) / name
-    if folder.is_dir():
-      found = _images_below(folder, root)
+  files = []
+  for label, folder in enumerate(classes):
+    if (top / folder).is_dir():
+      found = _images_below(top / folder, root)
       chosen = found if parts else _held_out(found, split)
-      files += chosen
-      label += [number] * len(chosen)
+      files += [(file, label) for file in chosen]
   if not files:
     raise InputError(
-      f'the split {split!r} of image_folder:{path} has no images: a tenth of '
-      f'each class is held out, so give five images a class or more, or '
-      f'folders train, validation and test'
+      f'the split {split!r} of {name} has no images: a tenth of each class is '
+      f'held out, so give five images a class or more, or folders train, '
+      f'validation and test'
     )
-  return FileRecords(
-    f'image_folder:{path}', split, tuple(classes), root, files, label
-  )
+  return Listed(tuple(classes), root, files)
 
 
-def open_rvl_cdip(path: str, split: str) -> FileRecords:
+def _rvl_cdip(name: str, root: pathlib.Path, split: str) -> Listed:
   """RVL-CDIP: 16 classes of scanned pages, 320,000 / 40,000 / 40,000 files.
 
-  Source: Harley, Ufkes & Derpanis, ICDAR 2015. `path`/labels has train.txt,
-  val.txt and test.txt with lines `relative/path.tif LABEL`, and `path`/images
+  Source: Harley, Ufkes & Derpanis, ICDAR 2015. `root`/labels has train.txt,
+  val.txt and test.txt with lines `relative/path.tif LABEL`, and `root`/images
   the files.
 
   Raises:
     InputError: a folder or list is missing, or a line is malformed, has a
       label outside of the classes or names a file that is not there.
   """
-  root = _folder(path, 'rvl_cdip')
-  lists = {'train': 'train', 'validation': 'val', 'test': 'test'}
-  if split not in lists:
-    raise InputError(
-      f'rvl_cdip:{path} has no split {split!r}; it has {list(lists)}'
-    )
-  text = root / 'labels' / f'{lists[split]}.txt'
+  _check_split(name, split, _LISTS)
+  text = root / 'labels' / f'{_LISTS[split]}.txt'
   try:
     lines = text.read_text('utf-8').split('\n')
     lines = lines[:-1] if not lines[-1] else lines
@@ -156,35 +159,32 @@ def open_rvl_cdip(path: str, split: str) -> FileRecords:
       f'cannot read {text} ({error}): unpack both archives of RVL-CDIP, so '
       f'that {root} has the folders images and labels'
     ) from error
-  numbers = {str(number): number for number in range(len(RVL_CDIP_CLASSES))}
-  files, label = [], []
+  count = len(RVL_CDIP_CLASSES)
+  files = []
   for number, line in enumerate(lines, 1):
     file, _, value = line.strip().rpartition(' ')
     place = pathlib.PurePosixPath(file)
     why = ''
     if not file or place.is_absolute() or '..' in place.parts:
       why = 'is not "relative/path.tif LABEL"'
-    elif value not in numbers:
-      why = f'has a label that is none of 0, …, {len(numbers) - 1}'
+    elif value not in map(str, range(count)):
+      why = f'has a label that is none of 0, …, {count - 1}'
     elif not (root / 'images' / file).is_file():
       why = f'names a file that is not in {root / "images"}'
     if why:
       raise InputError(
         f'{text}, line {number}: {line!r} {why}; mend or remove the line'
       )
-    files.append(file)
-    label.append(numbers[value])
+    files.append((file, int(value)))
   if not files:
     raise InputError(f'{text} has no lines: unpack it again')
-  return FileRecords(
-    f'rvl_cdip:{path}', split, RVL_CDIP_CLASSES, root / 'images', files, label
-  )
+  return Listed(RVL_CDIP_CLASSES, root / 'images', files)
 
 
-def open_split_csv(path: str, split: str) -> FileRecords:
+def _split_csv(name: str, root: pathlib.Path, split: str) -> Listed:
   """Images whose splits are lists, as mini-ImageNet is handed on.
 
-  `path` has train.csv, val.csv and test.csv with the columns `filename` and
+  `root` has train.csv, val.csv and test.csv with the columns `filename` and
   `label`, and the files in images/FILENAME or LABEL/FILENAME. Classes are the
   sorted labels of all three lists; they may have none in common.
 
@@ -194,48 +194,45 @@ def open_split_csv(path: str, split: str) -> FileRecords:
     InputError: a folder or list is missing, or a line is malformed or names a
       file that is not there.
   """
-  root = _folder(path, 'split_csv')
-  lists = {'train': 'train.csv', 'validation': 'val.csv', 'test': 'test.csv'}
-  if split not in lists:
-    raise InputError(
-      f'split_csv:{path} has no split {split!r}; it has {list(lists)}'
-    )
-  rows = {one: _listed(root / name) for one, name in lists.items()}
+  _check_split(name, split, _LISTS)
+  lists = {one: root / f'{file}.csv' for one, file in _LISTS.items()}
+  rows = {one: _listed(text) for one, text in lists.items()}
   classes = sorted({label for found in rows.values() for _, label in found})
-  numbers = {name: number for number, name in enumerate(classes)}
-  files, label = [], []
-  for file, name in rows[split]:
-    places = [f'images/{file}', f'{name}/{file}']
+  numbers = {label: number for number, label in enumerate(classes)}
+  files = []
+  for file, label in rows[split]:
+    places = [f'images/{file}', f'{label}/{file}']
     there = [place for place in places if (root / place).is_file()]
-    if '..' in pathlib.PurePosixPath(name, file).parts or not there:
+    if '..' in pathlib.PurePosixPath(label, file).parts or not there:
       raise InputError(
-        f'{root / lists[split]} names {file!r} of {name!r}, which is at none '
-        f'of {places} in {root}: put it there, or remove the line'
+        f'{lists[split]} names {file!r} of {label!r}, which is at none of '
+        f'{places} in {root}: put it there, or remove the line'
       )
-    files.append(there[0])
-    label.append(numbers[name])
-  return FileRecords(
-    f'split_csv:{path}', split, tuple(classes), root, files, label
-  )
+    files.append((there[0], numbers[label]))
+  return Listed(tuple(classes), root, files)
+
+
+def _check_split(name: str, split: str, known: Iterable[str]) -> None:
+  if split not in known:
+    raise InputError(f'{name} has no split {split!r}; it has {list(known)}')
 
 
 def _listed(path: pathlib.Path) -> list[tuple[str, str]]:
   """(filename, label) of each line."""
   try:
     with open(path, newline='', encoding='utf-8') as lines:
-      found = [
-        (row.get('filename'), row.get('label')) for row in csv.DictReader(lines)
-      ]
+      rows = list(csv.DictReader(lines))
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise InputError(
       f'cannot read {path} ({error}): put train.csv, val.csv and test.csv there'
     ) from error
+  found = [(row.get('filename', ''), row.get('label', '')) for row in rows]
   if not found or not all(file and label for file, label in found):
     raise InputError(
       f'{path} must have the columns filename and label, filled in each of '
       'its lines, and a line at least'
     )
-  return [(str(file), str(label)) for file, label in found]
+  return found
 
 
 def _unreadable(path: pathlib.Path, error: OSError) -> InputError:
@@ -243,16 +240,6 @@ def _unreadable(path: pathlib.Path, error: OSError) -> InputError:
     f'cannot read {path} ({error.strerror}): restore it, or start again '
     f'without it'
   )
-
-
-def _folder(path: str, kind: str) -> pathlib.Path:
-  folder = pathlib.Path(path).expanduser().absolute()
-  if not path or not folder.is_dir():
-    raise InputError(
-      f'{kind}:{path} names no folder: give its path behind the colon, as in '
-      f'{kind}:/data/pictures'
-    )
-  return folder
 
 
 def _visible(folder: pathlib.Path, folders: bool) -> list[pathlib.Path]:
@@ -319,3 +306,11 @@ def _held_out(files: list[str], split: str) -> list[str]:
     'train': ranked[2 * held :],
   }
   return sorted(parts[split])
+
+
+# Readers of a named set's folder, by what stands before the colon of the name.
+KINDS: Mapping[str, Callable[[str, pathlib.Path, str], Listed]] = {
+  'image_folder': _image_folder,
+  'rvl_cdip': _rvl_cdip,
+  'split_csv': _split_csv,
+}

@@ -67,10 +67,8 @@ class Beside:
     wide = slice(start * self.ratio, stop * self.ratio)
     extra = self.outliers.batch(step, wide)
     count = len(found['id'])
-    for name, array in (
-      ('outlier', extra['image']),
-      ('outlier_id', extra['id']),
-    ):
+    for name, theirs in (('outlier', 'image'), ('outlier_id', 'id')):
+      array = extra[theirs]
       parts = array.reshape(stop - start, self.ratio, *array.shape[1:])
       found[name] = parts[:count]
     return found

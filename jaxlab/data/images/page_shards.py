@@ -9,19 +9,16 @@ RVL-CDIP has files of several modes and some that do not decode; all that is
 read later is a page.
 """
 
-import hashlib
 import io
 import json
-import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python import array_record_module
 from PIL import Image
 
-from jaxlab.data import atomic
+from jaxlab.data import atomic, kept
 from jaxlab.data.array_records import ArrayRecords, Shard, encode_example
 from jaxlab.data.images import streaming
 from jaxlab.data.images.pixels import decode, resize
@@ -31,7 +28,6 @@ from jaxlab.ops.duplicates import SIDE, perceptual_hash
 
 _FORMAT = 1
 _SHARD = 8192  # pages of a file
-_BLOCK = 128  # pages decoded together
 
 
 class Converted(NamedTuple):
@@ -66,26 +62,14 @@ def converted(
   given = streaming.open_records(
     name, split, image=image, label=label, offline=offline
   )
-  about = json.dumps([_FORMAT, name, split, given.fingerprint, size, least])
-  digest = hashlib.sha256(about.encode()).hexdigest()[:24]
-  target = atomic.data_dir() / 'pages' / digest
-  if not target.exists():
-    with atomic.lock(target.with_name(f'.{digest}.lock'), f'pages of {name}'):
-      if not target.exists():
-        with atomic.scratch_folder(target) as folder:
-          _convert(given, folder, size, least)
-          os.rename(folder, target)
-  return _load(given, target, digest)
-
-
-def _load(given, target: pathlib.Path, digest: str) -> Converted:
-  try:
-    known = json.loads((target / 'pages.json').read_text())
-    label, hashes = (np.load(target / f'{n}.npy') for n in ('label', 'hashes'))
-  except (OSError, ValueError) as error:
-    raise InputError(
-      f'{target} cannot be read ({error}): delete it and run again'
-    ) from error
+  options = [_FORMAT, name, split, given.fingerprint, size, least]
+  digest = kept.digest_of(options)[:24]
+  target = atomic.made_once(
+    atomic.data_dir() / 'pages' / digest,
+    f'pages of {name}',
+    lambda folder: _convert(given, folder, size, least),
+  )
+  known = kept.load(target, 'pages.json')
   skipped = tuple((file, why) for file, why in known['skipped'])
   if skipped:
     atomic.note(
@@ -101,47 +85,40 @@ def _load(given, target: pathlib.Path, digest: str) -> Converted:
     *(given.name, given.split, given.classes, digest, shards),
     *('image', 'label'),
   )
-  return Converted(records, label, hashes, skipped)
+  read = lambda name: np.array(kept.load(target, f'{name}.npy'))
+  return Converted(records, read('label'), read('hashes'), skipped)
 
 
 def _convert(given, folder: pathlib.Path, size, least: int) -> None:
   skipped: list[tuple[str, str]] = []
-  kept: list[int] = []
+  labels: list[int] = []
   small: list[np.ndarray] = []
-  shards: list[tuple[int, int]] = []
   meter = Meter(f'converting {given.name} {given.split}', len(given))
-  writer = None
-  with ThreadPoolExecutor(os.cpu_count()) as pool:
-    for start in range(0, len(given), _BLOCK):
-      places = list(range(start, min(start + _BLOCK, len(given))))
-      data, labels = given.read(places)
-      names = [given.describe(place) for place in places]
-      pages = pool.map(lambda d, n: _page(d, n, size, least), data, names)
-      for name, label, page in zip(names, labels.tolist(), pages):
-        if isinstance(page, str):
-          skipped.append((name, page))
-          continue
-        if writer is None or shards[-1][1] == _SHARD:
-          if writer is not None:
-            writer.close()
-          path = folder / f'{len(kept):08d}.array_record'
-          writer = array_record_module.ArrayRecordWriter(
-            str(path), 'group_size:1'
-          )
-          shards.append((len(kept), 0))
-        writer.write(encode_example(page[0], label))
-        shards[-1] = shards[-1][0], shards[-1][1] + 1
-        kept.append(label)
-        small.append(page[1])
-      meter.advance(len(places))
+  writer: Any = None
+  change = lambda data, name: _page(data, name, size, least)
+  for place, label, page in streaming.mapped(given, change):
+    meter.advance()
+    if isinstance(page, str):
+      skipped.append((given.describe(place), page))
+      continue
+    if len(labels) % _SHARD == 0:
+      if writer is not None:
+        writer.close()
+      path = folder / f'{len(labels):08d}.array_record'
+      writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
+    writer.write(encode_example(page[0], label))
+    labels.append(label)
+    small.append(page[1])
   if writer is None:
     raise InputError(
       f'none of the {len(given)} images of the split {given.split!r} of '
       f'{given.name} is a page: {skipped[0][1]}'
     )
   writer.close()
-  np.save(folder / 'label.npy', np.array(kept, np.int32))
+  np.save(folder / 'label.npy', np.array(labels, np.int32))
   np.save(folder / 'hashes.npy', perceptual_hash(np.stack(small)))
+  count = len(labels)
+  shards = [(i, min(_SHARD, count - i)) for i in range(0, count, _SHARD)]
   about = {'shards': shards, 'skipped': skipped}
   (folder / 'pages.json').write_text(json.dumps(about))
 

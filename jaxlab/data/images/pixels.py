@@ -76,7 +76,7 @@ def resize(
 
 
 class Canvas:
-  """Decodes every image to one shape: a `streaming.Decoder`.
+  """Decodes every image to one shape.
 
   Args:
     size: of the canvas, a side or (height, width); None leaves each image its
@@ -235,16 +235,9 @@ def _fit(picture: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
   bilinear = Image.Resampling.BILINEAR
   if fit == 'stretch':
     return picture.resize((width, height), bilinear)
-  across, down = width / picture.width, height / picture.height
-  if fit == 'crop':
-    scale = max(across, down)
-    # Only what is kept is scaled.
-    # A difference that should be 0 may be rounded to less.
-    left = max(0.0, (picture.width - width / scale) / 2)
-    top = max(0.0, (picture.height - height / scale) / 2)
-    box = (left, top, picture.width - left, picture.height - top)
-    return picture.resize((width, height), bilinear, box)
-  scale = min(across, down)
+  if fit == 'crop':  # only what is kept is scaled
+    return ImageOps.fit(picture, (width, height), bilinear)
+  scale = min(width / picture.width, height / picture.height)
   inside = (
     max(1, min(width, round(picture.width * scale))),
     max(1, min(height, round(picture.height * scale))),

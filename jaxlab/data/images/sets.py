@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from jaxlab.data import in_memory
-from jaxlab.data.images import arrays as image
-from jaxlab.data.images import outliers, streaming
+from jaxlab.data.images import arrays, outliers, streaming
+from jaxlab.data.images.pixels import Canvas
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.source import Finite
@@ -38,22 +38,26 @@ class ImageSets:
   def inliers(self, split: str) -> dict[str, np.ndarray]:
     """image [n, h, w, c] uint8, label [n] int32 of a split of the ID set."""
     if split not in self._open:
-      self._open[split] = self._opened(split)
+      found = self._opened(self.data['name'], split, **self._features())
+      self._check_classes(found.classes)
+      self._open[split] = {'image': found.image, 'label': found.label}
     return self._open[split]
 
-  def _opened(self, split: str) -> dict[str, np.ndarray]:
+  def _features(self) -> dict[str, str]:
+    """The features of the ID set, for openers."""
     c = self.data
-    found = image.open_images(
-      c['name'],
+    return {'image': c['image_feature'], 'label': c['label_feature']}
+
+  def _opened(self, name: str, split: str, **features) -> arrays.Images:
+    c = self.data
+    return arrays.open_images(
+      name,
       split,
       size=c['size'],
       channels=c['channels'],
-      image=c['image_feature'],
-      label=c['label_feature'],
       offline=self.offline,
+      **features,
     )
-    self._check_classes(found.classes)
-    return {'image': found.image, 'label': found.label}
 
   def ood(self, name: str, split: str, count: int) -> np.ndarray:
     """At most `count` images of an OOD test set, [n, h, w, c] uint8.
@@ -76,17 +80,9 @@ class ImageSets:
 
   def unlabelled(self, name: str, split: str) -> np.ndarray:
     """[n, h, w, c] uint8: all of a split, or a set of noise."""
-    c = self.data
     if name in outliers.NOISES:
       return self.ood(name, split, NOISE_IMAGES)
-    return image.open_images(
-      name,
-      split,
-      size=c['size'],
-      channels=c['channels'],
-      label='',  # these may have none
-      offline=self.offline,
-    ).image
+    return self._opened(name, split, label='').image  # it may have none
 
   def source(self, split: str, rows: int, seed: int | None = None) -> Finite:
     """Batches `image`, `label`, `id` of a split.
@@ -103,14 +99,10 @@ class ImageSets:
     if not c['stream']:
       return in_memory.ArraySource(self.inliers(split), batch_size=rows, **more)
     records = streaming.open_records(
-      c['name'],
-      split,
-      image=c['image_feature'],
-      label=c['label_feature'],
-      offline=self.offline,
+      c['name'], split, offline=self.offline, **self._features()
     )
     self._check_classes(records.classes)
-    canvas = image.Canvas(c['size'], c['channels'], 'crop')
+    canvas = Canvas(c['size'], c['channels'], 'crop')
     return streaming.RecordSource(records, canvas, batch_size=rows, **more)
 
   def held_out(self, split: str, devices) -> Feed:
@@ -122,10 +114,10 @@ class ImageSets:
       workers=self.data['workers'] if self.data['stream'] else 0,
     )
 
-  def once(self, arrays: Mapping[str, np.ndarray], devices) -> Feed:
+  def once(self, found: Mapping[str, np.ndarray], devices) -> Feed:
     """The rows of some arrays in their order, once."""
     source = lambda rows: in_memory.ArraySource(
-      arrays, batch_size=rows, repeat=False, shuffle=False
+      found, batch_size=rows, repeat=False, shuffle=False
     )
     return held_out(source, devices, self.data['eval_batch_size'])
 
@@ -139,11 +131,11 @@ class ImageSets:
     self.classes = classes
 
 
-def drawn(arrays: Mapping[str, np.ndarray], count: int) -> dict:
+def drawn(found: Mapping[str, np.ndarray], count: int) -> dict:
   """At most `count` rows, drawn without regard to anything but their number."""
-  size = len(arrays['image'])
+  size = len(found['image'])
   order = in_memory.permutation(size, seed=0, epoch=0)[:count]
-  return {name: array[order] for name, array in arrays.items()}
+  return {name: array[order] for name, array in found.items()}
 
 
 def _corrupted(name: str, pixels: np.ndarray) -> np.ndarray:

@@ -1,23 +1,29 @@
 """Labelled images as stored records, read by index and decoded on the way.
 
 `open_records(name, split)` knows
-  image_folder:PATH  folders of classes, see `image_files.open_image_folder`;
-  rvl_cdip:PATH      RVL-CDIP as published, see `image_files.open_rvl_cdip`;
-  split_csv:PATH     lists of splits, see `image_files.open_split_csv`;
+  image_folder:PATH  folders of classes, see `files`;
+  rvl_cdip:PATH      RVL-CDIP as published, see `files`;
+  split_csv:PATH     lists of splits, see `files`;
   any other          a TFDS set with an image and a ClassLabel feature.
 Nothing is decoded before it is asked for. `RecordSource` makes batches of
-records, for sets that are too large for `jaxlab.data.image.open_images`.
+records, for sets that are too large for `arrays.open_images`.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from jaxlab.data import array_records, handover
 from jaxlab.data.images import files
-from jaxlab.data.in_memory import Order
-from jaxlab.engine.source import ArraySpec
+from jaxlab.data.images.pixels import Canvas
+from jaxlab.data.in_memory import Indexed
+
+_BLOCK = 128  # records read together
+_Result = TypeVar('_Result')
 
 
 class Records(Protocol):
@@ -36,19 +42,6 @@ class Records(Protocol):
 
   def describe(self, index: int) -> str:
     """One record's name in messages."""
-    ...
-
-
-class Decoder(Protocol):
-  """Makes one array of a record's bytes; `jaxlab.data.image.Canvas` is one."""
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """Of every array, which is uint8."""
-    ...
-
-  def __call__(self, data: bytes, what: str) -> np.ndarray:
-    """Raises InputError naming `what` where the bytes are not an image."""
     ...
 
 
@@ -78,85 +71,60 @@ def open_records(
       outside of the classes.
   """
   kind, _, path = name.partition(':')
-  if kind == 'image_folder':
-    return files.open_image_folder(path, split)
-  if kind == 'rvl_cdip':
-    return files.open_rvl_cdip(path, split)
-  if kind == 'split_csv':
-    return files.open_split_csv(path, split)
+  if kind in files.KINDS:
+    return files.open_files(kind, path, split)
   return array_records.open_array_records(name, split, image, label, offline)
 
 
-class RecordSource:
+class RecordSource(Indexed):
   """Decoded records as a `jaxlab.engine.source.Source`.
 
   The arrays of a batch of b rows:
     image: [b, *decoder.shape] uint8.
     label: [b] int32 in [0, len(records.classes)).
     id: [b] int32, the record's index in its split.
-  A finite source (`repeat=False`) has `num_batches` batches, the last short.
 
   Args:
     records: of `open_records`.
     decoder: of one record's bytes.
-    batch_size, seed, repeat, shuffle, drop_last: see `in_memory.Order`.
-    kind: the step kind that all batches are of.
+    more: batch_size, kind and order, see `in_memory.Indexed`.
 
   Raises:
     InputError: an argument is out of range; in `batch`, a record that cannot
       be read or decoded.
   """
 
-  def __init__(
-    self,
-    records: Records,
-    decoder: Decoder,
-    *,
-    batch_size: int,
-    seed: int = 0,
-    repeat: bool = True,
-    shuffle: bool = True,
-    drop_last: bool = False,
-    kind: str = 'train',
-  ):
-    self.records, self.decoder, self.step_kind = records, decoder, kind
-    self.order = Order(
-      len(records),
-      batch_size=batch_size,
-      seed=seed,
-      repeat=repeat,
-      shuffle=shuffle,
-      drop_last=drop_last,
-    )
-    self.spec = {
-      kind: {
-        'image': ArraySpec((batch_size, *decoder.shape), np.uint8),
-        'label': ArraySpec((batch_size,), np.int32),
-        'id': ArraySpec((batch_size,), np.int32),
-      }
-    }
+  def __init__(self, records: Records, decoder: Canvas, **more: Any):
+    self.records, self.decoder = records, decoder
+    rows = {'image': (decoder.shape, np.uint8), 'label': ((), np.int32)}
+    super().__init__(len(records), rows, **more)
 
-  @property
-  def num_examples(self) -> int:
-    """Examples of one epoch that are in a batch."""
-    return self.order.num_examples
-
-  @property
-  def num_batches(self) -> int:
-    """Batches of one epoch; the last may be short."""
-    return self.order.num_batches
-
-  def kind(self, step: int) -> str:
-    del step
-    return self.step_kind
-
-  def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
-    """Rows `rows` of batch `step`, fewer at the end of a finite source."""
-    index = self.order.indices(step, rows)
+  def _gather(self, index: np.ndarray) -> dict[str, np.ndarray]:
     places = index.tolist()
     encoded, label = self.records.read(places)
     image = handover.empty((len(index), *self.decoder.shape))
-    describe, decoder = self.records.describe, self.decoder
     for row, place, data in zip(image, places, encoded):
-      row[...] = decoder(data, describe(place))
-    return {'image': image, 'label': label, 'id': index.astype(np.int32)}
+      row[...] = self.decoder(data, self.records.describe(place))
+    return {'image': image, 'label': label}
+
+
+def mapped(
+  records: Records, function: Callable[[bytes, str], _Result]
+) -> Iterator[tuple[int, int, _Result]]:
+  """Index, label and `function(bytes, name)` of all records, in order.
+
+  By as many threads as there are cores: Pillow decodes without the
+  interpreter's lock.
+  """
+  threads = os.cpu_count() or 1
+  with ThreadPoolExecutor(threads) as pool:
+    for start in range(0, len(records), _BLOCK):
+      places = list(range(start, min(start + _BLOCK, len(records))))
+      data, labels = records.read(places)
+      named = list(zip(data, map(records.describe, places)))
+      # A run a thread: small images cost less than to hand them over.
+      size = -(-len(named) // threads)
+      runs = [named[i : i + size] for i in range(0, len(named), size)]
+      parts = pool.map(lambda run: [function(*one) for one in run], runs)
+      found = itertools.chain.from_iterable(parts)
+      yield from zip(places, labels.tolist(), found)

@@ -1,4 +1,4 @@
-"""Lines of text files whose numbers count: line i belongs to another line i."""
+"""Reads text files line by line, and pairs that translate each other."""
 
 import gzip
 import os
@@ -8,7 +8,34 @@ import zlib
 from jaxlab.engine.errors import InputError
 
 
-def read_lines(path: str | os.PathLike) -> list[str]:
+def read_aligned(
+  source_file: str | os.PathLike, target_file: str | os.PathLike
+) -> list[tuple[str, str]]:
+  """Pairs of lines, of two UTF-8 files that translate each other; plain or .gz.
+
+  Space around a line is dropped. A pair with an empty side has no translation
+  and is left out, so that the pairs can be fewer than the lines.
+
+  Raises:
+    InputError: a file cannot be read or is not UTF-8, the files have different
+      numbers of lines, or no pair is left.
+  """
+  sources, targets = map(_read_lines, (source_file, target_file))
+  if len(sources) != len(targets):
+    raise InputError(
+      f'{source_file} has {len(sources)} lines and {target_file} has '
+      f'{len(targets)}; line i of one must translate line i of the other'
+    )
+  lines = ((a.strip(), b.strip()) for a, b in zip(sources, targets))
+  if not (pairs := [(a, b) for a, b in lines if a and b]):
+    raise InputError(
+      f'{source_file} and {target_file} have {len(sources)} lines and no pair '
+      f'of lines that are not empty'
+    )
+  return pairs
+
+
+def _read_lines(path: str | os.PathLike) -> list[str]:
   """The lines of a UTF-8 file, or of a packed one whose name ends in `.gz`.
 
   A line ends in LF or CRLF and in nothing else: the other separators that

@@ -1,11 +1,11 @@
 """A tokenised corpus on disk: a WordPiece vocabulary and flat token arrays.
 
 `prepare_corpus` does all that takes time (download, TFDS, training of the
-vocabulary, tokenising) and is cached under `data_dir()/text`. A Corpus is then
-only memory-mapped arrays, so any number of workers share one copy.
+vocabulary, tokenising) and is kept under `data_dir()/text`, see `token_store`.
 """
 
 import collections
+import contextlib
 import functools
 import hashlib
 import json
@@ -17,13 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from jaxlab.data import atomic
-from jaxlab.data.text import documents as texts
-from jaxlab.data.text import wordpiece
+from jaxlab.data import atomic, kept
+from jaxlab.data.text import token_store, wordpiece
+from jaxlab.data.text.documents import SPLITS, Text, open_text
 from jaxlab.engine.errors import InputError
-
-_FORMAT = 1  # of the folder; a new one makes old folders unused
-_LINES = 4096  # sentences tokenised at once
 
 
 class Split(NamedTuple):
@@ -34,26 +31,16 @@ class Split(NamedTuple):
   documents: np.ndarray  # [d + 1] int64, offsets into sentences, increasing
 
 
-class Corpus:
-  """An opened corpus; pickled as its path."""
+class Corpus(token_store.TokenStore):
+  """An opened corpus."""
+
+  FOLDER = 'text'
+  ABOUT = 'corpus.json'
 
   def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
-    try:
-      known = json.loads((self.path / 'corpus.json').read_text())
-      self.pieces: list[str] = json.loads(
-        (self.path / 'vocabulary.json').read_text()
-      )
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f'{self.path} is not a whole corpus ({error}): delete it and run again'
-      ) from error
-    self.name: str = known['name']
-    self.sha256: str = known['sha256']  # of vocabulary and all tokens
+    super().__init__(path)
+    self.pieces: list[str] = kept.load(self.path, 'vocabulary.json')
     self.vocab_size = len(self.pieces)
-
-  def __reduce__(self):
-    return Corpus, (self.path,)
 
   def split(self, name: str) -> Split:
     """The arrays of `train`, `validation` or `test`, memory-mapped.
@@ -61,9 +48,9 @@ class Corpus:
     Raises:
       InputError: there is no such split.
     """
-    if name not in texts.SPLITS:
-      raise InputError(f'no split {name!r}; a corpus has {list(texts.SPLITS)}')
-    return _open_split(self.path, name)
+    if name not in SPLITS:
+      raise InputError(f'no split {name!r}; a corpus has {list(SPLITS)}')
+    return token_store.load(Split, self.path, name)
 
   @functools.cached_property
   def special(self) -> wordpiece.SpecialIds:
@@ -102,11 +89,8 @@ def prepare_corpus(
 ) -> Corpus:
   """Opens the corpus of a text set, made first where it is not yet there.
 
-  Two processes prepare it once, and one that is killed leaves nothing that
-  is read.
-
   Args:
-    name: a text set, as in `text.open_text`.
+    name: a text set, as in `documents.open_text`.
     vocab_size: most pieces of the vocabulary, the special ones included. A
       small text may yield fewer: see `Corpus.vocab_size`.
     files: for `text_files`, a glob pattern.
@@ -116,16 +100,15 @@ def prepare_corpus(
     InputError: the text cannot be had or is too small, or `vocab_size` is less
       than its characters need.
   """
-  text = texts.open_text(name, files=files, offline=offline)
-  options = [_FORMAT, name, text.fingerprint, vocab_size, wordpiece.ALPHABET]
-  digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:32]
-  target = atomic.data_dir() / 'text' / digest
-  make = lambda folder: _make(text, vocab_size, folder)
-  atomic.kept_folder(target, f'the text {name}', make)
-  return Corpus(target)
+  text = open_text(name, files=files, offline=offline)
+  return Corpus.prepared(
+    [name, text.fingerprint, vocab_size, wordpiece.ALPHABET],
+    f'the text {name}',
+    lambda folder: _make(text, vocab_size, folder),
+  )
 
 
-def _make(text: texts.Text, vocab_size: int, folder: pathlib.Path) -> None:
+def _make(text: Text, vocab_size: int, folder: pathlib.Path) -> None:
   """Writes a whole corpus into `folder`."""
   start = time.monotonic()
   atomic.note(f'reading the text {text.name}')
@@ -136,28 +119,24 @@ def _make(text: texts.Text, vocab_size: int, folder: pathlib.Path) -> None:
   atomic.note('tokenising')
   digest = hashlib.sha256('\n'.join(pieces).encode())
   sizes = {}
-  for name in texts.SPLITS:
-    _tokenise(wordpiece.make_tokenizer(pieces), folder, name)
-    split = _open_split(folder, name)
+  tokenizer = wordpiece.make_tokenizer(pieces)
+  for name in SPLITS:
+    _tokenise(tokenizer, folder, name)
+    split = token_store.load(Split, folder, name)
     sizes[name] = [len(array) for array in split]
-    for array in split:
-      digest.update(f'{array.dtype}:{array.shape}\n'.encode())
-      digest.update(array.view(np.uint8).data)
+    token_store.update(digest, split)
   if sizes['train'][0] == 0:
     raise InputError(f'the text {text.name} has no tokens to train on')
-  wordpiece.make_tokenizer(pieces).save(str(folder / 'tokenizer.json'))
+  tokenizer.save(str(folder / 'tokenizer.json'))
   (folder / 'vocabulary.json').write_text(json.dumps(pieces))
-  (folder / 'corpus.json').write_text(
-    json.dumps(
-      {
-        'name': text.name,
-        'sha256': digest.hexdigest(),
-        'text_fingerprint': text.fingerprint,
-        'tokenizers': tokenizers.__version__,
-        'tokens': {name: size[0] for name, size in sizes.items()},
-      }
-    )
-  )
+  about = {
+    'name': text.name,
+    'sha256': digest.hexdigest(),
+    'text_fingerprint': text.fingerprint,
+    'tokenizers': tokenizers.__version__,
+    'tokens': {name: size[0] for name, size in sizes.items()},
+  }
+  (folder / Corpus.ABOUT).write_text(json.dumps(about))
   atomic.note(
     f'tokenised the text {text.name}: {sizes["train"][0]:,} training tokens of '
     f'{len(pieces):,} pieces, in {time.monotonic() - start:.1f} s'
@@ -168,7 +147,7 @@ def _plain(folder: pathlib.Path, split: str) -> pathlib.Path:
   return folder / f'{split}.txt'
 
 
-def _write_plain(text: texts.Text, folder: pathlib.Path) -> collections.Counter:
+def _write_plain(text: Text, folder: pathlib.Path) -> collections.Counter:
   """Writes splits as plain text, a sentence a line, a blank line at the end of
   a document, so that a set is read and held in memory no more than once.
 
@@ -176,21 +155,18 @@ def _write_plain(text: texts.Text, folder: pathlib.Path) -> collections.Counter:
     Count of each run of non-spaces in train, normalised.
   """
   counts: collections.Counter = collections.Counter()
-  files = {
-    split: open(  # noqa: SIM115
-      _plain(folder, split), 'w', encoding='utf-8', newline='\n'
-    )
-    for split in texts.SPLITS
-  }
-  try:
+  with contextlib.ExitStack() as stack:
+    files = {
+      split: stack.enter_context(
+        open(_plain(folder, split), 'w', encoding='utf-8', newline='\n')
+      )
+      for split in SPLITS
+    }
     for document in text.documents():
       lines = '\n'.join(document.sentences)
       files[document.split].write(f'{lines}\n\n')
       if document.split == 'train':
         counts.update(wordpiece.normalise(lines).split())
-  finally:
-    for file in files.values():
-      file.close()
   return counts
 
 
@@ -198,77 +174,32 @@ def _tokenise(
   tokenizer: tokenizers.Tokenizer, folder: pathlib.Path, name: str
 ) -> None:
   """Turns a split's plain text into its arrays, and removes the text."""
+  grow = lambda part, dtype: kept.GrowingArray(
+    folder / f'{name}.{part}.npy', dtype
+  )
   small = tokenizer.get_vocab_size() <= 2**16
-  tokens = _GrowingArray(folder / f'{name}.tokens.npy', 'u2' if small else 'i4')
-  sentences = _GrowingArray(folder / f'{name}.sentences.npy', 'i8')
-  documents = _GrowingArray(folder / f'{name}.documents.npy', 'i8')
-  sentences.extend([0])
-  documents.extend([0])
-  path = _plain(folder, name)
-  with open(path, encoding='utf-8', newline='\n') as file:
-    while lines := [line.rstrip('\n') for _, line in zip(range(_LINES), file)]:
-      for line, encoding in zip(
-        lines, tokenizer.encode_batch(lines, add_special_tokens=False)
-      ):
-        if encoding.ids:
-          tokens.extend(encoding.ids)
-          sentences.extend([tokens.count])
-        elif not line and sentences.count - 1 > documents.last:
-          documents.extend([sentences.count - 1])
-  for array in (tokens, sentences, documents):
-    array.close()
+  path, last = _plain(folder, name), 0  # sentences of the documents so far
+  with (
+    open(path, encoding='utf-8', newline='\n') as file,
+    grow('tokens', np.uint16 if small else np.int32) as pieces,
+    grow('sentences', np.int64) as sentences,
+    grow('documents', np.int64) as documents,
+  ):
+    sentences.extend([0])
+    documents.extend([0])
+    lines = (line.rstrip('\n') for line in file)
+    for some in token_store.cut(tokenizer, lines):
+      ids: list[int] = []
+      ends: list[int] = []
+      stops: list[int] = []
+      for line, found in some:
+        ids += found
+        count = sentences.count + len(ends) - 1
+        if found:
+          ends.append(pieces.count + len(ids))
+        elif not line and count > last:
+          stops.append(last := count)
+      pieces.extend(ids)
+      sentences.extend(ends)
+      documents.extend(stops)
   path.unlink()
-
-
-def _open_split(folder: pathlib.Path, name: str) -> Split:
-  def load(part: str) -> np.ndarray:
-    path = folder / f'{name}.{part}.npy'
-    try:
-      # NumPy cannot map an array without elements.
-      return np.load(path, mmap_mode='r' if path.stat().st_size > 128 else None)
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f'{path} cannot be read ({error}): delete {folder} and run again'
-      ) from error
-
-  return Split(load('tokens'), load('sentences'), load('documents'))
-
-
-class _GrowingArray:
-  """A one-dimensional .npy file, written bit by bit."""
-
-  def __init__(self, path: pathlib.Path, dtype: str):
-    self.count = 0
-    self.last = -1
-    self._dtype = np.dtype(f'<{dtype}')
-    self._pending: list[int] = []
-    self._file = open(path, 'wb')  # noqa: SIM115
-    self._write_header()
-
-  def extend(self, values: list[int]) -> None:
-    self._pending += values
-    self.count += len(values)
-    self.last = values[-1]
-    if len(self._pending) > 1 << 18:
-      self._flush()
-
-  def close(self) -> None:
-    self._flush()
-    # NumPy leaves room for the length to grow, so the header keeps its size.
-    self._file.seek(0)
-    self._write_header()
-    self._file.close()
-
-  def _flush(self) -> None:
-    self._file.write(np.array(self._pending, self._dtype).tobytes())
-    self._pending = []
-
-  def _write_header(self) -> None:
-    np.lib.format.write_array_header_1_0(
-      self._file,
-      {
-        'descr': np.lib.format.dtype_to_descr(self._dtype),
-        'fortran_order': False,
-        'shape': (self.count,),
-      },
-    )

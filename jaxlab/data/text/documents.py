@@ -7,20 +7,16 @@
                is a document; nothing is downloaded;
   text_files   the user's own UTF-8 files;
   any other    a TFDS set with the feature `text`: an example is a document.
-
-`open_labelled_text` reads a set for classification, and `read_aligned` two
-files that translate each other line by line.
 """
 
 import glob
 import hashlib
+import itertools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
-
-import numpy as np
 
 from jaxlab.data import tfds
 from jaxlab.data.text import aligned
@@ -51,14 +47,6 @@ class Text(NamedTuple):
   documents: Callable[[], Iterator[Document]]
 
 
-class LabelledText(NamedTuple):
-  """Texts with a class each."""
-
-  texts: list[str]
-  labels: np.ndarray  # [n] int32 in [0, len(classes))
-  classes: tuple[str, ...]  # their names
-
-
 def open_text(name: str, *, files: str = '', offline: bool = False) -> Text:
   """Opens a text set; see the module's docstring for the names.
 
@@ -79,7 +67,7 @@ def open_text(name: str, *, files: str = '', offline: bool = False) -> Text:
     found = tfds.inspect_set('bible_pairs', offline=offline)
     return Text(name, found.fingerprint, lambda: _bible(offline))
   if name == 'pydoc':
-    topics = _pydoc_topics()
+    topics = pydoc_topics('the text set pydoc', 'another text set')
     return Text(
       name, _digest(*topics, *topics.values()), lambda: _pydoc(topics)
     )
@@ -97,74 +85,6 @@ def open_text(name: str, *, files: str = '', offline: bool = False) -> Text:
   return Text(
     name, found.fingerprint, lambda: _tfds_text(name, found.splits, offline)
   )
-
-
-def open_labelled_text(
-  name: str, split: str, *, offline: bool = False
-) -> LabelledText:
-  """One split of a TFDS set with the features `text` and `label`, in its order.
-
-  Args:
-    name: an own set, such as `imdb`, or any TFDS name.
-    split: a split or a slice of one, `train[:10%]`.
-    offline: never open a socket.
-
-  Raises:
-    InputError: the set cannot be had, has no such features or split, or has
-      examples without a class.
-  """
-  found = tfds.inspect_set(name, offline=offline)
-  if 'text' not in found.features or 'label' not in found.classes:
-    raise InputError(
-      f'TFDS set {name} has the features {sorted(found.features)}, of which '
-      f'{sorted(found.classes)} are classes; labelled text needs the feature '
-      f'text and the class label'
-    )
-  texts, labels = [], []
-  for row in tfds.examples(name, split, offline=offline):
-    if not isinstance(row['text'], bytes):
-      raise InputError(
-        f'TFDS set {name} has {type(row["text"]).__name__} in the feature '
-        f'text, not a string; take a config of plain text'
-      )
-    texts.append(row['text'].decode(errors='replace'))
-    labels.append(int(row['label']))
-  classes = found.classes['label']
-  for index, label in enumerate(labels):
-    if not 0 <= label < len(classes):
-      raise InputError(
-        f'TFDS set {name}, split {split}: example {index} has the label '
-        f'{label}, and the classes are 0 to {len(classes) - 1} {classes}; take '
-        f'a split that is labelled'
-      )
-  return LabelledText(texts, np.array(labels, np.int32), classes)
-
-
-def read_aligned(
-  source_file: str | os.PathLike, target_file: str | os.PathLike
-) -> list[tuple[str, str]]:
-  """Pairs of lines, of two UTF-8 files that translate each other; plain or .gz.
-
-  Space around a line is dropped. A pair with an empty side has no translation
-  and is left out, so that the pairs can be fewer than the lines.
-
-  Raises:
-    InputError: a file cannot be read or is not UTF-8, the files have different
-      numbers of lines, or no pair is left.
-  """
-  sources, targets = map(aligned.read_lines, (source_file, target_file))
-  if len(sources) != len(targets):
-    raise InputError(
-      f'{source_file} has {len(sources)} lines and {target_file} has '
-      f'{len(targets)}; line i of one must translate line i of the other'
-    )
-  lines = ((a.strip(), b.strip()) for a, b in zip(sources, targets))
-  if not (pairs := [(a, b) for a, b in lines if a and b]):
-    raise InputError(
-      f'{source_file} and {target_file} have {len(sources)} lines and no pair '
-      f'of lines that are not empty'
-    )
-  return pairs
 
 
 def split_sentences(paragraph: str) -> list[str]:
@@ -214,26 +134,22 @@ def _digest(*texts: str) -> str:
 
 
 def _bible(offline: bool) -> Iterator[Document]:
+  chapter_of = lambda row: (int(row['book']), int(row['chapter']))
   for split in SPLITS:
-    chapter: tuple[int, int] | None = None
-    verses: list[str] = []
-    for row in tfds.examples('bible_pairs', split, offline=offline):
-      if chapter != (chapter := (int(row['book']), int(row['chapter']))):
-        if verses:
-          yield Document(split, verses)
-        verses = []
-      verses.append(' '.join(row['en'].decode().split()))
-    if verses:
-      yield Document(split, verses)
+    rows = tfds.examples('bible_pairs', split, offline=offline)
+    for _, verses in itertools.groupby(rows, chapter_of):
+      texts = [' '.join(row['en'].decode().split()) for row in verses]
+      yield Document(split, texts)
 
 
-def _pydoc_topics() -> dict[str, str]:
+def pydoc_topics(reader: str, other: str) -> dict[str, str]:
+  """Python's own help, by topic; messages name the reader and its cure."""
   try:
     from pydoc_data import topics
   except ImportError as error:
     raise InputError(
-      'this Python was installed without pydoc_data, which the text set pydoc '
-      'reads: install the whole standard library, or use another text set'
+      f'this Python was installed without pydoc_data, which {reader} reads: '
+      f'install the whole standard library, or use {other}'
     ) from error
   return dict(sorted(topics.topics.items()))
 
@@ -300,24 +216,20 @@ def _text_files(paths: list[pathlib.Path]) -> Iterator[Document]:
   blocks of BLOCK sentences, and blocks are held out: neighbours of a held-out
   block are then trained on.
   """
+  size: int | None = None  # sentences of a block
 
-  def documents() -> Iterator[list[str]]:
+  def read() -> Iterator[list[str]]:
     for path in paths:
-      yield from _read_documents(path)
+      for sentences in _read_documents(path):
+        step = size or len(sentences)
+        for start in range(0, len(sentences), step):
+          yield sentences[start : start + step]
 
-  def blocks() -> Iterator[list[str]]:
-    for sentences in documents():
-      for start in range(0, len(sentences), BLOCK):
-        yield sentences[start : start + BLOCK]
-
-  def keys(read: Callable[[], Iterable[list[str]]]) -> list[str]:
-    return [_digest(*sentences) for sentences in read()]
-
-  read = documents
-  names = keys(read)
+  keys = lambda: [_digest(*sentences) for sentences in read()]
+  names = keys()
   if len(set(names)) < FEW_DOCUMENTS:
-    read = blocks
-    names = keys(read)
+    size = BLOCK
+    names = keys()
   of = ', '.join(map(str, paths[:3])) + (', …' if len(paths) > 3 else '')
   for split, sentences in zip(hold_out(names, of), read()):
     yield Document(split, sentences)

@@ -4,8 +4,7 @@
   pydoc        paragraphs of the language reference that CPython ships for
                `help()`; the class is the topic they are from. Nothing is
                downloaded, and each Python version has its own text;
-  any other    a TFDS set with `text` and `label`: see
-               `text.open_labelled_text`.
+  any other    a TFDS set with `text` and `label`, see `read_tfds`.
 """
 
 import hashlib
@@ -16,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from jaxlab.data.text import documents as texts
-from jaxlab.data.text.documents import LabelledText
+from jaxlab.data import tfds
+from jaxlab.data.checks import first
+from jaxlab.data.text import documents, token_store
 from jaxlab.data.text.wordpiece import special_ids
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
@@ -32,6 +32,14 @@ PYDOC_TOPICS = (
 KEEP = ('start', 'end', 'both')  # of a text that is too long
 _SPECIAL = 2  # [CLS], [SEP]
 _LETTERS = 20  # that make a paragraph of the reference a text
+
+
+class LabelledText(NamedTuple):
+  """Texts with a class each."""
+
+  texts: list[str]
+  labels: np.ndarray  # [n] int32 in [0, len(classes))
+  classes: tuple[str, ...]  # their names
 
 
 class Splits(NamedTuple):
@@ -66,11 +74,10 @@ def open_splits(name: str, *, offline: bool = False) -> Splits:
     InputError: the set cannot be had, a part is empty, or a label is not of
       the classes.
   """
-  read = _pydoc if name == 'pydoc' else _tfds
+  read = _pydoc if name == 'pydoc' else read_tfds
   whole, test = read(name, 'train', offline), read(name, 'test', offline)
   digest = hashlib.sha256()
   for part in (whole, test):
-    check_labels(name, part)
     for text in part.texts:
       digest.update(_hash(text))
     digest.update(part.labels.tobytes())
@@ -87,22 +94,6 @@ def open_splits(name: str, *, offline: bool = False) -> Splits:
         f'its train, {len(test.texts)} in its test split); take a larger set'
       )
   return Splits(**found, sha256=digest.hexdigest())
-
-
-def check_labels(name: str, part: LabelledText) -> None:
-  """Raises InputError where a label is not one of the classes."""
-  labels, count = np.asarray(part.labels), len(part.classes)
-  if len(labels) != len(part.texts):
-    raise InputError(
-      f'the set {name} has {len(part.texts)} texts and {len(labels)} labels'
-    )
-  wrong = np.flatnonzero((labels < 0) | (labels >= count))
-  if wrong.size:
-    raise InputError(
-      f'the set {name}: example {wrong[0]} has the label {labels[wrong[0]]}, '
-      f'and the classes are 0 to {count - 1} {part.classes}; mend the label, '
-      f'or take a split that is labelled'
-    )
 
 
 def batch_spec(batch_size: int, sequence_length: int) -> dict[str, ArraySpec]:
@@ -144,19 +135,15 @@ def encode(
   head = {'start': room, 'end': 0, 'both': room // 4}[keep]
   tail = room - head
   special = special_ids(tokenizer)
-  tokens = np.full((len(part.texts), sequence_length), special.pad, np.int32)
-  length = np.zeros(len(part.texts), np.int32)
-  truncated = 0
-  for begin in range(0, len(part.texts), 1024):
-    some = part.texts[begin : begin + 1024]
-    encodings = tokenizer.encode_batch(some, add_special_tokens=False)
-    for row, encoding in enumerate(encodings, begin):
-      ids = encoding.ids
+  found, truncated = [], 0
+  for some in token_store.cut(tokenizer, part.texts):
+    for _, ids in some:
       if len(ids) > room:
         truncated += 1
         ids = ids[:head] + ids[len(ids) - tail :]
-      length[row] = len(ids) + _SPECIAL
-      tokens[row, : length[row]] = [special.cls, *ids, special.sep]
+      found.append([special.cls, *ids, special.sep])
+  tokens = token_store.rows(found, sequence_length, special.pad)
+  length = np.array([len(row) for row in found], np.int32)
   written = max(1, int(length.sum()) - _SPECIAL * len(length))
   labels = np.asarray(part.labels, np.int32)
   return Encoded(
@@ -175,23 +162,50 @@ def _take(whole: LabelledText, index: list[int]) -> LabelledText:
   return LabelledText(chosen, whole.labels[index], whole.classes)
 
 
-def _tfds(name: str, split: str, offline: bool) -> LabelledText:
-  found = texts.open_labelled_text(name, split, offline=offline)
-  # Reviews and web pages mark the ends of their lines so.
-  plain = [re.sub(r'<br\s*/?>', ' ', text) for text in found.texts]
-  return found._replace(texts=plain)
+def read_tfds(name: str, split: str, offline: bool = False) -> LabelledText:
+  """One split of a TFDS set with the features `text` and `label`, in its order.
+
+  Args:
+    name: an own set, such as `imdb`, or any TFDS name.
+    split: a split or a slice of one, `train[:10%]`.
+    offline: never open a socket.
+
+  Raises:
+    InputError: the set cannot be had, has no such features or split, or has
+      examples without a class.
+  """
+  found = tfds.inspect_set(name, offline=offline)
+  if 'text' not in found.features or 'label' not in found.classes:
+    raise InputError(
+      f'TFDS set {name} has the features {sorted(found.features)}, of which '
+      f'{sorted(found.classes)} are classes; labelled text needs the feature '
+      f'text and the class label'
+    )
+  texts, classes = [], found.classes['label']
+  rows = list(tfds.examples(name, split, offline=offline))
+  for row in rows:
+    if not isinstance(row['text'], bytes):
+      raise InputError(
+        f'TFDS set {name} has {type(row["text"]).__name__} in the feature '
+        f'text, not a string; take a config of plain text'
+      )
+    # Reviews and web pages mark the ends of their lines so.
+    text = row['text'].decode(errors='replace')
+    texts.append(re.sub(r'<br\s*/?>', ' ', text))
+  labels = np.array([int(row['label']) for row in rows], np.int64)
+  if at := first((labels < 0) | (labels >= len(classes))):
+    raise InputError(
+      f'TFDS set {name}, split {split}: example {at[0]} has the label '
+      f'{labels[at]}, and the classes are 0 to {len(classes) - 1} {classes}; '
+      f'take a split that is labelled'
+    )
+  return LabelledText(texts, labels.astype(np.int32), classes)
 
 
 def _pydoc(name: str, split: str, offline: bool) -> LabelledText:
   """A fifth of the paragraphs, by a hash of each, is the test split."""
   del name, offline
-  try:
-    from pydoc_data.topics import topics
-  except ImportError as error:
-    raise InputError(
-      'this Python was installed without pydoc_data, which the set pydoc '
-      'reads: install the whole standard library, or use another set'
-    ) from error
+  topics = documents.pydoc_topics('the set pydoc', 'another set')
   missing = [topic for topic in PYDOC_TOPICS if topic not in topics]
   if missing:
     raise InputError(

@@ -6,6 +6,8 @@ functions of (seed, example), so every epoch differs and a run resumes at any
 step. Pairs are in `sentence_pairs`.
 """
 
+import dataclasses
+import functools
 import math
 import threading
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlab.data import counter_random
+from jaxlab.data.in_memory import Caching, permutation
 from jaxlab.data.text import masking, sentence_pairs
 from jaxlab.data.text.corpus import Corpus
 from jaxlab.engine.errors import InputError
@@ -41,7 +44,8 @@ def batch_spec(
   }
 
 
-class PretrainingSource:
+@dataclasses.dataclass(eq=False)
+class PretrainingSource(Caching):
   """Masked tokens and next sentences, as a `jaxlab.engine.source.Source`.
 
   The arrays of a batch of b rows, s = sequence_length, p = max_predictions:
@@ -64,31 +68,26 @@ class PretrainingSource:
   source is epoch 0 alone, or its first `examples`, and the last batch is short.
   """
 
-  def __init__(
-    self,
-    corpus: Corpus,
-    split: str,
-    *,
-    batch_size: int,
-    sequence_length: int,
-    max_predictions: int,
-    masked_fraction: float = 0.15,
-    short_fraction: float = 0.1,
-    whole_word: bool = False,
-    next_sentence: bool = True,
-    seed: int = 0,
-    repeat: bool = True,
-    examples: int | None = None,
-  ):
-    self.corpus, self.split = corpus, split
-    self.batch_size, self.sequence_length = batch_size, sequence_length
-    self.max_predictions = max_predictions
-    self.masked_fraction, self.short_fraction = masked_fraction, short_fraction
-    self.whole_word, self.next_sentence = whole_word, next_sentence
-    self.seed, self.repeat, self.examples = seed, repeat, examples
+  corpus: Corpus
+  split: str
+  _: dataclasses.KW_ONLY
+  batch_size: int
+  sequence_length: int
+  max_predictions: int
+  masked_fraction: float = 0.15
+  short_fraction: float = 0.1
+  whole_word: bool = False
+  next_sentence: bool = True
+  seed: int = 0
+  repeat: bool = True
+  examples: int | None = None
+
+  def __post_init__(self):
     self._check()
     self.spec = {
-      'train': batch_spec(batch_size, sequence_length, max_predictions)
+      'train': batch_spec(
+        self.batch_size, self.sequence_length, self.max_predictions
+      )
     }
     self._start()
 
@@ -119,23 +118,14 @@ class PretrainingSource:
   def _start(self) -> None:
     self._lock = threading.Lock()
     self._arrays = self.corpus.split(self.split)
-    self._plans: dict[int, tuple[sentence_pairs.Plan, np.ndarray]] = {}
-    self._ends: list[int] = []  # examples up to the end of each epoch
-
-  def __getstate__(self):
-    hidden = ('_lock', '_arrays', '_plans', '_ends')
-    return {k: v for k, v in self.__dict__.items() if k not in hidden}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._start()
+    self._plan = functools.lru_cache(_PLANS)(self._plan_of)
+    self._starts = [0]  # the first example of each epoch, as far as is known
 
   @property
   def num_examples(self) -> int:
     """Examples of a finite source; of the first epoch, if it repeats."""
-    with self._lock:
-      self._plan(0)
-      return min(self._ends[0], self.examples or self._ends[0])
+    count = self._reach(0)[1]
+    return min(count, self.examples or count)
 
   @property
   def num_batches(self) -> int:
@@ -172,43 +162,40 @@ class PretrainingSource:
     batch['id'] = (ids % 2**31).astype(np.int32)
     return batch
 
-  def _plan(self, epoch: int) -> tuple[sentence_pairs.Plan, np.ndarray]:
-    """An epoch's examples and their order; hold the lock."""
-    if epoch not in self._plans:
-      plan = sentence_pairs.plan_epoch(
-        self._arrays,
-        max_tokens=self.sequence_length - (3 if self.next_sentence else 2),
-        short_fraction=self.short_fraction,
-        next_sentence=self.next_sentence,
-        seed=self.seed,
-        epoch=epoch,
-      )
-      count = len(plan.random_next)
-      order = sentence_pairs.permutation(count, seed=self.seed, epoch=epoch)
-      while len(self._plans) >= _PLANS:
-        del self._plans[next(iter(self._plans))]
-      self._plans[epoch] = plan, order
-      if epoch == len(self._ends):
-        self._ends.append(count + (self._ends[-1] if self._ends else 0))
-    else:
-      self._plans[epoch] = self._plans.pop(epoch)  # the last used comes last
-    return self._plans[epoch]
+  def _plan_of(self, epoch: int) -> tuple[sentence_pairs.Plan, np.ndarray]:
+    """An epoch's examples and their order."""
+    plan = sentence_pairs.plan_epoch(
+      self._arrays,
+      max_tokens=self.sequence_length - (3 if self.next_sentence else 2),
+      short_fraction=self.short_fraction,
+      next_sentence=self.next_sentence,
+      seed=self.seed,
+      epoch=epoch,
+    )
+    count = len(plan.random_next)
+    return plan, permutation(count, seed=self.seed, epoch=epoch)
+
+  def _reach(self, example: int) -> list[int]:
+    """The first examples of the epochs up to behind that of `example`."""
+    with self._lock:
+      while self._starts[-1] <= example:
+        plan, _ = self._plan(len(self._starts) - 1)
+        self._starts.append(self._starts[-1] + len(plan.random_next))
+      return self._starts
 
   def _ranges(self, ids: np.ndarray):
     """A's and B's ranges and labels of the examples `ids` of the stream."""
     first = np.zeros((len(ids), 2), np.int64)
     second = np.zeros((len(ids), 2), np.int64)
     random = np.zeros(len(ids), bool)
-    with self._lock:
-      while len(ids) and (not self._ends or self._ends[-1] <= ids.max()):
-        self._plan(len(self._ends))
-      epochs = np.searchsorted(self._ends, ids, side='right')
-      for epoch in np.unique(epochs):
-        plan, order = self._plan(int(epoch))
-        here = epochs == epoch
-        places = order[ids[here] - (self._ends[epoch - 1] if epoch else 0)]
-        first[here], second[here] = plan.first[places], plan.second[places]
-        random[here] = plan.random_next[places]
+    starts = self._reach(ids.max(initial=-1))
+    epochs = np.searchsorted(starts, ids, side='right') - 1
+    for epoch in np.unique(epochs).tolist():
+      plan, order = self._plan(epoch)
+      here = epochs == epoch
+      places = order[ids[here] - starts[epoch]]
+      first[here], second[here] = plan.first[places], plan.second[places]
+      random[here] = plan.random_next[places]
     return first, second, random
 
   def _assemble(self, first: np.ndarray, second: np.ndarray):

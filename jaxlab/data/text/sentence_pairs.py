@@ -102,12 +102,6 @@ def plan_epoch(
   return Plan(first, second, random)
 
 
-def permutation(count: int, *, seed: int, epoch: int) -> np.ndarray:
-  """[count] int64, an order of the examples of an epoch."""
-  keys = counter_random.mix(seed, epoch, -1, np.arange(count))
-  return np.argsort(keys, kind='stable')
-
-
 def _uniform(state: np.ndarray, purpose: int) -> np.ndarray:
   return counter_random.uniform(counter_random.mix(state, purpose))
 

@@ -75,9 +75,9 @@ def read_squad(path: str, *, name: str = 'path', strict: bool = False) -> Squad:
   except (ValueError, RecursionError) as error:
     raise InputError(f'{name}: {file} is not JSON ({error})') from error
   found = _Reader(file, strict)
-  for place, article in _items(file, content, '', 'data'):
-    title = _take(file, article, place, 'title', str)
-    for where, paragraph in _items(file, article, place, 'paragraphs'):
+  for place, article in found.items(content, '', 'data'):
+    title = found.take(article, place, 'title', str)
+    for where, paragraph in found.items(article, place, 'paragraphs'):
       found.add(title, paragraph, where)
   return found.finish(hashlib.sha256(data).hexdigest())
 
@@ -120,11 +120,11 @@ class _Reader:
 
   def add(self, title: str, paragraph: Any, where: str) -> None:
     """All questions of one paragraph."""
-    context = _take(self.file, paragraph, where, 'context', str)
+    context = self.take(paragraph, where, 'context', str)
     self.contexts.append(context)
     self.titles.append(title)
-    for place, item in _items(self.file, paragraph, where, 'qas'):
-      key = _take(self.file, item, place, 'id', str)
+    for place, item in self.items(paragraph, where, 'qas'):
+      key = self.take(item, place, 'id', str)
       if key in self.questions:
         raise InputError(
           f'{self.file}: {place}: the question id "{key}" occurs twice; '
@@ -133,11 +133,11 @@ class _Reader:
       self.questions[key] = self._question(key, item, place, context)
 
   def _question(self, key, item, place, context) -> Question:
-    text = _take(self.file, item, place, 'question', str)
+    text = self.take(item, place, 'question', str)
     answers, start, stop = [], 0, 0
-    for at, answer in _items(self.file, item, place, 'answers'):
-      words = _take(self.file, answer, at, 'text', str)
-      begin = _take(self.file, answer, at, 'answer_start', int)
+    for at, answer in self.items(item, place, 'answers'):
+      words = self.take(answer, at, 'text', str)
+      begin = self.take(answer, at, 'answer_start', int)
       answers.append(words)
       if begin < 0 or not context.startswith(words, begin) or not words.strip():
         self._out_of_place(key, words, begin, context)
@@ -186,39 +186,37 @@ class _Reader:
       sha256,
     )
 
+  def items(
+    self, holder: Any, place: str, key: str
+  ) -> Iterator[tuple[str, Any]]:
+    """The entries of a list in the JSON, with their places in it."""
+    found = self.take(holder, place, key, list)
+    dotted = f'{place}.{key}' if place else key
+    return ((f'{dotted}[{i}]', item) for i, item in enumerate(found))
 
-def _items(
-  file: pathlib.Path, holder: Any, place: str, key: str
-) -> Iterator[tuple[str, Any]]:
-  """The entries of a list in the JSON, with their places in it."""
-  found = _take(file, holder, place, key, list)
-  dotted = f'{place}.{key}' if place else key
-  return ((f'{dotted}[{i}]', item) for i, item in enumerate(found))
-
-
-def _take(file: pathlib.Path, holder: Any, place: str, key: str, kind: type):
-  """`holder[key]`, of the right type."""
-  shown = place or 'the whole'
-  if not isinstance(holder, dict):
-    raise InputError(
-      f'{file}: {shown} is no object with a "{key}"; SQuAD v1.1 has one there'
-    )
-  if key not in holder:
-    raise InputError(
-      f'{file}: {shown} has no "{key}"; its keys are {sorted(holder)[:8]}'
-    )
-  value = holder[key]
-  if not isinstance(value, kind) or isinstance(value, bool):
-    raise InputError(
-      f'{file}: "{key}" of {shown} is {type(value).__name__}, and must be '
-      f'{kind.__name__}'
-    )
-  if isinstance(value, str):
-    try:
-      value.encode()
-    except UnicodeEncodeError as error:
+  def take(self, holder: Any, place: str, key: str, kind: type):
+    """`holder[key]`, of the right type."""
+    file, shown = self.file, place or 'the whole'
+    if not isinstance(holder, dict):
       raise InputError(
-        f'{file}: "{key}" of {shown} holds half of a surrogate pair, which is '
-        f'no character ({error.reason}); mend the file'
-      ) from error
-  return value
+        f'{file}: {shown} is no object with a "{key}"; SQuAD v1.1 has one there'
+      )
+    if key not in holder:
+      raise InputError(
+        f'{file}: {shown} has no "{key}"; its keys are {sorted(holder)[:8]}'
+      )
+    value = holder[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+      raise InputError(
+        f'{file}: "{key}" of {shown} is {type(value).__name__}, and must be '
+        f'{kind.__name__}'
+      )
+    if isinstance(value, str):
+      try:
+        value.encode()
+      except UnicodeEncodeError as error:
+        raise InputError(
+          f'{file}: "{key}" of {shown} holds half of a surrogate pair, which '
+          f'is no character ({error.reason}); mend the file'
+        ) from error
+    return value

@@ -5,14 +5,16 @@ is [CLS] question [SEP] part of the context [SEP]; contexts that are too long
 give several rows, `stride` tokens apart.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 
+from jaxlab.data.text import token_store
 from jaxlab.data.text.squad import Question, Squad
-from jaxlab.data.text.wordpiece import SpecialIds, special_ids
+from jaxlab.data.text.wordpiece import special_ids
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -85,8 +87,9 @@ class _Row(NamedTuple):
   """One window before it is an array."""
 
   question: int
-  query: list[int]
-  base: int  # first token of the context
+  tokens: list[int]
+  first: int  # position of the first token of the context
+  base: int  # which token of the context that is
   stop: int  # the token behind the last
 
 
@@ -121,28 +124,34 @@ def make_windows(
       f'{"train on" if training else "evaluate"}: give more articles'
     )
   needed = sorted({squad.questions[number].context for number in chosen})
-  contexts = dict(
-    zip(needed, _encode(tokenizer, [squad.contexts[i] for i in needed]))
-  )
+  texts = [squad.contexts[number] for number in needed]
+  contexts = dict(zip(needed, _encode(tokenizer, texts)))
   queries = _encode(tokenizer, [squad.questions[i].text for i in chosen])
+  special = special_ids(tokenizer)
   rows = []
   for number, query in zip(chosen, queries):
-    tokens = len(contexts[squad.questions[number].context].ids)
-    ids = query.ids[: shape.max_query]
-    room = shape.sequence_length - len(ids) - _SPECIAL
-    count = math.ceil(max(tokens - room, 0) / shape.stride) + 1
+    context = contexts[squad.questions[number].context].ids
+    head = [special.cls, *query.ids[: shape.max_query], special.sep]
+    room = shape.sequence_length - len(head) - 1
+    count = math.ceil(max(len(context) - room, 0) / shape.stride) + 1
     for base in range(0, count * shape.stride, shape.stride):
-      rows.append(_Row(number, ids, base, min(base + room, tokens)))
+      stop = min(base + room, len(context))
+      tokens = [*head, *context[base:stop], special.sep]
+      rows.append(_Row(number, tokens, len(head), base, stop))
   offsets = {
     number: np.array(encoding.offsets, np.int32).reshape(-1, 2)
     for number, encoding in contexts.items()
   }
-  special = special_ids(tokenizer)
-  arrays = _layout(squad, rows, contexts, shape, special)
+  found = [row.tokens for row in rows]
+  arrays = {
+    'tokens': token_store.rows(found, shape.sequence_length, special.pad),
+    'first': np.array([row.first for row in rows], np.int32),
+    'length': np.array([len(tokens) for tokens in found], np.int32),
+  }
   if training:
-    arrays |= _labels(squad, rows, offsets, arrays['first'])
+    arrays |= _labels(squad, rows, offsets)
   else:
-    arrays['startable'] = _startable(rows, arrays['first'], shape)
+    arrays['startable'] = _startable(rows, shape)
   return Windows(
     squad,
     arrays,
@@ -156,29 +165,14 @@ def _encode(tokenizer: tokenizers.Tokenizer, texts: list[str]):
   return tokenizer.encode_batch(texts, add_special_tokens=False)
 
 
-def _layout(
-  squad, rows, contexts, shape, special: SpecialIds
-) -> dict[str, np.ndarray]:
-  size = len(rows), shape.sequence_length
-  tokens = np.full(size, special.pad, np.int32)
-  first = np.array([len(row.query) + 2 for row in rows], np.int32)
-  for line, row in zip(tokens, rows):
-    ids = contexts[squad.questions[row.question].context].ids
-    context = ids[row.base : row.stop]
-    whole = [special.cls, *row.query, special.sep, *context, special.sep]
-    line[: len(whole)] = whole
-  taken = np.array([row.stop - row.base for row in rows], np.int32)
-  return {'tokens': tokens, 'first': first, 'length': first + taken + 1}
-
-
-def _labels(squad, rows, offsets, first) -> dict[str, np.ndarray]:
+def _labels(squad, rows, offsets) -> dict[str, np.ndarray]:
   """`start` and `end` of each window."""
   labels = np.zeros((2, len(rows)), np.int32)
   for index, row in enumerate(rows):
     question = squad.questions[row.question]
     begin, end = answer_tokens(question, offsets[question.context])
     if row.base <= begin <= end < row.stop:
-      labels[:, index] = first[index] - row.base + np.array([begin, end])
+      labels[:, index] = row.first - row.base + np.array([begin, end])
   return {'start': labels[0], 'end': labels[1]}
 
 
@@ -193,7 +187,7 @@ def answer_tokens(question: Question, offsets: np.ndarray) -> tuple[int, int]:
   return int(begin), int(end)
 
 
-def _startable(rows, first, shape) -> np.ndarray:
+def _startable(rows, shape) -> np.ndarray:
   """Whether a window gives a token more context than its question's others.
 
   Context is the smaller of the numbers of tokens to its left and right, and a
@@ -201,18 +195,17 @@ def _startable(rows, first, shape) -> np.ndarray:
   """
   result = np.zeros((len(rows), shape.sequence_length), bool)
   begin = 0
-  while begin < len(rows):
-    end = begin
-    while end < len(rows) and rows[end].question == rows[begin].question:
-      end += 1
-    group = rows[begin:end]
+  for _, of in itertools.groupby(rows, lambda row: row.question):
+    group = list(of)
     token = np.arange(group[-1].stop)
-    base = np.array([[row.base] for row in group])
-    stop = np.array([[row.stop] for row in group])
+    first, base, stop = (
+      np.array([[getattr(row, name)] for row in group])
+      for name in ('first', 'base', 'stop')
+    )
     context = np.minimum(token - base, stop - 1 - token)
     score = np.where(context >= 0, context + 0.01 * (stop - base), -np.inf)
     if token.size:
       best = score.argmax(0)
-      result[begin + best, first[begin + best] + token - base[best, 0]] = True
-    begin = end
+      result[begin + best, (first - base)[best, 0] + token] = True
+    begin += len(group)
   return result

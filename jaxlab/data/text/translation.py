@@ -15,9 +15,7 @@ has tokens, and tokens give back their text.
 
 import functools
 import hashlib
-import itertools
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,9 +25,11 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from jaxlab.data import atomic, tfds
-from jaxlab.data.in_memory import Order, permutation
-from jaxlab.data.text.documents import SPLITS, read_aligned
+from jaxlab.data import atomic, kept, tfds
+from jaxlab.data.in_memory import Caching, permutation
+from jaxlab.data.text import token_store
+from jaxlab.data.text.aligned import read_aligned
+from jaxlab.data.text.documents import SPLITS
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.source import ArraySpec
 
@@ -37,8 +37,6 @@ PAD, BOS, EOS = range(3)
 FIRST = 3  # the first token of a text: none of it is taken for one of these
 SIDES = ('source', 'target')
 ALIGNED = 'aligned:'
-_FORMAT = 1  # of the folder; a new one makes old folders unused
-_LINES = 4096  # pairs tokenised at once
 _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 Read = Callable[[str], Iterable[tuple[str, str]]]  # split -> pairs
@@ -51,37 +49,20 @@ class Side(NamedTuple):
   offsets: np.ndarray  # [n + 1] int64 into tokens, increasing
 
 
-class Pairs:
-  """Opened pairs; pickled as their path."""
+class Pairs(token_store.TokenStore):
+  """Opened pairs."""
 
-  def __init__(self, path: str | os.PathLike):
-    self.path = pathlib.Path(path)
-    try:
-      known = json.loads((self.path / 'pairs.json').read_text())
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f'{self.path} has no whole pairs ({error}): delete it and run again'
-      ) from error
-    self.name: str = known['name']
-    self.sha256: str = known['sha256']  # of vocabulary and all tokens
-    self.vocab_size: int = known['vocab_size']  # PAD, BOS and EOS included
+  FOLDER = 'translation'
+  ABOUT = 'pairs.json'
 
-  def __reduce__(self):
-    return Pairs, (self.path,)
+  @property
+  def vocab_size(self) -> int:
+    """PAD, BOS and EOS included."""
+    return self.known['vocab_size']
 
   def side(self, split: str, side: str) -> Side:
     """The 'source' or 'target' of a split, memory-mapped."""
-
-    def load(part):
-      path = self.path / f'{split}.{side}.{part}.npy'
-      try:
-        return np.load(path, mmap_mode='r')
-      except (OSError, ValueError) as error:
-        raise InputError(
-          f'{path} cannot be read ({error}): delete {self.path} and run again'
-        ) from error
-
-    return Side(load('tokens'), load('offsets'))
+    return token_store.load(Side, self.path, f'{split}.{side}')
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -91,10 +72,6 @@ class Pairs:
   def text(self, tokens: np.ndarray) -> str:
     """The text of [t] tokens, see `decode`."""
     return decode(self.tokenizer, tokens)
-
-  def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-    """[n, length] int32 source tokens of texts, see `encode`."""
-    return encode(self.tokenizer, texts, length)
 
   def texts(self, split: str, side: str, index: np.ndarray) -> list[str]:
     """Whole texts of one language."""
@@ -111,11 +88,11 @@ def encode(
   tokenizer: tokenizers.Tokenizer, texts: Sequence[str], length: int
 ) -> np.ndarray:
   """[n, length] int32 tokens of texts, cut, with EOS, then PAD."""
-  found = np.full((len(texts), length), PAD, np.int32)
-  for row, encoded in zip(found, tokenizer.encode_batch(list(texts))):
-    ids = np.asarray(encoded.ids[: length - 1]) + FIRST
-    row[: len(ids)], row[len(ids)] = ids, EOS
-  return found
+  ids = [
+    encoded.ids[: length - 1] for encoded in tokenizer.encode_batch([*texts])
+  ]
+  found = [[*(number + FIRST for number in row), EOS] for row in ids]
+  return token_store.rows(found, length, PAD)
 
 
 def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray) -> str:
@@ -136,9 +113,6 @@ def prepare_pairs(
   offline: bool = False,
 ) -> Pairs:
   """Opens the pairs of a set, made first where they are not yet there.
-
-  Two processes prepare them once, and one that is killed leaves nothing that
-  is read.
 
   Args:
     name: see the module's docstring.
@@ -163,12 +137,11 @@ def prepare_pairs(
     )
   opened = _open_files if name.startswith(ALIGNED) else _open_tfds
   fingerprint, read = opened(name, source, target, offline)
-  options = [_FORMAT, name, source, target, fingerprint, vocab_size]
-  digest = hashlib.sha256(json.dumps(options).encode()).hexdigest()[:32]
-  folder = atomic.data_dir() / 'translation' / digest
-  make = lambda scratch: _make(name, read, vocab_size, scratch)
-  atomic.kept_folder(folder, f'the set of pairs {name}', make)
-  return Pairs(folder)
+  return Pairs.prepared(
+    [name, source, target, fingerprint, vocab_size],
+    f'the set of pairs {name}',
+    lambda folder: _make(name, read, vocab_size, folder),
+  )
 
 
 def _open_files(name, source, target, offline) -> tuple[str, Read]:
@@ -181,8 +154,8 @@ def _open_files(name, source, target, offline) -> tuple[str, Read]:
       'FOLDER/train, FOLDER/validation and FOLDER/test'
     )
   digest, files = hashlib.sha256(), {}
+  paths = [pathlib.Path(n.strip()).expanduser() for n in names]
   for split in SPLITS:
-    paths = [pathlib.Path(n.strip()).expanduser() for n in names]
     files[split] = [path.parent / split / path.name for path in paths]
     for path in files[split]:
       if not path.is_file():
@@ -264,18 +237,17 @@ def _make(name: str, read: Read, vocab_size: int, folder: pathlib.Path) -> None:
   digest = hashlib.sha256(vocabulary.encode())
   counts = {}
   for split in SPLITS:
-    made = _tokenise(tokenizer, _clean(read, split), vocab_size)
-    counts[split] = len(made['source'].offsets) - 1
-    if not counts[split]:
-      raise InputError(
-        f'{name} has no pair in {split} with a text in both languages; take '
-        'other languages, or give more text'
-      )
-    for side in SIDES:
-      for part, array in made[side]._asdict().items():
-        digest.update(f'{array.dtype}:{array.shape}\n'.encode())
-        digest.update(array.view(np.uint8).data)
-        np.save(folder / f'{split}.{side}.{part}.npy', array)
+    for number, language in enumerate(SIDES):
+      texts = (pair[number] for pair in _clean(read, split))
+      _tokenise(tokenizer, texts, folder, f'{split}.{language}')
+      side = token_store.load(Side, folder, f'{split}.{language}')
+      counts[split] = len(side.offsets) - 1
+      if not counts[split]:
+        raise InputError(
+          f'{name} has no pair in {split} with a text in both languages; take '
+          'other languages, or give more text'
+        )
+      token_store.update(digest, side)
   (folder / 'tokenizer.json').write_text(vocabulary, encoding='utf-8')
   about = {
     'name': name,
@@ -284,30 +256,25 @@ def _make(name: str, read: Read, vocab_size: int, folder: pathlib.Path) -> None:
     'pairs': counts,
     'tokenizers': tokenizers.__version__,
   }
-  (folder / 'pairs.json').write_text(json.dumps(about))
+  (folder / Pairs.ABOUT).write_text(json.dumps(about))
   atomic.note(
     f'tokenised {counts["train"]:,} training pairs of {name} in '
     f'{time.monotonic() - start:.1f} s'
   )
 
 
-def _tokenise(tokenizer, pairs, vocab_size: int) -> dict[str, Side]:
-  dtype = np.uint16 if vocab_size <= 2**16 else np.int32
-  tokens: dict[str, list[np.ndarray]] = {side: [] for side in SIDES}
-  lengths: dict[str, list[int]] = {side: [] for side in SIDES}
-  while some := list(itertools.islice(pairs, _LINES)):
-    for side, texts in zip(SIDES, zip(*some)):
-      found = [x.ids for x in tokenizer.encode_batch(list(texts))]
-      flat = np.fromiter((i + FIRST for ids in found for i in ids), dtype)
-      tokens[side].append(flat)
-      lengths[side] += map(len, found)
-  return {
-    side: Side(
-      np.concatenate(tokens[side] or [np.zeros(0, dtype)]),
-      np.cumsum([0, *lengths[side]], dtype=np.int64),
-    )
-    for side in SIDES
-  }
+def _tokenise(tokenizer, texts, folder: pathlib.Path, name: str) -> None:
+  """Writes the tokens of one side of a split."""
+  small = FIRST + tokenizer.get_vocab_size() <= 2**16
+  dtype = np.uint16 if small else np.int32
+  with (
+    kept.GrowingArray(folder / f'{name}.tokens.npy', dtype) as flat,
+    kept.GrowingArray(folder / f'{name}.offsets.npy', np.int64) as offsets,
+  ):
+    offsets.extend([0])
+    for some in token_store.cut(tokenizer, texts):
+      offsets.extend(flat.count + np.cumsum([len(ids) for _, ids in some]))
+      flat.extend([number + FIRST for _, ids in some for number in ids])
 
 
 def batch_spec(rows: int, length: int) -> dict[str, ArraySpec]:
@@ -342,7 +309,7 @@ def rows_of_tokens(
   return rows
 
 
-class TranslationSource:
+class TranslationSource(Caching):
   """Batches of pairs of similar length, as a `jaxlab.engine.source.Source`.
 
   A pair is in the first of `lengths` that holds both of its texts with their
@@ -389,12 +356,14 @@ class TranslationSource:
         f'{list(lengths)}'
       )
     self.lengths, self.rows = tuple(lengths), tuple(rows)
-    self._pairs, self._split = pairs, split
-    count = len(self.sides['source'].offsets) - 1
+    self.pairs, self.split = pairs, split
+    self.seed, self.held_out = seed, held_out
+    self._start()
+    count = len(self._sides['source'].offsets) - 1
     self.chosen = np.arange(count)
     if 0 < examples < count:
       self.chosen = np.sort(permutation(count, seed=0, epoch=0)[:examples])
-    longest = np.max([np.diff(s.offsets) for s in self.sides.values()], 0) + 1
+    longest = np.max([np.diff(s.offsets) for s in self._sides.values()], 0) + 1
     number = np.searchsorted(lengths, longest[self.chosen])
     self.too_long = int((number == len(lengths)).sum())
     if held_out:
@@ -404,39 +373,34 @@ class TranslationSource:
         f'all {count} pairs of {pairs.name}, split {split}, are longer than '
         f'{lengths[-1]} tokens with their EOS; allow longer ones'
       )
-    self._members = [np.flatnonzero(number == i) for i in range(len(lengths))]
-    order = functools.partial(
-      Order, seed=seed, repeat=not held_out, shuffle=not held_out
-    )
-    # An epoch of an order is one "batch" of it: any part of it can be had.
-    whole = lambda count: order(max(1, count), batch_size=max(1, count))
-    self._orders = [whole(len(members)) for members in self._members]
+    self.members = [np.flatnonzero(number == i) for i in range(len(lengths))]
     # (length, batch of it) of every batch of an epoch.
-    self._slots = [
+    self.slots = [
       (i, batch)
-      for i, members in enumerate(self._members)
+      for i, members in enumerate(self.members)
       for batch in range(-(-len(members) // rows[i]))
     ]
-    self.num_batches = len(self._slots)
-    self._order = whole(self.num_batches)
+    self.num_batches = len(self.slots)
     self.spec = {
       kind_of(length): batch_spec(r, length) for length, r in zip(lengths, rows)
     }
 
-  @functools.cached_property
-  def sides(self) -> dict[str, Side]:
-    """The texts of the split, by language."""
-    return {side: self._pairs.side(self._split, side) for side in SIDES}
+  def _start(self) -> None:
+    # Memory maps would be pickled as all that they show.
+    self._sides = {side: self.pairs.side(self.split, side) for side in SIDES}
+    orders = 2 * (len(self.lengths) + 1)  # a batch ahead may be of a new epoch
+    self._order = functools.lru_cache(orders)(self._order_of)
 
-  def __getstate__(self):
-    # A memory map would be pickled as all that it shows.
-    return {k: v for k, v in self.__dict__.items() if k != 'sides'}
+  def _order_of(self, count: int, epoch: int) -> np.ndarray:
+    """[count] int64, an order of the members of a length, or of the batches."""
+    if self.held_out:
+      return np.arange(count)
+    return permutation(count, seed=self.seed, epoch=epoch)
 
   def _at(self, step: int) -> tuple[int, int, int]:
     """Epoch, number of the length, and which of its batches."""
     epoch, at = divmod(step, self.num_batches)
-    slot = self._order.indices(epoch, slice(at, at + 1))
-    return epoch, *self._slots[int(slot[0])]
+    return epoch, *self.slots[self._order(self.num_batches, epoch)[at]]
 
   def kind(self, step: int) -> str:
     return kind_of(self.lengths[self._at(step)[1]])
@@ -444,13 +408,12 @@ class TranslationSource:
   def batch(self, step: int, rows: slice) -> dict[str, np.ndarray]:
     """Rows `rows` of batch `step`, fewer in the last of a length."""
     epoch, i, batch = self._at(step)
-    start, stop, _ = rows.indices(self.rows[i])
-    first = batch * self.rows[i]
-    part = slice(first + start, first + stop)
-    ids = self._members[i][self._orders[i].indices(epoch, part)]
+    members = self.members[i]
+    order = self._order(len(members), epoch)
+    ids = members[order[batch * self.rows[i] :][: self.rows[i]][rows]]
     found = {
       name: padded(side, self.chosen[ids], self.lengths[i])
-      for name, side in self.sides.items()
+      for name, side in self._sides.items()
     }
     return {**found, 'id': ids.astype(np.int32)}
 

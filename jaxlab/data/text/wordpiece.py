@@ -4,7 +4,7 @@ trained reproducibly."""
 import collections
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import tokenizers
@@ -37,13 +37,8 @@ def special_ids(
   Raises:
     InputError: a special piece is not in the vocabulary.
   """
-  numbers: Mapping[str, int]
   if isinstance(known, tokenizers.Tokenizer):
-    numbers = {
-      piece: number
-      for piece in SPECIAL
-      if (number := known.token_to_id(piece)) is not None
-    }
+    numbers = known.get_vocab()
   else:
     numbers = {piece: number for number, piece in enumerate(known)}
   if missing := [piece for piece in SPECIAL if piece not in numbers]:

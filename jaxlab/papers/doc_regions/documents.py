@@ -22,8 +22,7 @@ import numpy as np
 import PIL
 
 from jaxlab.data import atomic
-from jaxlab.data.images import arrays as image
-from jaxlab.data.images import page_shards, streaming
+from jaxlab.data.images import arrays, page_shards, streaming
 from jaxlab.data.images.files import RVL_CDIP_CLASSES
 from jaxlab.data.images.pixels import Canvas
 from jaxlab.data.in_memory import ArraySource
@@ -235,7 +234,7 @@ def _by_document(config) -> Documents:
   name, size = d['name'].partition(':')[2], (d['height'], d['width'])
   images, documents, labels = [], [], []
   for split in SPLITS:
-    found = image.open_images(
+    found = arrays.open_images(
       *(name, split),
       size=size,
       channels=1,

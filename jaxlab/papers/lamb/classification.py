@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jaxlab.data.text import labelled
-from jaxlab.data.text.documents import LabelledText
+from jaxlab.data.text.labelled import LabelledText
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.engine.state import Objective

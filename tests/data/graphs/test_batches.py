@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.data.graphs import types as graph
 from jaxlab.data.graphs.batches import GraphSource, node_features
+from jaxlab.data.graphs.types import Graph, concatenate
 from jaxlab.engine import mesh
 from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
@@ -24,7 +24,7 @@ def some_graphs(count=12, seed=0, largest=9):
     nodes = {1: 0, 2: 1}.get(i, int(rng.integers(2, largest + 1)))
     pairs = np.argwhere(np.triu(rng.random((nodes, nodes)) < 0.5))
     found.append(
-      graph.Graph(
+      Graph(
         nodes=nodes,
         edges=pairs.astype(np.int32),  # self loops too
         label=i % 3,
@@ -32,7 +32,7 @@ def some_graphs(count=12, seed=0, largest=9):
         node_attribute=rng.normal(size=(nodes, 2)).astype(np.float32),
       )
     )
-  return graph.concatenate(
+  return concatenate(
     found, classes=('a', 'b', 'c'), node_classes=('C', 'N', 'O', 'F')
   )
 
@@ -181,8 +181,8 @@ def test_a_pickled_source_gives_the_same_batches():
 
 
 def test_graphs_without_any_nodes_make_rows():
-  graphs = graph.concatenate(
-    [graph.Graph(0, np.zeros((0, 2), np.int32), i) for i in (0, 1)],
+  graphs = concatenate(
+    [Graph(0, np.zeros((0, 2), np.int32), i) for i in (0, 1)],
     classes=('a', 'b'),
   )
   features = node_features(graphs, ('degree',), 3)
@@ -207,8 +207,8 @@ def test_features_are_labels_attributes_and_degrees_in_the_order_asked_for():
 
 def test_each_column_of_node_labels_is_one_hot():
   labels = np.array([[0, 2], [1, 0]], np.int32)
-  graphs = graph.concatenate(
-    [graph.Graph(2, np.array([[0, 1]], np.int32), node_label=labels)],
+  graphs = concatenate(
+    [Graph(2, np.array([[0, 1]], np.int32), node_label=labels)],
     classes=('a',),
   )
   found = node_features(graphs, ('label',))
@@ -226,9 +226,7 @@ def test_each_column_of_node_labels_is_one_hot():
   ],
 )
 def test_features_that_a_set_does_not_have_are_named(columns, cap, message):
-  bare = graph.concatenate(
-    [graph.Graph(2, np.array([[0, 1]], np.int32))], classes=('a',)
-  )
+  bare = concatenate([Graph(2, np.array([[0, 1]], np.int32))], classes=('a',))
   with pytest.raises(InputError, match=message):
     node_features(bare, columns, cap)
 

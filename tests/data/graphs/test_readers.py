@@ -9,8 +9,7 @@ import pytest
 import scipy.sparse
 
 from jaxlab.data import growth
-from jaxlab.data.graphs import adjacency, npz, tu
-from jaxlab.data.graphs import types as graph
+from jaxlab.data.graphs import adjacency, npz, tu, types
 from jaxlab.engine.errors import InputError
 
 SHARED = pathlib.Path(__file__).parents[4] / 'shared' / 'data'
@@ -25,9 +24,6 @@ TU = {
 MORE = {
   'node_labels': '6\n6\n8\n7\n6\n',
   'node_attributes': '0.5, 1\n1e-3, 2\n-1, 3\n4., 4\n5, -5\n',
-  'edge_labels': '1\n1\n2\n2\n1\n4\n1\n1\n',
-  'edge_attributes': '.1\n.1\n.2\n.2\n.3\n.4\n.5\n.1\n',
-  'graph_attributes': '10\n20\n30\n',
 }
 
 
@@ -54,37 +50,26 @@ def test_tu_folder_is_read_as_documented(toy):
   assert len(toy) == 3
   assert toy.classes == ('-1', '1')
   assert toy.node_classes == ('6', '7', '8')
-  assert toy.edge_classes == ('1', '2', '4')
   np.testing.assert_array_equal(toy.label, [1, 0, 1])
   np.testing.assert_array_equal(toy.num_nodes, [4, 0, 1])
   np.testing.assert_array_equal(toy.num_edges, [5, 0, 0])
-  np.testing.assert_array_equal(toy.split, [-1, -1, -1])
   first, empty, single = toy
   # Each undirected edge once, the self loop too, in the order of the nodes.
   np.testing.assert_array_equal(
     first.edges, [[0, 1], [0, 2], [1, 2], [2, 3], [3, 3]]
   )
   np.testing.assert_array_equal(first.node_label, [0, 0, 2, 1])
-  np.testing.assert_array_equal(first.edge_label, [0, 0, 1, 2, 0])
-  np.testing.assert_allclose(
-    first.edge_attribute[:, 0], [0.1, 0.3, 0.2, 0.4, 0.5]
-  )
-  np.testing.assert_array_equal(first.attribute, [10])
   assert (empty.nodes, len(empty.edges), empty.label) == (0, 0, 0)
   assert empty.node_attribute.shape == (0, 2)
   assert (single.nodes, len(single.edges)) == (1, 0)
   np.testing.assert_array_equal(single.node_attribute, [[5, -5]])
-  chex.assert_type(
-    [toy.edges, toy.label, toy.node_label, toy.edge_label], np.int32
-  )
-  chex.assert_type(
-    [toy.node_attribute, toy.edge_attribute, toy.attribute], np.float32
-  )
+  chex.assert_type([toy.edges, toy.label, toy.node_label], np.int32)
+  chex.assert_type(toy.node_attribute, np.float32)
 
 
 def test_tu_folder_needs_three_files_only(tmp_path):
   found = tu.read_tu(write_tu(tmp_path, **TU), 'TOY')
-  assert found.node_label is None and found.attribute is None
+  assert found.node_label is None and found.node_attribute is None
   assert found.node_classes == ()
 
 
@@ -93,19 +78,6 @@ def test_crlf_and_a_missing_last_newline_change_nothing(tmp_path, toy):
   chex.assert_trees_all_equal(
     list(tu.read_tu(write_tu(tmp_path, **files))), list(toy)
   )
-
-
-def test_directed_keeps_both_directions(tmp_path):
-  labels = {'edge_labels': '1\n9\n2\n2\n1\n4\n1\n1\n'}
-  folder = write_tu(tmp_path, **TU, **labels)
-  found = tu.read_tu(folder, directed=True)
-  np.testing.assert_array_equal(
-    found[0].edges, [[0, 1], [0, 2], [1, 0], [1, 2], [2, 1], [2, 3], [3, 3]]
-  )
-  with pytest.raises(
-    InputError, match=r'lines 1 and 2 list one edge.*directed'
-  ):
-    tu.read_tu(folder)
 
 
 def test_nodes_may_be_listed_in_any_order_of_graphs(tmp_path):
@@ -147,8 +119,6 @@ def test_a_set_without_edges_is_kept(tmp_path):
     ({'graph_indicator': '1\n1\n1\n1\n4\n'}, 'line 5: there is no graph 4'),
     ({'graph_labels': '1\n-1\n2.5\n'}, "line 3: '2.5' is not 1 integer"),
     ({'node_labels': '1\n2\n'}, 'node_labels.txt has 2 lines.* 5 nodes'),
-    ({'edge_labels': '1\n2\n'}, 'edge_labels.txt has 2 lines.* 8 edges'),
-    ({'graph_attributes': '1\n'}, 'attributes.txt has 1 lines.* 3 graphs'),
     ({'node_attributes': '1\n2\nnan\n4\n5\n'}, "attributes.txt, line 3: 'nan'"),
     ({'node_attributes': '1\n2\n3\n1e39\n5\n'}, 'attributes.txt, line 4: '),
     ({'node_attributes': '1\n2\n3\n4, 4\n5\n'}, 'attributes.txt, line 4: '),
@@ -193,15 +163,15 @@ def test_take_equals_indexing(toy):
 
 
 def test_concatenate_undoes_indexing(toy):
-  again = graph.concatenate(toy, classes=toy.classes)
+  again = types.concatenate(toy, classes=toy.classes)
   chex.assert_trees_all_equal(list(again), list(toy))
   with pytest.raises(InputError, match='there are no graphs'):
-    graph.concatenate([], classes=())
-  lacking = toy[1]._replace(edge_label=None)
+    types.concatenate([], classes=())
+  lacking = toy[1]._replace(node_label=None)
   with pytest.raises(
-    InputError, match='graph 1 has no edge_label, and graph 0'
+    InputError, match='graph 1 has no node_label, and graph 0'
   ):
-    graph.concatenate([toy[0], lacking], classes=toy.classes)
+    types.concatenate([toy[0], lacking], classes=toy.classes)
 
 
 def test_batch_has_both_directions_and_a_self_loop_once(toy):
@@ -212,8 +182,6 @@ def test_batch_has_both_directions_and_a_self_loop_once(toy):
   assert sorted(pairs) == sorted(
     [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2), (3, 4), (4, 3), (4, 4)]
   )
-  labels = dict(zip(pairs, batch.edges['label'].tolist()))
-  assert labels[3, 4] == labels[4, 3] == 2
   assert batch.nodes['degree'].tolist() == [0, 2, 2, 3, 2]
   assert batch.nodes['label'].tolist() == [0, 0, 0, 2, 1]
   assert batch.globals['label'].tolist() == [1, 1]
@@ -232,16 +200,6 @@ def test_batch_is_what_jraph_pads_and_takes_apart(toy):
   )
 
 
-def test_directed_batch_has_the_edges_given():
-  found = graph.concatenate(
-    [graph.Graph(2, np.array([[1, 0]], np.int32))],
-    classes=('a',),
-    directed=True,
-  )
-  batch = found.batch([0])
-  assert (batch.senders.tolist(), batch.receivers.tolist()) == ([1], [0])
-
-
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
@@ -256,9 +214,9 @@ def test_directed_batch_has_the_edges_given():
   ],
 )
 def test_graphs_that_do_not_fit_are_refused(change, message):
-  one = graph.Graph(4, np.array([[0, 1]], np.int32))
+  one = types.Graph(4, np.array([[0, 1]], np.int32))
   with pytest.raises(InputError, match=message):
-    graph.concatenate([one._replace(**change)], classes=('a',))
+    types.concatenate([one._replace(**change)], classes=('a',))
 
 
 # One self loop (twice), one edge three times over, one edge, node 4 alone.
@@ -336,11 +294,11 @@ def test_homophily_counts_equal_ends():
 
 def test_split_by_hash_stays_when_others_come_and_keeps_its_parts():
   keys = [f'node {i}' for i in range(20_000)]
-  split = graph.split_by_hash(keys, train=0.66, validation=0.1)
+  split = types.split_by_hash(keys, train=0.66, validation=0.1)
   # The standard error of a part of 20,000 is at most .0034.
   parts = np.bincount(split, minlength=3) / len(keys)
   np.testing.assert_allclose(parts, [0.66, 0.10, 0.24], atol=0.015)
-  some = graph.split_by_hash(keys[5:50:3], train=0.66, validation=0.1)
+  some = types.split_by_hash(keys[5:50:3], train=0.66, validation=0.1)
   np.testing.assert_array_equal(some, split[5:50:3])
 
 
@@ -384,27 +342,6 @@ def test_npz_is_read_as_documented(read):
   chex.assert_type(found.features.data, np.float32)
 
 
-@pytest.mark.parametrize('dense', [False, True])
-def test_npz_is_written_as_it_is_read(tmp_path, read, dense):
-  labels = np.array([[0, 1], [1, 1], [0, 0], [1, 0]], np.uint8)
-  first = read(labels=labels)._replace(classes=('über', 'b'), directed=True)
-  values = first.features.toarray()
-  path = tmp_path / 'again.npz'
-  npz.write_npz(path, first._replace(features=values) if dense else first)
-  again = npz.read_npz(path)
-  np.testing.assert_array_equal(again.features.toarray(), values)
-  chex.assert_trees_all_equal(
-    again._replace(features=0), first._replace(features=0)
-  )
-  assert [p.name for p in tmp_path.glob('*again*')] == ['again.npz']
-
-
-def test_npz_of_texts_is_refused(tmp_path, read):
-  texts = read()._replace(features=('a', 'b', 'c', 'd'))
-  with pytest.raises(InputError, match='features are texts'):
-    npz.write_npz(tmp_path / 'x.npz', texts)
-
-
 @pytest.mark.parametrize('key', make_npz())
 def test_a_missing_array_is_named(read, key):
   with pytest.raises(InputError, match=f'toy.npz has no array {key}; it has'):
@@ -436,7 +373,7 @@ def test_a_missing_array_is_named(read, key):
     ({'train': [4]}, 'train holds the node 4, and there are 4'),
     ({'val': [-1]}, 'val holds the node -1'),
     ({'test': [0]}, 'node 0 is in test and in another split'),
-    ({'test': [[2]]}, 'test is not a row of integers'),
+    ({'test': [[2]]}, r'test is int64\[1, 1\], not integers of 1 axes'),
   ],
 )
 def test_bad_npz_arrays_are_named(read, changes, message):
@@ -507,11 +444,11 @@ def test_features_and_labels_of_different_length_are_refused():
   with pytest.raises(
     InputError, match='toy: there are 3 rows of features and 4'
   ):
-    graph.check_node_graph(graph.NodeGraph(**fields), 'toy')
+    types.check_node_graph(types.NodeGraph(**fields), 'toy')
   fields['features'] = scipy.sparse.csr_array(np.ones((4, 2), np.float32))
   fields['split'] = np.array([0, 0, 3, 0], np.int8)
   with pytest.raises(InputError, match='split of node 2 is 3, and must be'):
-    graph.check_node_graph(graph.NodeGraph(**fields), 'toy')
+    types.check_node_graph(types.NodeGraph(**fields), 'toy')
 
 
 def test_cora_has_its_published_counts():

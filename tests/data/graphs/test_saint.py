@@ -68,14 +68,29 @@ def test_features_may_stay_as_they_are_and_nodes_have_several_labels(tmp_path):
   [
     ({'labels': (0, 1, 2, 0)}, 'has 4 nodes of 5; node 4 has no class'),
     ({'labels': (0, 1, 2, 0, 'x')}, 'classes are to be numbers'),
-    ({'labels': ([0, 2],) * 5}, 'lists are to hold 0 and 1'),
+    (
+      {'labels': ([0, 2],) * 5},
+      r'label of node \d is 2, and must be in \[0, 1\]',
+    ),
     ({'labels': ([0], [0, 1], [1], [1], [1])}, 'missing or damaged'),
     ({'roles': {'tr': [0], 'va': []}}, 'has no "te"'),
-    ({'roles': {**ROLES, 'va': [1]}}, 'node 1 of "va" has two roles'),
-    ({'roles': {**ROLES, 'tr': [0, 5]}}, r'node 5 of "tr" is not in \[0, 5\)'),
+    (
+      {'roles': {**ROLES, 'va': [1]}},
+      'role.json: node 1 is in va and in another split',
+    ),
+    (
+      {'roles': {**ROLES, 'tr': [0, 5]}},
+      'role.json: tr holds the node 5, and there are 5 nodes',
+    ),
     ({'labels': (0, 1, 2, 0, -(2**32))}, 'label of node 4 is -4294967296'),
-    ({'labels': (0, 1, 2, 0, 2**40)}, 'classes reach 1099511627776, and'),
-    ({'roles': {**ROLES, 'tr': [0, 1.7]}}, '"tr" is to be a list of nodes'),
+    (
+      {'labels': (0, 1, 2, 0, 2**40)},
+      'labels reach 1099511627776, and',
+    ),
+    (
+      {'roles': {**ROLES, 'tr': [0, 1.7]}},
+      r'tr is float64\[2\], not integers',
+    ),
     ({'roles': {**ROLES, 'tr': [[0], [1, 2]]}}, 'role.json is .*"tr"'),
     ({'roles': [1]}, 'role.json is .* holds no names'),
     ({'features': FEATURES[:4]}, '4 rows of features and 5 of labels'),
@@ -114,9 +129,9 @@ def test_without_training_nodes_features_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize(
   ('array', 'message'),
   [
-    ({'indices': [1, 0, 2, 1, 4, 5]}, 'joins the nodes 4 and 5, .* 5 nodes'),
-    ({'indices': [1, 0, -1, 1, 4, 3]}, 'joins the nodes 1 and -1'),
-    ({'indices': [1, 0, 2, 1, 4, 2**32]}, 'nodes 4 and 4294967296'),
+    ({'indices': [1, 0, 2, 1, 4, 5]}, r'joins the nodes \[4, 5\], .* 5 nodes'),
+    ({'indices': [1, 0, -1, 1, 4, 3]}, r'joins the nodes \[1, -1\]'),
+    ({'indices': [1, 0, 2, 1, 4, 2**32]}, r'nodes \[4, 4294967296\]'),
     (
       {'indices': [1, 0, 2, 1, 4, 1.7]},
       r'indices is float64\[6\], .* integers',

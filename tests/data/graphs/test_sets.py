@@ -25,10 +25,11 @@ from jaxlab.data.builders.mutag import mutag_dataset_builder as mutag
 from jaxlab.data.builders.wordnet_graph import (
   wordnet_graph_dataset_builder as wordnet,
 )
-from jaxlab.data.graphs import adjacency, npz, sets
-from jaxlab.data.graphs import types as graph
+from jaxlab.data.graphs import adjacency, sets
+from jaxlab.data.graphs.types import SPLITS
 from jaxlab.engine.errors import InputError
 from tests.data import small_packages
+from tests.data.graphs.npz_files import write_npz
 
 
 def test_mutag_has_its_published_figures(real, monkeypatch):
@@ -40,7 +41,6 @@ def test_mutag_has_its_published_figures(real, monkeypatch):
   assert graphs.classes == ('non-mutagenic', 'mutagenic')
   assert graphs.num_nodes.mean() == pytest.approx(17.93, abs=5e-3)
   assert graphs.num_edges.mean() == pytest.approx(19.79, abs=5e-3)
-  assert (graphs.split == -1).all()
   # Of the TU collection's copy: atoms of each kind, in its order.
   assert graphs.node_classes == ('C', 'N', 'O', 'F', 'I', 'Cl', 'Br')
   counts = np.bincount(graphs.node_label).tolist()
@@ -125,7 +125,7 @@ def test_digits_have_their_figures_and_a_stratified_split(real, monkeypatch):
   assert [len(rows) for rows in splits.values()] == [1_079, 359, 359]
   pixels, labels, split = digits.load_digits()
   for name, rows in splits.items():
-    members = split == graph.SPLITS[name]
+    members = split == SPLITS[name]
     images = np.array([row['image'] for row in rows])
     chex.assert_shape(images, (None, 8, 8, 1))
     np.testing.assert_array_equal(images[..., 0], pixels[members] * 15)
@@ -156,7 +156,7 @@ def test_a_node_graph_survives_npz(real, monkeypatch, tmp_path):
   pytest.importorskip('sklearn')
   real.use('digits_graph', monkeypatch)
   found = sets.open_node_graph('digits_graph', offline=True)
-  npz.write_npz(tmp_path / 'd.npz', found)
+  write_npz(tmp_path / 'd.npz', found)
   again = sets.open_node_graph(f'npz:{tmp_path / "d.npz"}')
   np.testing.assert_array_equal(again.features.toarray(), found.features)
   chex.assert_trees_all_equal(

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from jaxlab.data.images import arrays, pixels, streaming
-from jaxlab.data.images.arrays import Canvas, decode, open_images, resize
+from jaxlab.data.images.arrays import open_images
+from jaxlab.data.images.pixels import Canvas, decode, resize
 from jaxlab.engine.errors import InputError
 
 RED = (255, 0, 0)
@@ -407,7 +408,7 @@ def test_two_processes_decode_a_set_once(folder):
 
 def test_pixel_arrays_are_written_in_blocks(folder, monkeypatch):
   whole = open_images(f'image_folder:{folder}', 'train')
-  monkeypatch.setattr(arrays, '_BLOCK', 7)
+  monkeypatch.setattr(streaming, '_BLOCK', 7)
   monkeypatch.setattr(arrays, '_FORMAT', -1)
   blocks = open_images(f'image_folder:{folder}', 'train')
   assert blocks.image.filename != whole.image.filename

@@ -16,10 +16,9 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from jaxlab.data import array_records, handover
 from jaxlab.data.array_records import parse_example
-from jaxlab.data.images import arrays as image
-from jaxlab.data.images import files as image_files
-from jaxlab.data.images import pixels
-from jaxlab.data.images.arrays import Canvas
+from jaxlab.data.images import files, pixels
+from jaxlab.data.images.arrays import open_images
+from jaxlab.data.images.pixels import Canvas
 from jaxlab.data.images.streaming import RecordSource, open_records
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
@@ -88,7 +87,7 @@ def copied(prepared, tmp_path, monkeypatch):
 def test_records_are_those_that_tfds_reads(prepared):
   records = open_records('pets', 'train')
   assert len(records) == N and records.classes == CLASSES
-  assert len({shard.path for shard in records._shards}) == 3
+  assert len({shard.path for shard in records.shards}) == 3
   known = full_tfds.data_source('pets', split='train', data_dir=prepared)
   order = np.random.default_rng(0).permutation(N).tolist() + [7, 7]
   data, label = records.read(order)
@@ -129,7 +128,7 @@ def test_a_batch_holds_decoded_records_and_fits_its_spec():
 
 
 def test_streaming_and_memory_give_the_same_batches():
-  images = image.open_images('pets', 'train')
+  images = open_images('pets', 'train')
   arrays = {'image': images.image, 'label': images.label}
   held = ArraySource(arrays, batch_size=8, seed=4)
   records = open_records('pets', 'train')
@@ -174,7 +173,7 @@ def test_an_undecodable_record_is_named_by_set_split_and_index():
   with pytest.raises(InputError, match=message):
     source.batch(0, slice(0, 4))
   with pytest.raises(InputError, match=message):
-    image.open_images('pets', 'broken')
+    open_images('pets', 'broken')
   feed = Feed(source, mesh.make(devices=jax.devices()[:1]), workers=1)
   with pytest.raises(InputError, match=message):
     list(feed.batches(0, 1))
@@ -225,7 +224,7 @@ def test_damaged_files_name_themselves_and_the_cure(
 ):
   folder = copied(prepared, tmp_path, monkeypatch)
   records = open_records('pets', 'train')
-  path = Path(records._shards[1].path)
+  path = Path(records.shards[1].path)
   whole = path.read_bytes()
   assert path.is_relative_to(folder)
   path.write_bytes(whole[: len(whole) // 2])
@@ -276,7 +275,7 @@ def test_no_more_files_are_open_than_allowed(monkeypatch):
   for _ in range(2):
     data, _ = records.read(list(range(N)))
     assert data == [picture(number) for number in range(N)]
-    assert len(records._readers) == 2
+    assert records._reader.cache_info().currsize == 2
 
 
 # tf.train.Example
@@ -481,10 +480,8 @@ def test_rvl_cdip_is_read_from_its_lists(scans):
   assert records.classes[0] == 'letter' and records.classes[15] == 'memo'
   data, label = records.read([0, 1, 2])
   assert label.tolist() == [15, 0, 3]
-  assert [image.decode(d).shape[1] for d in data] == [10, 11, 12]
-  found = image.open_images(
-    f'rvl_cdip:{scans}', 'validation', size=8, fit='pad'
-  )
+  assert [pixels.decode(d).shape[1] for d in data] == [10, 11, 12]
+  found = open_images(f'rvl_cdip:{scans}', 'validation', size=8, fit='pad')
   assert found.image.shape == (1, 8, 8, 1) and found.label.tolist() == [4]
   assert len(open_records(f'rvl_cdip:{scans}', 'test')) == 1
 
@@ -549,9 +546,7 @@ def test_shared_memory_is_used_again():
 
 
 def test_suffixes_and_formats_go_together():
-  names = {
-    Image.registered_extensions()[suffix] for suffix in image_files.SUFFIXES
-  }
+  names = {Image.registered_extensions()[suffix] for suffix in files.SUFFIXES}
   assert names == set(pixels.FORMATS)
 
 

@@ -11,8 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxlab.data.text import corpus, wordpiece
-from jaxlab.data.text import documents as text
+from jaxlab.data.text import corpus, documents, wordpiece
 from jaxlab.engine.errors import InputError
 
 REPO = pathlib.Path(__file__).parents[3]
@@ -57,18 +56,18 @@ def run(program, data_dir, **env):
   )
 
 
-def documents(name, **options):
-  return list(text.open_text(name, **options).documents())
+def read(name, **options):
+  return list(documents.open_text(name, **options).documents())
 
 
 def test_pydoc_topics_are_split_by_name_and_never_shared():
-  found = documents('pydoc')
+  found = read('pydoc')
   counts = {
-    split: sum(d.split == split for d in found) for split in text.SPLITS
+    split: sum(d.split == split for d in found) for split in documents.SPLITS
   }
   assert counts['test'] == counts['validation'] == round(len(found) / 10)
   assert all(document.sentences for document in found)
-  assert found == documents('pydoc')
+  assert found == read('pydoc')
   flat = [s for document in found for s in document.sentences]
   assert all(s == ' '.join(s.split()) and s for s in flat)
   assert all(any(map(str.isalnum, s)) for s in flat)
@@ -76,16 +75,16 @@ def test_pydoc_topics_are_split_by_name_and_never_shared():
 
 def test_hold_out_gives_equal_keys_one_split_and_two_documents_at_least():
   keys = [f'document {i % 20}' for i in range(40)]
-  splits = text.hold_out(keys)
+  splits = documents.hold_out(keys)
   assert splits[:20] == splits[20:]
   assert splits[:20].count('test') == splits[:20].count('validation') == 2
   moved = [
-    a != b for a, b in zip(splits[:20], text.hold_out([*keys, 'another']))
+    a != b for a, b in zip(splits[:20], documents.hold_out([*keys, 'another']))
   ]
   # One key more shifts each of the two boundaries by one document at most.
   assert sum(moved) <= 2
   with pytest.raises(InputError, match='5 different documents, too few'):
-    text.hold_out(['a', 'b', 'c', 'd', 'e', 'e'])
+    documents.hold_out(['a', 'b', 'c', 'd', 'e', 'e'])
 
 
 def test_text_files_take_a_line_as_a_sentence_and_a_blank_line_as_an_end(
@@ -97,45 +96,45 @@ def test_text_files_take_a_line_as_a_sentence_and_a_blank_line_as_an_end(
   (tmp_path / 'a.txt').write_text('\n\n'.join(lines[:5]), encoding='utf-8')
   (tmp_path / 'b').mkdir()
   (tmp_path / 'b' / 'c.txt').write_text('\r\n\r\n'.join(lines[5:]))
-  found = documents('text_files', files=f'{tmp_path}/**/*.txt')
+  found = read('text_files', files=f'{tmp_path}/**/*.txt')
   assert sorted(d.sentences[-1] for d in found) == [
     f'Second line {i}' for i in range(9)
   ]
   assert found[0].sentences == ['Doc 0 by Mr. Smith.', 'Second line 0']
-  assert {d.split for d in found} == set(text.SPLITS)
+  assert {d.split for d in found} == set(documents.SPLITS)
 
 
 def test_long_lines_are_paragraphs_and_one_long_file_is_cut_in_blocks(tmp_path):
   sentences = [f'Sentence number {i} stands here.' for i in range(400)]
   lines = [' '.join(sentences[i : i + 20]) for i in range(0, 400, 20)]
-  assert min(map(len, lines)) > text.LONG_LINE
+  assert min(map(len, lines)) > documents.LONG_LINE
   (tmp_path / 'one.txt').write_text('\n'.join(lines))
-  found = documents('text_files', files=f'{tmp_path}/one.txt')
+  found = read('text_files', files=f'{tmp_path}/one.txt')
   assert [s for d in found for s in d.sentences] == sentences
-  assert [len(d.sentences) for d in found] == [text.BLOCK] * 20
-  counts = [sum(d.split == split for d in found) for split in text.SPLITS]
+  assert [len(d.sentences) for d in found] == [documents.BLOCK] * 20
+  counts = [sum(d.split == split for d in found) for split in documents.SPLITS]
   assert counts == [16, 2, 2]
 
 
 def test_bad_files_are_named(tmp_path):
   with pytest.raises(InputError, match='needs files'):
-    text.open_text('text_files')
+    documents.open_text('text_files')
   with pytest.raises(InputError, match=r'nothing\*\.txt.* matches no file'):
-    text.open_text('text_files', files=f'{tmp_path}/nothing*.txt')
+    documents.open_text('text_files', files=f'{tmp_path}/nothing*.txt')
   bad = tmp_path / 'bad.txt'
   bad.write_bytes(b'A fine line.\n' + 'Grüße\n'.encode('latin-1'))
   with pytest.raises(InputError, match=r'bad\.txt is not UTF-8.*offset 15\b'):
-    documents('text_files', files=str(bad))
+    read('text_files', files=str(bad))
   few = tmp_path / 'few.txt'
   few.write_text('One.\n\nTwo.\n')
   with pytest.raises(InputError, match=r'few\.txt has 2 different documents'):
-    documents('text_files', files=str(few))
+    read('text_files', files=str(few))
   empty = tmp_path / 'empty.txt'
   empty.write_text('')
   with pytest.raises(InputError, match=r'empty\.txt has 0 different doc'):
     corpus.prepare_corpus('text_files', vocab_size=99, files=str(empty))
   with pytest.raises(InputError, match='text_files alone'):
-    text.open_text('pydoc', files='*.txt')
+    documents.open_text('pydoc', files='*.txt')
 
 
 def test_vocabulary_is_the_same_in_every_run_and_process(data_dir, tmp_path):
@@ -172,12 +171,12 @@ def test_too_small_vocabulary_is_an_error():
 def test_tokens_spell_the_normalised_text(tmp_path):
   path = write_stories(tmp_path / 'stories.txt', 200)
   made = corpus.prepare_corpus('text_files', vocab_size=400, files=str(path))
-  expected = {split: [] for split in text.SPLITS}
-  for document in documents('text_files', files=str(path)):
+  expected = {split: [] for split in documents.SPLITS}
+  for document in read('text_files', files=str(path)):
     expected[document.split].append(
       [s.lower().replace('.', ' .') for s in document.sentences]
     )
-  for name in text.SPLITS:
+  for name in documents.SPLITS:
     split = made.split(name)
     assert split.tokens.dtype == np.uint16
     spelled = []
@@ -267,5 +266,5 @@ def test_killed_preparation_leaves_a_usable_state(tmp_path, seconds):
 def test_lines_end_with_lf_or_crlf_alone(tmp_path, odd):
   path = tmp_path / 'text.txt'
   path.write_bytes(f'One{odd}two.\r\n{odd}\n\n Three \t four.\n'.encode())
-  found = list(text._read_documents(path))
+  found = list(documents._read_documents(path))
   assert found == [[f'One{odd}two.', odd], ['Three four.']]

@@ -1,14 +1,14 @@
 """Texts with classes: parts that share nothing, rows of tokens."""
 
 import string
+import types
 
 import numpy as np
 import pytest
 
 from jaxlab.data.in_memory import ArraySource
-from jaxlab.data.text import labelled as labelled_text
-from jaxlab.data.text import wordpiece
-from jaxlab.data.text.documents import LabelledText
+from jaxlab.data.text import labelled, wordpiece
+from jaxlab.data.text.labelled import LabelledText
 from jaxlab.engine.errors import InputError
 
 # The special pieces are in an order and a place of their own.
@@ -24,40 +24,47 @@ def tokenizer():
   return wordpiece.make_tokenizer(PIECES)
 
 
-def labelled(texts, labels=None):
+def made(texts, labels=None):
   labels = np.zeros(len(texts), np.int32) if labels is None else labels
   return LabelledText(list(texts), np.asarray(labels, np.int32), ('no', 'yes'))
 
 
 def given(monkeypatch, **splits):
-  """Makes every name a set of these splits."""
+  """Makes every name a TFDS set of these splits."""
+  known = types.SimpleNamespace(
+    features=('text', 'label'), classes={'label': ('no', 'yes')}
+  )
+  monkeypatch.setattr(labelled.tfds, 'inspect_set', lambda name, offline: known)
   monkeypatch.setattr(
-    labelled_text.texts,
-    'open_labelled_text',
-    lambda name, split, offline: splits[split],
+    labelled.tfds,
+    'examples',
+    lambda name, split, offline: [
+      {'text': text.encode(), 'label': label}
+      for text, label in zip(splits[split].texts, splits[split].labels)
+    ],
   )
 
 
 def test_the_parts_of_pydoc_share_no_text_and_hold_every_class():
-  found = labelled_text.open_splits('pydoc')
+  found = labelled.open_splits('pydoc')
   parts = [found.train, found.validation, found.test]
   for part in parts:
     assert len(part.texts) == len(part.labels) > 50
-    assert set(part.labels) == set(range(len(labelled_text.PYDOC_TOPICS)))
+    assert set(part.labels) == set(range(len(labelled.PYDOC_TOPICS)))
   texts = [text for part in parts for text in part.texts]
   assert len(set(texts)) == len(texts)
-  assert found.sha256 == labelled_text.open_splits('pydoc').sha256
+  assert found.sha256 == labelled.open_splits('pydoc').sha256
 
 
 def test_held_out_texts_do_not_depend_on_the_order_of_the_set(monkeypatch):
   texts = [f'text {i % 250}' for i in range(300)]  # 50 occur twice
   labels = np.arange(300) % 2
-  test = labelled(['test'])
-  given(monkeypatch, train=labelled(texts, labels), test=test)
-  one = labelled_text.open_splits('made')
-  turned = labelled(texts[::-1], labels[::-1])
+  test = made(['test'])
+  given(monkeypatch, train=made(texts, labels), test=test)
+  one = labelled.open_splits('made')
+  turned = made(texts[::-1], labels[::-1])
   given(monkeypatch, train=turned, test=test)
-  two = labelled_text.open_splits('made')
+  two = labelled.open_splits('made')
   assert one.train.texts == two.train.texts
   assert one.validation.texts == two.validation.texts
   assert not set(one.train.texts) & set(one.validation.texts)
@@ -69,27 +76,27 @@ def test_held_out_texts_do_not_depend_on_the_order_of_the_set(monkeypatch):
 
 def test_line_ends_of_reviews_are_spaces(monkeypatch):
   texts = [f'one<br />two<br/>{i}' for i in range(40)]
-  given(monkeypatch, train=labelled(texts), test=labelled(['a<br>b']))
-  found = labelled_text.open_splits('made')
+  given(monkeypatch, train=made(texts), test=made(['a<br>b']))
+  found = labelled.open_splits('made')
   assert found.test.texts == ['a b']
   assert all(text.startswith('one two ') for text in found.train.texts)
 
 
 def test_a_label_outside_of_the_classes_is_refused(monkeypatch):
   texts = [str(i) for i in range(40)]
-  wrong = labelled(texts, [0, 1, 2, *[0] * 37])
-  given(monkeypatch, train=wrong, test=labelled(['x']))
+  wrong = made(texts, [0, 1, 2, *[0] * 37])
+  given(monkeypatch, train=wrong, test=made(['x']))
   with pytest.raises(InputError, match=r'example 2 has the label 2.*0 to 1'):
-    labelled_text.open_splits('made')
-  given(monkeypatch, train=labelled(texts), test=labelled(['x'], [-1]))
+    labelled.open_splits('made')
+  given(monkeypatch, train=made(texts), test=made(['x'], [-1]))
   with pytest.raises(InputError, match='example 0 has the label -1'):
-    labelled_text.open_splits('made')
+    labelled.open_splits('made')
 
 
 def test_a_part_without_texts_is_refused(monkeypatch):
-  given(monkeypatch, train=labelled(['one']), test=labelled(['x']))
+  given(monkeypatch, train=made(['one']), test=made(['x']))
   with pytest.raises(InputError, match=r'no text for (train|validation)'):
-    labelled_text.open_splits('made')
+    labelled.open_splits('made')
 
 
 @pytest.mark.parametrize(
@@ -98,8 +105,8 @@ def test_a_part_without_texts_is_refused(monkeypatch):
 def test_a_long_text_keeps_the_part_that_was_asked_for(
   tokenizer, keep, letters
 ):
-  part = labelled(['a b c d e f g h i j k l', 'x y', 'a b c d e f'], [1, 0, 1])
-  found = labelled_text.encode(part, tokenizer, 8, keep)
+  part = made(['a b c d e f g h i j k l', 'x y', 'a b c d e f'], [1, 0, 1])
+  found = labelled.encode(part, tokenizer, 8, keep)
   ids = lambda text: (
     tokenizer.encode(' '.join(text), add_special_tokens=False).ids
   )
@@ -116,15 +123,15 @@ def test_a_long_text_keeps_the_part_that_was_asked_for(
 
 
 def test_unknown_words_are_counted_among_the_tokens_kept(tokenizer):
-  found = labelled_text.encode(labelled(['a 7 b 7', '']), tokenizer, 6)
+  found = labelled.encode(made(['a 7 b 7', '']), tokenizer, 6)
   assert found.unknown == pytest.approx(1 / 2)
   assert found.arrays['length'].tolist() == [6, 2]  # an empty text is a row too
 
 
 def test_batches_are_of_the_declared_arrays(tokenizer):
-  found = labelled_text.encode(labelled(['a', 'b']), tokenizer, 6)
+  found = labelled.encode(made(['a', 'b']), tokenizer, 6)
   source = ArraySource(found.arrays, batch_size=4)
-  spec = labelled_text.batch_spec(4, 6)
+  spec = labelled.batch_spec(4, 6)
   assert {k: (v.shape, v.dtype) for k, v in source.spec['train'].items()} == {
     k: (v.shape, v.dtype) for k, v in spec.items()
   }
@@ -133,4 +140,4 @@ def test_batches_are_of_the_declared_arrays(tokenizer):
 @pytest.mark.parametrize('length, keep', [(2, 'start'), (8, 'middle')])
 def test_rows_that_cannot_be_are_refused(tokenizer, length, keep):
   with pytest.raises(InputError, match='sequence_length'):
-    labelled_text.encode(labelled(['a']), tokenizer, length, keep)
+    labelled.encode(made(['a']), tokenizer, length, keep)

@@ -11,7 +11,8 @@ from jaxlab.data.builders.imdb import imdb_dataset_builder as imdb
 from jaxlab.data.builders.libreoffice_help_pairs import (
   libreoffice_help_pairs_dataset_builder as libreoffice,
 )
-from jaxlab.data.text import documents as text
+from jaxlab.data.text import documents
+from jaxlab.data.text.labelled import read_tfds
 from jaxlab.engine.errors import InputError
 from tests.data import small_packages, tfds_sets
 
@@ -73,13 +74,14 @@ def put_imdb(monkeypatch, content):
 
 def test_split_of_reviews_is_inferred_from_their_order(monkeypatch):
   put_imdb(monkeypatch, reviews())
-  train = text.open_labelled_text('imdb', 'train', offline=True)
-  test = text.open_labelled_text('imdb', 'test', offline=True)
+  train = read_tfds('imdb', 'train', offline=True)
+  test = read_tfds('imdb', 'test', offline=True)
   # test/neg, train/neg, test/pos, train/pos.
   order = {'test': [0, 1, 2, 3, 8, 9, 10, 11]}
   order['train'] = [4, 5, 6, 7, 12, 13, 14, 15]
   for split, found in (('train', train), ('test', test)):
-    assert found.texts == [reviews()[row]['t'] for row in order[split]]
+    texts = [reviews()[row]['t'] for row in order[split]]
+    assert found.texts == [text.replace('<br />', ' ') for text in texts]
     assert found.labels.tolist() == [0] * QUARTER + [1] * QUARTER
     assert found.labels.dtype == np.int32
     assert found.classes == ('neg', 'pos')
@@ -110,9 +112,9 @@ def test_reviews_in_another_order_or_form_are_refused(
 def test_imdb_is_the_known_set(real, monkeypatch):
   real.use('imdb', monkeypatch)
   small_packages.check_figures('imdb')
-  found = text.open_labelled_text('imdb', 'train[:1]', offline=True)
+  found = read_tfds('imdb', 'train[:1]', offline=True)
   assert found.texts[0].startswith('Story of a man who has unnatural feelings')
-  assert text.open_labelled_text('imdb', 'train[-1:]').labels.tolist() == [1]
+  assert read_tfds('imdb', 'train[-1:]').labels.tolist() == [1]
 
 
 # labelled text
@@ -121,19 +123,19 @@ def test_imdb_is_the_known_set(real, monkeypatch):
 def test_own_copy_of_tfds_is_read_in_place_of_ours(of_tfds, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(of_tfds))
   for name in ('imdb', 'imdb_reviews'):
-    found = text.open_labelled_text(name, 'train', offline=True)
+    found = read_tfds(name, 'train', offline=True)
     assert found.texts == [f'Café, review {i}.' for i in range(3)]
     assert found.labels.tolist() == [0, 1, 1]
     assert found.classes == ('neg', 'pos')
   assert tfds.state_of('imdb')[0] == 'TFDS'
-  part = text.open_labelled_text('imdb', 'train[1:2]', offline=True)
+  part = read_tfds('imdb', 'train[1:2]', offline=True)
   assert part.texts == ['Café, review 1.']
 
 
 def test_label_outside_the_classes_is_an_error(of_tfds, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(of_tfds))
   with pytest.raises(InputError) as error:
-    text.open_labelled_text('imdb', 'unsupervised', offline=True)
+    read_tfds('imdb', 'unsupervised', offline=True)
   for part in ('example 0', 'label -1', "('neg', 'pos')", 'unsupervised'):
     assert part in str(error.value)
 
@@ -141,11 +143,11 @@ def test_label_outside_the_classes_is_an_error(of_tfds, monkeypatch):
 def test_set_without_class_labels_names_what_it_has(of_tfds, monkeypatch):
   monkeypatch.setenv('TFDS_DATA_DIR', str(of_tfds))
   with pytest.raises(InputError, match=r"\['label', 'stars', 'text'\], of wh"):
-    text.open_labelled_text('numbered', 'train', offline=True)
+    read_tfds('numbered', 'train', offline=True)
   with pytest.raises(InputError, match="no split 'validation'"):
-    text.open_labelled_text('imdb', 'validation', offline=True)
+    read_tfds('imdb', 'validation', offline=True)
   with pytest.raises(InputError, match='not prepared'):
-    text.open_labelled_text('never_prepared', 'train', offline=True)
+    read_tfds('never_prepared', 'train', offline=True)
 
 
 # libreoffice_help_pairs
@@ -207,11 +209,11 @@ def test_paragraphs_are_aligned_by_file_and_id(monkeypatch):
   put_help(monkeypatch, pages)
   rows = {
     split: list(tfds.examples('libreoffice_help_pairs', split, offline=True))
-    for split in text.SPLITS
+    for split in documents.SPLITS
   }
   every = [
     {name: value.decode() for name, value in row.items()}
-    for split in text.SPLITS
+    for split in documents.SPLITS
     for row in rows[split]
   ]
   by_english = {row['en']: row for row in every}
@@ -230,7 +232,7 @@ def test_paragraphs_are_aligned_by_file_and_id(monkeypatch):
   assert not any(english.startswith('en en') for english in by_english)
   assert sum(row['en'] == 'All the same.' for row in every) == 1
   assert len(every) == 12 + 12 + 1
-  files = [{row['file'] for row in rows[split]} for split in text.SPLITS]
+  files = [{row['file'] for row in rows[split]} for split in documents.SPLITS]
   assert sum(map(len, files)) == len(set.union(*files)) == 12
   assert all(files)
 
@@ -244,7 +246,7 @@ def test_english_text_stays_in_the_split_of_its_first_file():
   rows = libreoffice.align(texts)
   (split,) = [name for name, own in rows.items() if own]
   files = [f'{i}' for i in range(30)]
-  homes = text.hold_out(files)
+  homes = documents.hold_out(files)
   assert split == homes[0]
   assert [row['file'] for row in rows[split]] == [
     file for file, home in zip(files, homes) if home == split
