@@ -39,7 +39,12 @@ _REFERENCE = {
   ),
   'update': (
     'Training steps',
-    [f'jaxlab.engine.{x}' for x in ('state', 'update', 'stage', 'require')],
+    [
+      'jaxlab.engine.state',
+      'jaxlab.engine.update',
+      'jaxlab.runs.stage',
+      'jaxlab.engine.require',
+    ],
   ),
   'recipes': (
     'Recipes',
