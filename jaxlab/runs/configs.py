@@ -2,7 +2,7 @@
 
 A file of `configs/` holds what is particular to its experiment. What the engine
 and the recipes read besides has its default here, once; `load` adds it, so that
-whoever uses a config (a run, its flags, `config.json`, a test) has it whole.
+a run, its flags, its `config.json` and a test have the whole config.
 """
 
 import difflib
@@ -84,7 +84,8 @@ OPTIMIZER: dict[str, dict[str, Any]] = {
   },
   'schedule=drops': {'optimizer.drop_factor': 0.1},
 }
-# The same of every section in `losses`: cross-entropy, unless changed there.
+# Of every section in `losses` of papers/encouraging: cross-entropy, unless
+# changed there.
 LOSS: dict[str, Any] = {
   'losses.bonus': 'normal',
   'losses.bonus_scale': 0.0,
@@ -166,8 +167,9 @@ def completed(config: ConfigDict) -> ConfigDict:
       section = parent.optimizer
       if key in section and value in ('', section[key]):
         _add(parent, values)
-  for arm in config.get('losses', {}).values():
-    _add(ConfigDict({'losses': arm}), LOSS)
+  if config.get('paper') == 'encouraging':
+    for arm in config.losses.values():
+      _add(ConfigDict({'losses': arm}), LOSS)
   return config
 
 

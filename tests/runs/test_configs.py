@@ -41,8 +41,10 @@ def test_each_section_gets_its_own_defaults_where_a_config_has_it():
   }
   assert 'study.metric' not in flat(study={'seeds': (0,)})
   assert flat(study={'baseline': 'a'})['study.better'] == 'higher'
-  losses = flat(losses={'ce': {}, 'el': {'gamma': 2.0}})
+  arms = {'ce': {}, 'el': {'gamma': 2.0}}
+  losses = flat(paper='encouraging', losses=arms)
   assert (losses['losses.ce.gamma'], losses['losses.el.gamma']) == (1.0, 2.0)
+  assert 'losses.ce.gamma' not in flat(paper='mine', losses=arms)
 
 
 @pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw'])
