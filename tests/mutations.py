@@ -673,7 +673,7 @@ jaxlab/ops/calibration.py: tests/ops/test_calibration.py
 jaxlab/data/builders/packaged.py: tests/data/test_licences.py
   says_what_it_is
     description=f'{about.description}{made}', => description=about.description,
-    licence.read_text() if licence.exists() else self.LICENCE => self.LICENCE
+    text.read_text('utf-8') if text.exists() else self.LICENCE => self.LICENCE
 jaxlab/data/builders/packaged.py: tests/data/images/test_sets.py
   letters_are_ten_of
     splits[home].append(row) => splits['train'].append(row)

@@ -117,14 +117,14 @@ class PackagedBuilder(  # type: ignore[call-arg]
     about = self.get_metadata()
     made = _provenance(self.PACKAGES) if self.PACKAGES else ''
     source = pathlib.Path(inspect.getfile(type(self)))
-    licence = source.with_name('LICENCE.txt')
+    text = source.with_name('LICENCE.txt')
     return tfds.core.DatasetInfo(
       builder=self,
       description=f'{about.description}{made}',
       # Preparing names the classes of some.
       features=tfds.features.FeaturesDict(copy.deepcopy(self.FEATURES)),
       supervised_keys=self.SUPERVISED,
-      license=licence.read_text() if licence.exists() else self.LICENCE,
+      license=text.read_text('utf-8') if text.exists() else self.LICENCE,
       citation=about.citation,
       metadata=tfds.core.MetadataDict() if self.METADATA else None,
       disable_shuffling=not self.SHUFFLED,
@@ -227,13 +227,13 @@ def moments(images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
   Returns:
     [c] and [c] float64.
   """
-  counts: Any = 0
+  pixels: Any = 0  # [c, 256], how many have each value
   for image in images:
     channels = image.reshape(-1, image.shape[-1]).T
-    counts += np.stack([np.bincount(x, minlength=256) for x in channels])
-  levels, sizes = np.arange(256) / 255, counts.sum(1)
-  mean = counts @ levels / sizes
-  return mean, np.sqrt(counts @ levels**2 / sizes - mean**2)
+    pixels += np.stack([np.bincount(x, minlength=256) for x in channels])
+  levels, sizes = np.arange(256) / 255, pixels.sum(1)
+  mean = pixels @ levels / sizes
+  return mean, np.sqrt(pixels @ levels**2 / sizes - mean**2)
 
 
 def smallest(rows: Iterable[dict[str, Any]]) -> int:

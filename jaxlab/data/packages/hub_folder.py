@@ -187,9 +187,12 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     with pickles.damage(str(path)):
       normalizer, own = _read_tokenizer(whole, path)
     if pieces is not None and pieces != own:
+      both = enumerate(itertools.zip_longest(pieces, own))
+      number, (one, other) = next(x for x in both if len({*x[1]}) > 1)
       raise InputError(
         f'the pieces of {folder / _VOCABULARY} and of {path} differ, first '
-        f'{_difference(pieces, own)}: keep the file that belongs to the weights'
+        f'{one!r} and {other!r} with the id {number}: keep the file that '
+        'belongs to the weights'
       )
     pieces = own
   assert pieces is not None
@@ -218,13 +221,6 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     told('strip_accents', 'strip_accents', None),
     told('tokenize_chinese_chars', 'handle_chinese_chars', True),
   )
-
-
-def _difference(a: list[str], b: list[str]) -> str:
-  for number, (one, other) in enumerate(itertools.zip_longest(a, b)):
-    if one != other:
-      return f'{one!r} and {other!r} with the id {number}'
-  return ''
 
 
 def _optional(path: Path) -> dict[str, Any]:
