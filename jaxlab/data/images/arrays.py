@@ -82,12 +82,6 @@ def open_images(
   target = atomic.data_dir() / 'decoded' / f'{plain}-{digest}'
   make = partial(_decode_all, records, canvas, max_undecodable)
   atomic.kept_folder(target, f'the set of images {name}', make)
-  return _load(target, records, max_undecodable)
-
-
-def _load(
-  target: pathlib.Path, records: streaming.Records, max_undecodable: int
-) -> Images:
   known = kept.load(target, 'images.json')
   skipped = tuple(known['skipped'])
   if skipped:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlab.data.splits import tenths
 from jaxlab.engine.errors import InputError
 
 SUFFIXES = (
@@ -127,7 +128,7 @@ def _image_folder(name: str, root: pathlib.Path, split: str) -> Listed:
   for label, folder in enumerate(classes):
     if (top / folder).is_dir():
       found = _images_below(top / folder, root)
-      chosen = found if parts else _held_out(found, split)
+      chosen = found if parts else sorted(tenths(found)[split])
       files += [(file, label) for file in chosen]
   if not files:
     raise InputError(
@@ -294,18 +295,6 @@ def _images_below(folder: pathlib.Path, root: pathlib.Path) -> list[str]:
       f'the class folder {folder} has no images: fill or remove it'
     )
   return sorted(found)
-
-
-def _held_out(files: list[str], split: str) -> list[str]:
-  """The files of one split of a class."""
-  ranked = sorted(files, key=lambda f: hashlib.sha256(f.encode()).digest())
-  held = round(len(files) / 10)
-  parts = {
-    'test': ranked[:held],
-    'validation': ranked[held : 2 * held],
-    'train': ranked[2 * held :],
-  }
-  return sorted(parts[split])
 
 
 # Readers of a named set's folder, by what stands before the colon of the name.

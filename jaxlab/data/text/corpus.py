@@ -114,7 +114,7 @@ def _make(text: Text, vocab_size: int, folder: pathlib.Path) -> None:
   atomic.note(f'reading the text {text.name}')
   counts = _write_plain(text, folder)
   atomic.note(f'training a vocabulary of {vocab_size:,} pieces')
-  with open(_plain(folder, 'train'), encoding='utf-8', newline='\n') as lines:
+  with open(folder / 'train.txt', encoding='utf-8', newline='\n') as lines:
     pieces = wordpiece.train_vocabulary(lines, counts, vocab_size)
   atomic.note('tokenising')
   digest = hashlib.sha256('\n'.join(pieces).encode())
@@ -143,10 +143,6 @@ def _make(text: Text, vocab_size: int, folder: pathlib.Path) -> None:
   )
 
 
-def _plain(folder: pathlib.Path, split: str) -> pathlib.Path:
-  return folder / f'{split}.txt'
-
-
 def _write_plain(text: Text, folder: pathlib.Path) -> collections.Counter:
   """Writes splits as plain text, a sentence a line, a blank line at the end of
   a document, so that a set is read and held in memory no more than once.
@@ -158,7 +154,7 @@ def _write_plain(text: Text, folder: pathlib.Path) -> collections.Counter:
   with contextlib.ExitStack() as stack:
     files = {
       split: stack.enter_context(
-        open(_plain(folder, split), 'w', encoding='utf-8', newline='\n')
+        open(folder / f'{split}.txt', 'w', encoding='utf-8', newline='\n')
       )
       for split in SPLITS
     }
@@ -178,7 +174,7 @@ def _tokenise(
     folder / f'{name}.{part}.npy', dtype
   )
   small = tokenizer.get_vocab_size() <= 2**16
-  path, last = _plain(folder, name), 0  # sentences of the documents so far
+  path, last = folder / f'{name}.txt', 0  # sentences of the documents so far
   with (
     open(path, encoding='utf-8', newline='\n') as file,
     grow('tokens', np.uint16 if small else np.int32) as pieces,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from jaxlab.data import tfds
+from jaxlab.data.splits import tenths
 from jaxlab.data.text import aligned
 from jaxlab.engine.errors import InputError
 
@@ -112,16 +113,13 @@ def hold_out(keys: list[str], of: str = 'the text') -> list[str]:
   Raises:
     InputError: there are fewer than six different documents.
   """
-  ranked = sorted(set(keys), key=_digest)
-  if len(ranked) < 6:
+  if (count := len(set(keys))) < 6:
     raise InputError(
-      f'{of} has {len(ranked)} different documents, too few for three splits '
-      f'of two or more. Give more text, or separate documents with blank lines'
+      f'{of} has {count} different documents, too few for three splits of two '
+      f'or more. Give more text, or separate documents with blank lines'
     )
-  held = max(2, round(len(ranked) / 10))
-  split = dict.fromkeys(ranked, 'train')
-  split |= dict.fromkeys(ranked[:held], 'test')
-  split |= dict.fromkeys(ranked[held : 2 * held], 'validation')
+  parts = tenths(keys, 2, _digest)
+  split = {key: name for name, part in parts.items() for key in part}
   return [split[key] for key in keys]
 
 

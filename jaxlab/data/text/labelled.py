@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from jaxlab.data import tfds
+from jaxlab.data import splits, tfds
 from jaxlab.data.checks import first
 from jaxlab.data.text import documents, token_store
 from jaxlab.data.text.wordpiece import special_ids
@@ -79,9 +79,9 @@ def open_splits(name: str, *, offline: bool = False) -> Splits:
   digest = hashlib.sha256()
   for part in (whole, test):
     for text in part.texts:
-      digest.update(_hash(text))
+      digest.update(splits.sha256(text))
     digest.update(part.labels.tobytes())
-  ranks = [_hash(text) for text in whole.texts]
+  ranks = [splits.sha256(text) for text in whole.texts]
   order = sorted(range(len(ranks)), key=lambda index: (ranks[index], index))
   held = [int.from_bytes(rank[-4:]) % 10 == 0 for rank in ranks]
   train = _take(whole, [index for index in order if not held[index]])
@@ -153,10 +153,6 @@ def encode(
   )
 
 
-def _hash(text: str) -> bytes:
-  return hashlib.sha256(text.encode()).digest()
-
-
 def _take(whole: LabelledText, index: list[int]) -> LabelledText:
   chosen = [whole.texts[i] for i in index]
   return LabelledText(chosen, whole.labels[index], whole.classes)
@@ -218,7 +214,7 @@ def _pydoc(name: str, split: str, offline: bool) -> LabelledText:
       found.setdefault(text, []).append(label)
   chosen, labels = [], []
   for text, of in found.items():
-    digest = _hash(text)
+    digest = splits.sha256(text)
     # What two topics say has no class.
     if len(of) == 1 and (digest[0] % 5 == 0) == (split == 'test'):
       chosen.append(text)

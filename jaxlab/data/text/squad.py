@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jaxlab.data import atomic
+from jaxlab.data.splits import tenths
 from jaxlab.engine.errors import InputError
 
 TOLERANCE = 0.01  # of the questions may have an answer that is not in its place
@@ -91,16 +92,13 @@ def hold_out(squad: Squad) -> tuple[Squad, Squad]:
   Raises:
     InputError: there are fewer than two articles.
   """
-  titles = sorted(
-    {squad.titles[question.context] for question in squad.questions},
-    key=lambda title: hashlib.sha256(title.encode()).digest(),
-  )
+  titles = {squad.titles[question.context] for question in squad.questions}
   if len(titles) < 2:
     raise InputError(
       f'{squad.path} has questions on {len(titles)} article, and holding out '
       f'a tenth needs two: give more, or set data.hold_out=False'
     )
-  held = set(titles[: max(1, round(len(titles) / 10))])
+  held = set(tenths(titles, 1)['test'])
   parts: tuple[list[Question], list[Question]] = ([], [])
   for question in squad.questions:
     parts[squad.titles[question.context] in held].append(question)
