@@ -21,7 +21,7 @@ def main() -> None:
   import jax
   import jax.numpy as jnp
 
-  from jaxlab.engine.update import create_state
+  from jaxlab.core.update import create_state
   from jaxlab.ops.attack_objectives import cross_entropy
   from jaxlab.ops.attacks import cw_l2, pgd
   from jaxlab.papers.advgan import game, stages

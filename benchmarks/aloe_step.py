@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys, mesh
+from jaxlab.core import keys
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Steps, first_state
 from jaxlab.papers.aloe import method, task
 from jaxlab.recipes.study import Cell

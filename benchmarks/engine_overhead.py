@@ -18,7 +18,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxlab.engine import keys, loop, mesh, metrics
+from jaxlab.core import keys
+from jaxlab.engine import loop, mesh, metrics
 from jaxlab.engine.compiled import first_state
 from jaxlab.engine.feed import Feed
 from jaxlab.papers.lamb import pretraining

@@ -68,7 +68,7 @@ def ours(flags, pixels, own_form: bool = True):
   """A step of the config's game."""
   import jax
 
-  from jaxlab.engine.update import create_state
+  from jaxlab.core.update import create_state
   from jaxlab.models import dcgan
   from jaxlab.papers.gaan import game
 

@@ -46,13 +46,13 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic, tfds
 from jaxlab.data.images import streaming
 from jaxlab.data.images.arrays import Images, open_images
 from jaxlab.data.images.pixels import Canvas, decode
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 
 # Name -> side, format, examples (CIFAR-10's in training), noise. The noise

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import main as door
-from jaxlab.engine import keys, mesh
+from jaxlab.core import keys
+from jaxlab.core.update import guarded
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Steps, first_state
-from jaxlab.engine.update import guarded
 from jaxlab.planning import flops, plan
 from jaxlab.runs import stage
 

@@ -40,10 +40,10 @@ _REFERENCE = {
   'update': (
     'Training steps',
     [
-      'jaxlab.engine.state',
-      'jaxlab.engine.update',
+      'jaxlab.core.state',
+      'jaxlab.core.update',
       'jaxlab.runs.stage',
-      'jaxlab.engine.require',
+      'jaxlab.core.require',
     ],
   ),
   'recipes': (

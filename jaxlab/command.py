@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from jaxlab import extras
-from jaxlab.engine.errors import InputError, printable
+from jaxlab.core.errors import InputError, printable
 
 
 class Parser(argparse.ArgumentParser):

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlab.command import Parser, exit_code
+from jaxlab.core.errors import InputError
 from jaxlab.engine import durable, metrics
-from jaxlab.engine.errors import InputError
 from jaxlab.runs import record, sections, workdir
 from jaxlab.runs.record import Run
 

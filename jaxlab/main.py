@@ -35,8 +35,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jaxlab import extras
-from jaxlab.engine import hosts, preemption
-from jaxlab.engine.errors import (
+from jaxlab.core.errors import (
   DoesNotFitError,
   HostLostError,
   InputError,
@@ -45,6 +44,7 @@ from jaxlab.engine.errors import (
   Preempted,
   printable,
 )
+from jaxlab.engine import hosts, preemption
 from jaxlab.runs import configs, listing, workdir
 
 _STOPS = (

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlab.command import Parser, exit_code
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.runs import record
 
 if TYPE_CHECKING:  # loads JAX: a mistyped path is answered before

@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[1]
 # -k) once the left text, which is once in the file, is the right one. \n is a
 # new line in it.
 _LIST = r"""
-jaxlab/engine/update.py: tests/engine/test_update.py
+jaxlab/core/update.py: tests/core/test_update.py
   chained_updates_get_keys_of_their_own
     jax.random.fold_in(key, index)) => key)
     opt={**state.opt, key_name: opt} => opt={key_name: opt}
@@ -58,7 +58,7 @@ jaxlab/engine/update.py: tests/engine/test_update.py
     (g * scale).astype(g.dtype) => g * scale
   a_batch_of_padding_has_loss_zero
     jnp.where(weight > 0, weight, 1.0), 0.0) => weight, 1.0 / weight)
-jaxlab/engine/update.py: tests/engine/test_nonfinite.py
+jaxlab/core/update.py: tests/core/test_nonfinite.py
   nan_in_the_gradient_alone
     1.0 - _all_finite((value, grads)) => 1.0 - _all_finite((value,))
   an_update_written_by_hand_is_judged
@@ -102,7 +102,7 @@ jaxlab/engine/hosts.py: tests/engine/test_hosts.py
     self._span = said[0][0] => self._span = said[-1][0]
   a_wish_of_another_process
     any(w[name] for _, w in said) => said[0][1][name]
-jaxlab/engine/keys.py: tests/engine/test_keys.py
+jaxlab/core/keys.py: tests/core/test_keys.py
   streams_differ
     jax.random.key(seed) => jax.random.key(0)
     zlib.crc32(name.encode()) => zlib.crc32(name[:5].encode())
@@ -152,7 +152,7 @@ jaxlab/engine/checkpoint.py: tests/engine/test_checkpoint.py
   a_checkpoint_of_another_model
     or have.dtype != want.dtype: => :
     tuple(have.shape) != tuple(want.shape) or => False or
-jaxlab/engine/checkpoint.py: tests/engine/test_nonfinite.py
+jaxlab/engine/checkpoint.py: tests/core/test_nonfinite.py
   parameters_that_the_optimizer_spoils
     if not path.startswith('params/'): => if path.startswith('params/'):
 jaxlab/engine/metrics.py: tests/engine/test_metrics.py
@@ -758,7 +758,7 @@ jaxlab/data/growth.py: tests/data/packages/test_weights.py
 jaxlab/data/packages/weights.py: tests/data/packages/test_weights.py
   shard_is_read_once
     if len({*shards}) != len(shards): => if not shards:
-jaxlab/engine/errors.py: tests/test_main.py
+jaxlab/core/errors.py: tests/test_main.py
   names_cannot
     c if c.isprintable() or => c if True or
 jaxlab/papers/gaan/method.py: tests/papers/test_gaan.py

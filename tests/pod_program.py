@@ -18,13 +18,13 @@ import sys
 import time
 from pathlib import Path
 
-from jaxlab.engine import hosts, preemption
-from jaxlab.engine.errors import (
+from jaxlab.core.errors import (
   HostLostError,
   InputError,
   OtherStopped,
   Preempted,
 )
+from jaxlab.engine import hosts, preemption
 from jaxlab.runs import workdir
 
 

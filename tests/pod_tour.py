@@ -12,13 +12,13 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
+from jaxlab.core.errors import InputError, NonFiniteError
+from jaxlab.core.state import paths
+from jaxlab.core.update import create_state, minimise
 from jaxlab.engine import hosts, loop, mesh, partition
 from jaxlab.engine.checkpoint import Checkpoints, Policy
-from jaxlab.engine.errors import InputError, NonFiniteError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
-from jaxlab.engine.state import paths
-from jaxlab.engine.update import create_state, minimise
 from tests.engine import toys
 from tests.papers import test_bert_sharding
 

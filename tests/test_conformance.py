@@ -22,9 +22,9 @@ import pytest
 
 import jaxlab
 from jaxlab import main
+from jaxlab.core.errors import InputError
+from jaxlab.core.update import guarded
 from jaxlab.engine import loop, mesh, metrics
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import guarded
 from jaxlab.planning import plan
 from jaxlab.runs import stage
 from tests import forked, runs

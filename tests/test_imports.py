@@ -16,22 +16,24 @@ imports are absolute ~ .* import:\.
 names say something ~ .* file:.*/(utils?|common|misc|helpers)\.py
 files have a room ~ jaxlab/(?!(main|predict|compare|command|extras|__init__)
   \.py|(
-  engine|ops|runs|data|models|evals|planning|recipes|papers)/).* file:
-imports run down ~ jaxlab/(engine|ops)\b.* import:jaxlab\.(?!\1\b)
+  core|engine|ops|runs|data|models|evals|planning|recipes|papers)/).* file:
+imports run down ~ jaxlab/(core|ops)\b.* import:jaxlab\.(?!\1\b)
+imports run down ~ jaxlab/engine\b.* import:jaxlab\.(?!(core|engine)\b)
 extras knows no room ~ jaxlab/extras.* import:jaxlab\b
-imports run down ~ jaxlab/runs/.* import:jaxlab\.(?!(engine|runs)\b)
+imports run down ~ jaxlab/runs/.* import:jaxlab\.(?!(core|engine|runs)\b)
 imports run down ~ jaxlab/(data|models|evals)/.* import:jaxlab\.
-  (?!(engine|ops|extras|\1)\b)
+  (?!(core|engine|ops|extras|\1)\b)
 imports run down ~ jaxlab/planning/.* import:jaxlab\.
-  (?!(engine|runs|ops|extras|planning)\b)
+  (?!(core|engine|runs|ops|extras|planning)\b)
 imports run down ~ jaxlab/recipes/.* import:jaxlab\.papers\b
 imports run down ~ jaxlab/main.* import:jaxlab\.
-  (?!(engine|runs|planning|extras)\b)
+  (?!(core|engine|runs|planning|extras)\b)
 imports run down ~ jaxlab/predict.* import:jaxlab\.
-  (?!(engine|runs|main|data\.images\.pixels|command|extras)\b)
+  (?!(core|engine|runs|main|data\.images\.pixels|command|extras)\b)
 imports run down ~ jaxlab/compare.* import:jaxlab\.
-  (?!(engine|runs|command|extras)\b)
-imports run down ~ jaxlab/command.* import:jaxlab\.(?!(engine|runs|extras)\b)
+  (?!(core|engine|runs|command|extras)\b)
+imports run down ~ jaxlab/command.* import:jaxlab\.(?!(core|engine|runs|
+  extras)\b)
 imports run down ~ jaxlab/(?!predict\.py).* import:jaxlab\.main\b
 imports run down ~ jaxlab/(?!__init__).* import:jaxlab\.(predict|compare)\b
 imports run down ~ jaxlab/.* import:(tests|benchmarks|configs|examples|launch)\b
@@ -49,7 +51,7 @@ only configs are run as files ~ (?!jaxlab/(runs/configs|extras)\.py).* call:.*
 no TensorFlow, nothing runs what it reads ~ .* (allow_pickle=(?!False$)|import:(
   tensorflow|cPickle|dill|cloudpickle|marshal|shelve)\b|
   call:(builtins\.)?(eval|exec|__import__)$)
-loaded before JAX ~ jaxlab/(compare|engine/(errors|preemption)|runs/(configs|
+loaded before JAX ~ jaxlab/(compare|core/errors|engine/preemption|runs/(configs|
   workdir|record))\.py import:jax\b
 nothing imports a task ~ .* import:(.*#task|jaxlab\.papers\.\w+\.task\b)
 only tasks use other papers ~ jaxlab/papers/(\w+)/\w+\.py(?!#task).* import:
@@ -57,7 +59,7 @@ only tasks use other papers ~ jaxlab/papers/(\w+)/\w+\.py(?!#task).* import:
 of other papers only methods ~ jaxlab/papers/(\w+)/.* import:jaxlab\.papers\.
   (?!\1\b).*(?<!#method)$
 methods are pure ~ jaxlab/papers/(\w+)/.*#method ((task|argument:config|
-  call:open)$|import:(?!(jaxlab\.papers\.\1|jaxlab\.ops|jaxlab\.engine\.(errors|
+  call:open)$|import:(?!(jaxlab\.papers\.\1|jaxlab\.ops|jaxlab\.core\.(errors|
   keys|state|update)|jax|chex|flax\.struct|numpy|optax|scipy|collections|
   dataclasses|functools|itertools|math|operator|re|typing)\b))
 """
@@ -65,12 +67,12 @@ methods are pure ~ jaxlab/papers/(\w+)/.*#method ((task|argument:config|
 _WRONG = """
 configs/a.py ~ import numpy
 jaxlab/engine/a.py ~ import jaxlab.ops, orbax; from . import b; jax.make_mesh()
-jaxlab/engine/errors.py ~ import jax.numpy, jaxlab.planning, jaxlab.data.feed
+jaxlab/core/errors.py ~ import jax.numpy, jaxlab.planning, jaxlab.engine.feed
 jaxlab/ops/a.py ~ import jaxlab.engine, dill, tensorflow; m.exec_module();
   exec(allow_pickle=True); eval()
 jaxlab/ops/utils.py ~ 0
 jaxlab/new.py ~ 0
-jaxlab/extras.py ~ import jaxlab.engine.errors
+jaxlab/extras.py ~ import jaxlab.core.errors
 jaxlab/data/a.py ~ import jaxlab.models, pickle, jaxlab.evals; jax.distributed
 jaxlab/models/a.py ~ from jaxlab import data; import tests.runs, jaxlab.main
 jaxlab/evals/a.py ~ import tensorflow_datasets.core, jaxlab.recipes; flax.linen
@@ -167,7 +169,7 @@ def test_each_rule_finds_what_breaks_it():
 def test_methods_and_the_state_load_no_more_than_they_need():
   papers = [x.parent.name for x in _ROOT.glob('jaxlab/papers/*/method.py')]
   names = [f'jaxlab.papers.{paper}.method' for paper in papers]
-  names += ['jaxlab.engine.state', 'jaxlab.engine.update']
+  names += ['jaxlab.core.state', 'jaxlab.core.update']
   ask = f'import sys, {", ".join(names)}; print(*sys.modules)'
   loaded = subprocess.check_output([sys.executable, '-c', ask], cwd=_ROOT)
   loaded = loaded.decode().split()

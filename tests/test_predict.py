@@ -14,9 +14,9 @@ from PIL import Image
 
 import jaxlab
 from jaxlab import main, predict
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State
 from jaxlab.engine import tensors
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
 from jaxlab.models import classifiers
 from jaxlab.models.classifiers import CLASSIFIERS
 from jaxlab.models.normalised import normalised

@@ -3,9 +3,9 @@
 import jax
 
 from examples.new_paper.method import mix
-from jaxlab.engine.require import above, require
-from jaxlab.engine.state import Objective
-from jaxlab.engine.update import minimise
+from jaxlab.core.require import above, require
+from jaxlab.core.state import Objective
+from jaxlab.core.update import minimise
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.recipes import images, optimizers, study
 

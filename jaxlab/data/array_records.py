@@ -21,10 +21,10 @@ from google.protobuf import (
   message_factory,
 )
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import tfds
 from jaxlab.data.checks import first
 from jaxlab.data.in_memory import Caching
-from jaxlab.engine.errors import InputError
 
 # What of tf.train.Example is read, by the numbers of the fields. An entry of a
 # map is a message too.

@@ -10,8 +10,8 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 
+from jaxlab.core.errors import InputError, printable
 from jaxlab.engine import durable
-from jaxlab.engine.errors import InputError, printable
 
 _SEAL = 'sha256.json'  # file of a kept folder -> its SHA-256
 

@@ -1,6 +1,6 @@
 """How much memory a file of somebody else's may ask for."""
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 _TIMES = 64  # of a file's size, to which its contents may unpack
 _ANY = 2**28  # bytes that any file may unpack to

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
 from jaxlab.data import counter_random
 from jaxlab.data.checks import first
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import ArraySpec
 
 _EPOCHS = 2  # orders kept: a batch may span the end of one
 _BLOCK = 1 << 24  # bytes looked at together

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 
 class GrowingArray:

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import absl.logging
 
 from jaxlab import extras
+from jaxlab.core.errors import BAD_INPUT, InputError, printable
 from jaxlab.data import atomic, builders, tfds
-from jaxlab.engine.errors import BAD_INPUT, InputError, printable
 
 STOPPED = 130  # the exit code of shells for Ctrl-C
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)

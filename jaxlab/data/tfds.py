@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import absl.logging
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic, builders
 from jaxlab.data.packages import registry
-from jaxlab.engine.errors import InputError
 
 FORMAT = 'array_record'
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State, Tree
 from jaxlab.engine import checkpoint, hosts
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State, Tree
 
 
 @dataclass(frozen=True)

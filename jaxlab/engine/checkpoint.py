@@ -27,10 +27,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as managers
 
+from jaxlab.core.errors import DamagedError, InputError, NonFiniteError
+from jaxlab.core.state import State, Tree, paths
 from jaxlab.engine import durable, mesh, shards
-from jaxlab.engine.errors import DamagedError, InputError, NonFiniteError
 from jaxlab.engine.fingerprint import leaves_sha256
-from jaxlab.engine.state import State, Tree, paths
 
 _MARGIN = 1.2  # free space asked for, over the bytes of State
 _SLACK = 16 * 2**20  # bytes, for Orbax's own files and the logs

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxlab.engine import keys, mesh, partition
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Key, State, Task, Tree, paths
-from jaxlab.engine.update import create_state, guarded
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Key, State, Task, Tree, paths
+from jaxlab.core.update import create_state, guarded
+from jaxlab.engine import mesh, partition
 
 
 class Start(NamedTuple):

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import hosts, keys, mesh, preemption
-from jaxlab.engine.errors import InputError, Preempted
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError, Preempted
+from jaxlab.core.state import Evaluator, State
+from jaxlab.engine import hosts, mesh, preemption
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.state import Evaluator, State
 
 
 class Evaluation:

@@ -21,10 +21,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxlab.core.errors import InputError, Preempted, WorkerLostError
+from jaxlab.core.source import Finite, Source
 from jaxlab.engine import hosts, preemption
 from jaxlab.engine import mesh as meshes
-from jaxlab.engine.errors import InputError, Preempted, WorkerLostError
-from jaxlab.engine.source import Finite, Source
 
 _LOOK = 0.5  # seconds between two looks at signals, while a batch is awaited
 _PATIENCE = 5.0  # seconds that a batch may still take after a signal

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from jaxlab.core.state import Tree, paths
 from jaxlab.engine.mesh import whole
-from jaxlab.engine.state import Tree, paths
 
 
 def state_sha256(tree: Tree) -> str:

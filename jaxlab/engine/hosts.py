@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxlab.engine.errors import (
+from jaxlab.core.errors import (
   HOST_LOST,
   HostLostError,
   InputError,

@@ -24,11 +24,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxlab.core import keys
+from jaxlab.core.errors import (
+  DamagedError,
+  InputError,
+  NonFiniteError,
+  Preempted,
+  WorkerLostError,
+)
+from jaxlab.core.require import at_least, require
+from jaxlab.core.state import Evaluator, State, Task
 from jaxlab.engine import (
   checkpoint,
   evaluate,
   hosts,
-  keys,
   mesh,
   metrics,
   partition,
@@ -43,16 +52,7 @@ from jaxlab.engine.compiled import (
   first_state,
   versions,
 )
-from jaxlab.engine.errors import (
-  DamagedError,
-  InputError,
-  NonFiniteError,
-  Preempted,
-  WorkerLostError,
-)
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.require import at_least, require
-from jaxlab.engine.state import Evaluator, State, Task
 
 _SECONDS_BETWEEN_LOOKS = 30.0
 _IN_FLIGHT = 2  # steps that the host may be ahead of the device

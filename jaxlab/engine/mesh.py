@@ -16,8 +16,8 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxlab.core.errors import InputError
 from jaxlab.engine import hosts
-from jaxlab.engine.errors import InputError
 
 _ACCELERATORS = ('accel0', 'vfio/0', 'nvidia0', 'nvidiactl', 'kfd')
 

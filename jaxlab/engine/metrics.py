@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.core.errors import InputError, printable
 from jaxlab.engine import durable, hosts
-from jaxlab.engine.errors import InputError, printable
 
 TIME_FIELDS = ('seconds', 'examples_per_second')
 

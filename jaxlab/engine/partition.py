@@ -21,8 +21,8 @@ import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State, Tree, paths
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State, Tree, paths
 
 
 class Spread(NamedTuple):

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from jaxlab.engine.errors import Preempted
+from jaxlab.core.errors import Preempted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AT_ONCE = (

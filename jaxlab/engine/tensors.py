@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 Flat = dict[str, np.ndarray]
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Evaluator
 from jaxlab.ops import calibration
 from jaxlab.ops.calibration import Reliability
 from jaxlab.ops.intervals import wilson

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Batch, Evaluator
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.state import Batch, Evaluator
 from jaxlab.evals.ood_table import (
   Scores,
   averaged,

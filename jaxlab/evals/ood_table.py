@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.ops import detection_metrics as metrics
 
 Scores = dict[tuple[str, float], np.ndarray]  # (detector, epsilon) -> [n]

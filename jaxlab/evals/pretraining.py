@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Evaluator
 from jaxlab.ops.intervals import wilson
 from jaxlab.ops.losses import masked_cross_entropy
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Evaluator
 from jaxlab.ops.attack_objectives import checked_logits, wrong
 from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.intervals import wilson

@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import (
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import (
   Rule,
   above,
   at_least,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.ops.piecewise import Kink, Largest, Linear, Piecewise, Step
 
 # Of one input that varies, and constants.

@@ -22,12 +22,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlab.engine import keys, mesh
+from jaxlab.core import keys
+from jaxlab.core.errors import DoesNotFitError, InputError
+from jaxlab.core.state import State
+from jaxlab.core.update import guarded
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Steps, abstract_state
-from jaxlab.engine.errors import DoesNotFitError, InputError
 from jaxlab.engine.metrics import say
-from jaxlab.engine.state import State
-from jaxlab.engine.update import guarded
 from jaxlab.planning import flops, hlo, topology
 from jaxlab.runs import workdir
 from jaxlab.runs.stage import Planned, Stage, Workspace

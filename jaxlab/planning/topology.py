@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 
 class Chip(NamedTuple):

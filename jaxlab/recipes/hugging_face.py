@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import hub_folder
 from jaxlab.data.text.wordpiece import Vocabulary
-from jaxlab.engine.errors import InputError
 from jaxlab.models import bert_config, bert_names
 from jaxlab.models.bert import Bert
 from jaxlab.models.bert_config import ANSWERS, CLASSES, MASKED_LM, PRETRAINING

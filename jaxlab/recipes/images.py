@@ -16,16 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.data.images.sets import ImageSets
-from jaxlab.data.licences import licence_of
-from jaxlab.engine.compiled import Start
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import measured
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.loop import FitResult, Inputs, Options
-from jaxlab.engine.require import at_least, one_of, require
-from jaxlab.engine.source import ArraySpec, Source, Spec
-from jaxlab.engine.state import (
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, one_of, require
+from jaxlab.core.source import ArraySpec, Source, Spec
+from jaxlab.core.state import (
   Evaluator,
   Objective,
   State,
@@ -34,7 +28,13 @@ from jaxlab.engine.state import (
   Update,
   Vars,
 )
-from jaxlab.engine.update import accumulate, minimise
+from jaxlab.core.update import accumulate, minimise
+from jaxlab.data.images.sets import ImageSets
+from jaxlab.data.licences import licence_of
+from jaxlab.engine.compiled import Start
+from jaxlab.engine.evaluate import measured
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.loop import FitResult, Inputs, Options
 from jaxlab.evals.classify import answers_of, classify
 from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised

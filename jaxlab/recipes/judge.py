@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxlab.core.state import State
 from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine import mesh
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.state import State
 from jaxlab.evals import ood
 from jaxlab.evals.calibrate import temperature_scaled
 from jaxlab.ops.attack_objectives import wrong

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.images import streaming
 from jaxlab.data.images.pixels import Canvas, decode
-from jaxlab.engine.errors import InputError
 
 Config = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxlab.engine.require import above, at_least, each, inside, one_of, require
+from jaxlab.core.require import above, at_least, each, inside, one_of, require
 
 Section = Mapping[str, Any]
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, one_of, require
 from jaxlab.data.packages import packaged_weights, weights
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.models import keras_names, pretrained, torch_names
 from jaxlab.models.convert import template
 from jaxlab.models.efficientnet_lite import EfficientNetLite, lite_image

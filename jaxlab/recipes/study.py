@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from jaxlab.core.require import above, filled, one_of, require, some
 from jaxlab.engine.loop import Options
 from jaxlab.engine.metrics import read
-from jaxlab.engine.require import above, filled, one_of, require, some
 from jaxlab.ops.intervals import student_t
 from jaxlab.runs import workdir
 from jaxlab.runs.stage import Figures, Stage, Workspace

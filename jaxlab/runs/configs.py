@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 OWN = Path(__file__).parents[2] / 'configs'
 # Key that a config has ('': any) -> what it then has, too.

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State
 from jaxlab.engine import durable, hosts, mesh, tensors
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
 from jaxlab.runs import workdir
 
 FORMAT = 1  # of the folder

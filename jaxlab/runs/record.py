@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.runs import listing, workdir
 
 FORMAT = 1  # of run.json

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from jaxlab.core.errors import InputError, NonFiniteError, Preempted
+from jaxlab.core.source import Spec
+from jaxlab.core.state import State, Task
 from jaxlab.engine import hosts, partition, preemption
 from jaxlab.engine.compiled import FRESH, Start, versions
-from jaxlab.engine.errors import InputError, NonFiniteError, Preempted
 from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.loop import FitResult, Inputs, Options, fit, last_state
 from jaxlab.engine.metrics import plain, say
-from jaxlab.engine.source import Spec
-from jaxlab.engine.state import State, Task
 from jaxlab.runs import card, listing, model, record, report, workdir
 from jaxlab.runs.sections import Sections
 

@@ -24,8 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxlab.core.errors import InputError
 from jaxlab.engine import durable, hosts
-from jaxlab.engine.errors import InputError
 
 _PATIENCE = 10.0  # seconds, for what a network file system caches
 # What may change between two runs of one workdir.

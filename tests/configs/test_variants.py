@@ -6,9 +6,9 @@ import jax
 import pytest
 
 from jaxlab import main
+from jaxlab.core.errors import InputError
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import first_state
-from jaxlab.engine.errors import InputError
 from jaxlab.runs import configs, stage
 from tests import runs
 

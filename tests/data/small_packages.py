@@ -10,9 +10,9 @@ import tarfile
 
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import builders, prepare, tfds
 from jaxlab.data.packages import registry
-from jaxlab.engine.errors import InputError
 
 
 def tgz(files, mode='w:gz'):

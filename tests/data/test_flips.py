@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import tfds
 from jaxlab.data.images.arrays import open_images
 from jaxlab.data.text import corpus
-from jaxlab.engine.errors import InputError
 
 FLIPS = int(os.environ.get('FLIPS', '12'))
 

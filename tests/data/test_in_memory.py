@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import Source
 from jaxlab.data.in_memory import ArraySource, Order, permutation
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.source import Source
 
 N = 23
 

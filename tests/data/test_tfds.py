@@ -10,9 +10,9 @@ import sys
 import pytest
 from tensorflow_datasets import features
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import tfds
 from jaxlab.data.text import corpus, documents
-from jaxlab.engine.errors import InputError
 from tests.data import tfds_sets
 
 REPO = pathlib.Path(__file__).parents[2]

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Evaluator
+from jaxlab.core.update import minimise
 from jaxlab.engine import best, loop, mesh, metrics
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
-from jaxlab.engine.state import Evaluator
-from jaxlab.engine.update import minimise
 from tests.engine import toys
 
 

@@ -13,11 +13,11 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.update import create_state, minimise
 from jaxlab.engine import loop, mesh, partition
 from jaxlab.engine.checkpoint import Checkpoints, Policy
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.fingerprint import state_sha256
-from jaxlab.engine.update import create_state, minimise
 from tests.engine import toys
 
 # The reads that a failing restore leaves behind are Orbax's own affair.

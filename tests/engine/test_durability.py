@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.engine import checkpoint, mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.fingerprint import state_sha256
 from tests.engine.test_loop import Crash, _crash, _fit, _lines, _saved, _task
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxlab.core.errors import InputError, WorkerLostError
+from jaxlab.core.source import ArraySpec, Source
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError, WorkerLostError
 from jaxlab.engine.feed import Feed, held_out
-from jaxlab.engine.source import ArraySpec, Source
 from tests import runs
 from tests.engine import toys
 

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from jaxlab.engine import hosts
-from jaxlab.engine.errors import (
+from jaxlab.core.errors import (
   HostLostError,
   InputError,
   OtherStopped,
   Preempted,
 )
+from jaxlab.engine import hosts
 from jaxlab.engine.hosts import Place
 from jaxlab.runs import workdir
 from tests import runs

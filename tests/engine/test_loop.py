@@ -15,13 +15,13 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxlab.core.errors import InputError, Preempted
+from jaxlab.core.state import Evaluator, Task
+from jaxlab.core.update import minimise
 from jaxlab.engine import evaluate, loop, mesh, metrics, partition, preemption
 from jaxlab.engine.compiled import first_state
-from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
-from jaxlab.engine.state import Evaluator, Task
-from jaxlab.engine.update import minimise
 from jaxlab.runs import report, stage
 from tests.engine import toys
 

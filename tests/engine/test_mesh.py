@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
+from jaxlab.core.errors import InputError
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from tests import runs
 
 ROOT = Path(__file__).parents[2]

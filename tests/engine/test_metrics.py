@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.engine import metrics
-from jaxlab.engine.errors import InputError
 
 
 def _log(folder, *lines, step=0, **options):

@@ -6,10 +6,10 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Objective, paths
+from jaxlab.core.update import chain, create_state, minimise
 from jaxlab.engine import mesh, partition
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Objective, paths
-from jaxlab.engine.update import chain, create_state, minimise
 
 _ALL = ('.*', PartitionSpec())
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from jaxlab.core.errors import Preempted, WorkerLostError
 from jaxlab.engine import feed, loop, preemption
-from jaxlab.engine.errors import Preempted, WorkerLostError
 from jaxlab.engine.feed import Feed
 from tests.engine import toys
 from tests.engine.test_loop import _fit, _one_device, _saved, _task

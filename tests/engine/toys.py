@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxlab.core.errors import Preempted
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import Evaluator, Objective, Task
+from jaxlab.core.update import accumulate, chain, minimise
 from jaxlab.engine import loop, mesh, preemption
-from jaxlab.engine.errors import Preempted
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import accumulate, chain, minimise
 from jaxlab.runs import stage
 
 ROWS, WIDTH = 64, 8

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.evals import calibrate
 from jaxlab.ops import calibration
 from jaxlab.runs.sections import write_figure

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.evals.classify import answers_of, classify
 from tests.evals.evaluated import evaluated
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.evals import generative
 from jaxlab.evals.generative import Classifier
 from jaxlab.ops.generative import frechet_distance

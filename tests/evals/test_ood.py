@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import State
 from jaxlab.engine import evaluate, mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import State
 from jaxlab.evals import ood
 from jaxlab.ops import detection_metrics as metrics
 from jaxlab.ops.attacks import pgd

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.evals.pretraining import masked_lm
 from tests.evals.evaluated import evaluated
 

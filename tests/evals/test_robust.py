@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.evals.robust import robust
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import fgsm, pgd

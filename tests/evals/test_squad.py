@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.evals.squad import best_spans, context_mask, rank, squad
 from tests.evals.evaluated import evaluated
 

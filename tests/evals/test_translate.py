@@ -3,7 +3,7 @@ import optax
 import pytest
 import sacrebleu
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.evals.translate import Decoding, bleu, translate
 from tests.evals.evaluated import evaluated
 

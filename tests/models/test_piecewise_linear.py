@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.models.piecewise_linear import piecewise_linear, traced
 from jaxlab.papers.geometry import regions
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import packaged_weights
 from jaxlab.data.text import wordpiece
-from jaxlab.engine.errors import InputError
 from jaxlab.models import bert_names, pretrained
 from jaxlab.models.bert import Bert
 from jaxlab.models.convert import template, to_flat

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine.state import Objective
-from jaxlab.engine.update import create_state, minimise
+from jaxlab.core.state import Objective
+from jaxlab.core.update import create_state, minimise
 from jaxlab.ops.adversarial import adversarial_loss, of_batch
 from jaxlab.ops.attack_objectives import margins
 from jaxlab.ops.attacks import fgsm, mim, pgd

@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
-from jaxlab.engine import keys, mesh
+from jaxlab.core import keys
+from jaxlab.engine import mesh
 from jaxlab.ops import augment as aug
 from jaxlab.ops import resized_crop
 

@@ -6,7 +6,8 @@ from unittest import mock
 import jax
 import pytest
 
-from jaxlab.engine import keys, mesh
+from jaxlab.core import keys
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import FRESH, first_state
 from jaxlab.runs import stage
 from tests import runs

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.advgan.oracle import Oracle
 
 IMAGES = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 2, 2, 1)

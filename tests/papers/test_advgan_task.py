@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.update import create_state
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import create_state
 from jaxlab.main import program_of
 from jaxlab.papers.advgan import (
   blackbox,

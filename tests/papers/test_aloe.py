@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import jaxlab
+from jaxlab.core.errors import InputError
+from jaxlab.core.update import create_state
 from jaxlab.data.images.sets import ImageSets, drawn
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import create_state
 from jaxlab.models.normalised import normalised
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import pgd

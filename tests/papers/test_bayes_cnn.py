@@ -10,7 +10,7 @@ import optax
 import pytest
 import scipy.stats
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.bayes_cnn import laplace, method
 
 KEY = jax.random.key(0)

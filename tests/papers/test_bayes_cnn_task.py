@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.update import create_state
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import create_state
 from jaxlab.papers.bayes_cnn import arms, judgement, laplace, method, task
 from jaxlab.runs import stage
 from jaxlab.runs.model import Model

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import paths
 from jaxlab.engine import mesh
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.checkpoint import read as read_checkpoint
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.engine.metrics import read
-from jaxlab.engine.state import paths
 from jaxlab.ops.squad_metrics import mean_score
 from jaxlab.papers.lamb import bert, method, pretraining, span
 from jaxlab.papers.lamb import finetuning as task

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import hub_folder
 from jaxlab.engine import mesh
 from jaxlab.engine.checkpoint import Checkpoints, Policy
-from jaxlab.engine.errors import InputError
 from jaxlab.models.bert_heads import encoder_params
 from jaxlab.papers.lamb import export, pretrained, pretraining
 from jaxlab.papers.lamb import finetuning as task

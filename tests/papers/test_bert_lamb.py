@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import paths
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import paths
 from jaxlab.models import bert
 from jaxlab.papers.lamb import method, optimizers
 from jaxlab.papers.lamb import pretraining as task

@@ -12,9 +12,9 @@ from unittest import mock
 import jax
 from jax.sharding import AbstractMesh
 
+from jaxlab.core.state import paths
 from jaxlab.engine import partition
 from jaxlab.engine.compiled import first_state
-from jaxlab.engine.state import paths
 from jaxlab.papers.lamb import pretraining
 from jaxlab.runs import stage
 from tests.papers.lamb_jobs import config_of

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine import keys, mesh
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import paths
+from jaxlab.engine import mesh
 from jaxlab.engine.checkpoint import Checkpoints, Policy
 from jaxlab.engine.compiled import Steps, first_state
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import paths
 from jaxlab.papers.lamb import pretraining
 from jaxlab.planning import plan
 from jaxlab.runs import stage

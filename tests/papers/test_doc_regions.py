@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from scipy.special import log_softmax, logsumexp
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.doc_regions import method, stackers
 from jaxlab.papers.doc_regions.method import REGIONS, RegionSpec, Stacker
 

@@ -12,10 +12,10 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxlab import main
+from jaxlab.core.errors import InputError
+from jaxlab.core.update import create_state
 from jaxlab.data.images import arrays, streaming
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import create_state
 from jaxlab.ops import calibration
 from jaxlab.papers.doc_regions import (
   documents,

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import paths
+from jaxlab.core.update import guarded
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import first_state
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import paths
-from jaxlab.engine.update import guarded
 from jaxlab.models.sagpool import logits_of_rows
 from jaxlab.papers.encouraging import graphs
 from jaxlab.planning import hlo

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State
 from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
 from jaxlab.ops.attack_objectives import nats, rescaled_nats
 from jaxlab.papers.encouraging import analysis, arms, images
 from jaxlab.papers.encouraging.method import (

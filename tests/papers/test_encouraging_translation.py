@@ -14,11 +14,11 @@ import pytest
 import sacrebleu
 
 import jaxlab
+from jaxlab.core.errors import InputError, Preempted
+from jaxlab.core.state import State
 from jaxlab.data.text import translation as data
 from jaxlab.engine import mesh, preemption
 from jaxlab.engine.compiled import first_state
-from jaxlab.engine.errors import InputError, Preempted
-from jaxlab.engine.state import State
 from jaxlab.papers.encouraging import translation
 from jaxlab.papers.encouraging.method import encouraging_loss
 from jaxlab.planning.plan import shapes

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
-from jaxlab.engine.update import create_state
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State
+from jaxlab.core.update import create_state
 from jaxlab.main import program_of
 from jaxlab.papers.gaan import game, grid, images, method, side_by_side, task
 from jaxlab.runs.model import Model

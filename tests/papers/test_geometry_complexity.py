@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.geometry import complexity, encoders, task
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.geometry import images, maps, method, task, theorem
 from jaxlab.runs import sections
 from jaxlab.runs.model import Model

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.ops import polygons
 from jaxlab.ops.piecewise import Kink, Largest, Linear, Piecewise
 from jaxlab.papers.geometry import regions

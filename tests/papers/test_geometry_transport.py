@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.papers.geometry import assignment, extension, maps, transport
 from jaxlab.papers.geometry.power_cells import power_cells
 from jaxlab.papers.geometry.transport import Problem

@@ -7,7 +7,7 @@ import chex
 import jax
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.lamb import images, sizes
 from jaxlab.planning import plan
 from jaxlab.runs import sections, stage, workdir

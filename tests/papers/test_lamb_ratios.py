@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine.state import Evaluator, State
+from jaxlab.core.state import Evaluator, State
 from jaxlab.papers.lamb import method, ratios
 from jaxlab.runs.sections import Sections
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.lamb import layered, theory
 from jaxlab.runs import sections, stage, workdir
 from tests.papers.lamb_jobs import config_of, space_of

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State
 from jaxlab.data.images.streaming import open_records
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
 from jaxlab.models.normalised import Network
 from jaxlab.papers.metric_transfer import (
   embedding,

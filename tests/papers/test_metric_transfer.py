@@ -9,8 +9,8 @@ import scipy.sparse
 from sklearn.datasets import make_moons
 from sklearn.semi_supervised import LabelSpreading
 
+from jaxlab.core.errors import InputError
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.papers.metric_transfer import (
   graph,
   labels,

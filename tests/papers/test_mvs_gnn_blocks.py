@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.adjacency import adjacency
-from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import (
   Assembler,
   Budget,

@@ -5,8 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.types import SPLITS, NodeGraph
-from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import graph_data, task
 from jaxlab.recipes.study import Cell
 from tests import runs

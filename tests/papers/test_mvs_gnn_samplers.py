@@ -6,8 +6,8 @@ import chex
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.adjacency import adjacency
-from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn import blocks, sampler
 from jaxlab.papers.mvs_gnn.layerwise import LADIES, FastGCN
 from jaxlab.papers.mvs_gnn.minimal_variance import MVS, Refresh

@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Steps, first_state
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import Evaluation
 from jaxlab.engine.feed import Feed
 from jaxlab.models.sampled_gnn import KINDS, SampledGNN

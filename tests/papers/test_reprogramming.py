@@ -11,11 +11,11 @@ import optax
 import pytest
 from scipy import ndimage, special
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State
+from jaxlab.core.update import create_state, guarded, minimise
 from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start, first_state
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
-from jaxlab.engine.update import create_state, guarded, minimise
 from jaxlab.papers.reprogramming import (
   counting,
   inputs,

@@ -14,8 +14,8 @@ import jax
 import pytest
 
 from jaxlab import main
+from jaxlab.core.errors import InputError
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.planning import plan, topology
 from jaxlab.runs import stage
 from tests import runs

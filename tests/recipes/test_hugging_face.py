@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 import tokenizers
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.recipes import hugging_face
 from tests.recipes import hub_folders
 from tests.recipes.hub_folders import ARCHITECTURES, PIECES, SPECIAL

@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.update import create_state
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.update import create_state
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.recipes import images
 from jaxlab.runs import stage

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.core.state import State
 from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine import mesh
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.state import State
 from jaxlab.ops import calibration, detection_metrics
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attack_objectives import nats

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxlab import main
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.recipes import measured
 from tests import runs
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.recipes import optimizers
 
 SECTION = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax.errors import InvalidRngError
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import packaged_weights, weights
-from jaxlab.engine.errors import InputError
 from jaxlab.models.convert import template, to_flat
 from jaxlab.models.resnet50 import keras_image
 from jaxlab.models.squeezenet import SqueezeNet

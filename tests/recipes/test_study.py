@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.recipes.study import Study, interval, study_of, verdict
 from jaxlab.runs import stage, workdir
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import State
 from jaxlab.engine import hosts, tensors
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import State
 from jaxlab.runs import card, model, record, workdir
 
 PIXELS = np.arange(2 * 3 * 2 * 3, dtype=np.uint8).reshape(2, 3, 2, 3)

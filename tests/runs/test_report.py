@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import Preempted
 from jaxlab.engine import metrics
-from jaxlab.engine.errors import Preempted
 from jaxlab.runs import report, stage, workdir
 from jaxlab.runs.sections import write_figure
 

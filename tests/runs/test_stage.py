@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError, Preempted
 from jaxlab.engine import loop, mesh, preemption
 from jaxlab.engine.compiled import Start, first_state
-from jaxlab.engine.errors import InputError, Preempted
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
 from jaxlab.runs import model, record, stage, workdir

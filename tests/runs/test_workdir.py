@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.runs import workdir
 
 _ROOT = Path(__file__).parents[2]

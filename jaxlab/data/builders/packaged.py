@@ -22,10 +22,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.adjacency import adjacency, homophily
 from jaxlab.data.packages import archives, registry
 from jaxlab.data.text import documents
-from jaxlab.engine.errors import InputError
 
 Read = Callable[[str], Iterator[dict[str, Any]]]  # split -> its examples
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]  # the same, read

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy.sparse
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.checks import first
-from jaxlab.engine.errors import InputError
 
 
 class Adjacency(NamedTuple):

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import growth
 from jaxlab.data.checks import first
 from jaxlab.data.graphs.types import SPLITS
-from jaxlab.engine.errors import InputError
 
 # What NumPy says of a file that is not what it should be. Encrypted members and
 # unknown compressions are RuntimeErrors.

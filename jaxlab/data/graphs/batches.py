@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
 from jaxlab.data.checks import first
 from jaxlab.data.graphs.types import Graphs, offsets, ranges
 from jaxlab.data.in_memory import Indexed
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import ArraySpec
 
 FEATURES = ('label', 'attribute', 'degree')
 

@@ -14,6 +14,7 @@ import pathlib
 import numpy as np
 import scipy.sparse
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.checks import first
 from jaxlab.data.graphs.arrays import (
   check_integers,
@@ -23,7 +24,6 @@ from jaxlab.data.graphs.arrays import (
   split_of,
 )
 from jaxlab.data.graphs.types import NodeGraph, check_node_graph
-from jaxlab.engine.errors import InputError
 
 _SPLITS = {'train': 'train', 'val': 'validation', 'test': 'test'}
 _KEYS = (

@@ -14,6 +14,7 @@ import pathlib
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.adjacency import check_edges
 from jaxlab.data.graphs.arrays import (
   DAMAGED,
@@ -24,7 +25,6 @@ from jaxlab.data.graphs.arrays import (
   split_of,
 )
 from jaxlab.data.graphs.types import NodeGraph, check_node_graph
-from jaxlab.engine.errors import InputError
 
 _ROLES = {'tr': 'train', 'va': 'validation', 'te': 'test'}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import tfds
 from jaxlab.data.graphs import npz, saint, tu
 from jaxlab.data.graphs.types import (
@@ -20,7 +21,6 @@ from jaxlab.data.graphs.types import (
   check_node_graph,
   concatenate,
 )
-from jaxlab.engine.errors import InputError
 
 # The sets' own names for what the arrays count.
 _ATOMS = ('C', 'N', 'O', 'F', 'I', 'Cl', 'Br')

@@ -16,10 +16,10 @@ import re
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.checks import first
 from jaxlab.data.graphs.adjacency import distinct_of
 from jaxlab.data.graphs.types import Graphs
-from jaxlab.engine.errors import InputError
 
 _LARGEST = float(np.finfo(np.float32).max)
 

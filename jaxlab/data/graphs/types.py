@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import scipy.sparse
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.checks import first
 from jaxlab.data.graphs.adjacency import check_edges
-from jaxlab.engine.errors import InputError
 
 SPLITS = {'none': -1, 'train': 0, 'validation': 1, 'test': 2}
 

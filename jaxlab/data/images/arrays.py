@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic, kept
 from jaxlab.data.images import streaming
 from jaxlab.data.images.pixels import Canvas, Channels, Fit
-from jaxlab.engine.errors import InputError
 
 _FORMAT = 1  # of the decoded folder; a new one makes old folders unused
 

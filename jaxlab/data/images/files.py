@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.splits import tenths
-from jaxlab.engine.errors import InputError
 
 SUFFIXES = (
   *('.png', '.jpg', '.jpeg', '.tif', '.tiff'),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec, Source
 from jaxlab.data.images.pixels import resize
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import ArraySpec, Source
 
 NOISES = ('uniform_noise', 'gaussian_noise')
 

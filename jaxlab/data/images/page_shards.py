@@ -18,11 +18,11 @@ import numpy as np
 from array_record.python import array_record_module
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic, kept
 from jaxlab.data.array_records import ArrayRecords, Shard, encode_example
 from jaxlab.data.images import streaming
 from jaxlab.data.images.pixels import decode, resize
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import Meter
 from jaxlab.ops.duplicates import SIDE, perceptual_hash
 

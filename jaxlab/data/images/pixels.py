@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 BACKGROUND = 255  # white: behind what is transparent, and around `pad`
 # Others are refused: Pillow hands some of them to outside programs.

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import Finite
 from jaxlab.data import in_memory
 from jaxlab.data.images import arrays, outliers, streaming
 from jaxlab.data.images.pixels import Canvas
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed, held_out
-from jaxlab.engine.source import Finite
 from jaxlab.ops.corruptions import corruption
 
 Config = Mapping[str, Any]

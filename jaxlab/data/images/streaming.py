@@ -77,7 +77,7 @@ def open_records(
 
 
 class RecordSource(Indexed):
-  """Decoded records as a `jaxlab.engine.source.Source`.
+  """Decoded records as a `jaxlab.core.source.Source`.
 
   The arrays of a batch of b rows:
     image: [b, *decoder.shape] uint8.

@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic
-from jaxlab.engine.errors import InputError
 
 _DAMAGE = (
   tarfile.TarError,

@@ -11,8 +11,8 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import archives
-from jaxlab.engine.errors import InputError
 
 _MAGIC = b'!<arch>\n'
 _DATA = 'data.tar.xz'  # as all packages are packed whose sets are made here

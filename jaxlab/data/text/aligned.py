@@ -5,7 +5,7 @@ import os
 import pathlib
 import zlib
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 
 def read_aligned(

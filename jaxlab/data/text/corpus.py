@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic, kept
 from jaxlab.data.text import token_store, wordpiece
 from jaxlab.data.text.documents import SPLITS, Text, open_text
-from jaxlab.engine.errors import InputError
 
 
 class Split(NamedTuple):

@@ -18,10 +18,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import tfds
 from jaxlab.data.splits import tenths
 from jaxlab.data.text import aligned
-from jaxlab.engine.errors import InputError
 
 SPLITS = ('train', 'validation', 'test')
 LONG_LINE = 400  # characters; a longer line of a file is taken as a paragraph

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic
-from jaxlab.engine.errors import InputError
 
 
 def text_features(

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
 from jaxlab.data import splits, tfds
 from jaxlab.data.checks import first
 from jaxlab.data.text import documents, token_store
 from jaxlab.data.text.wordpiece import special_ids
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import ArraySpec
 
 PYDOC_TOPICS = (
   'compound',

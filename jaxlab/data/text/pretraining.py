@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
 from jaxlab.data import counter_random
 from jaxlab.data.in_memory import Caching, permutation
 from jaxlab.data.text import masking, sentence_pairs
 from jaxlab.data.text.corpus import Corpus
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import ArraySpec
 
 MIN_LENGTH = 8  # tokens of an example that leave a pair something to predict
 _PLANS = 2  # epochs kept: a batch may span the end of one
@@ -46,7 +46,7 @@ def batch_spec(
 
 @dataclasses.dataclass(eq=False)
 class PretrainingSource(Caching):
-  """Masked tokens and next sentences, as a `jaxlab.engine.source.Source`.
+  """Masked tokens and next sentences, as a `jaxlab.core.source.Source`.
 
   The arrays of a batch of b rows, s = sequence_length, p = max_predictions:
     tokens: [b, s] int32, [CLS] A [SEP] B [SEP], then [PAD].

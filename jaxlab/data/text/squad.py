@@ -15,9 +15,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic
 from jaxlab.data.splits import tenths
-from jaxlab.engine.errors import InputError
 
 TOLERANCE = 0.01  # of the questions may have an answer that is not in its place
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
 from jaxlab.data.text import token_store
 from jaxlab.data.text.squad import Question, Squad
 from jaxlab.data.text.wordpiece import special_ids
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import ArraySpec
 
 _SPECIAL = 3  # [CLS], [SEP], [SEP]
 

@@ -25,13 +25,13 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
 from jaxlab.data import atomic, kept, tfds
 from jaxlab.data.in_memory import Caching, permutation
 from jaxlab.data.text import token_store
 from jaxlab.data.text.aligned import read_aligned
 from jaxlab.data.text.documents import SPLITS
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import ArraySpec
 
 PAD, BOS, EOS = range(3)
 FIRST = 3  # the first token of a text: none of it is taken for one of these
@@ -310,7 +310,7 @@ def rows_of_tokens(
 
 
 class TranslationSource(Caching):
-  """Batches of pairs of similar length, as a `jaxlab.engine.source.Source`.
+  """Batches of pairs of similar length, as a `jaxlab.core.source.Source`.
 
   A pair is in the first of `lengths` that holds both of its texts with their
   EOS; each length has a step kind and a shape of its own:

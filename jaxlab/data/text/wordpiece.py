@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 ALPHABET = 1000  # characters at most, the most frequent; the others are [UNK]

@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxlab.engine import hosts, keys
-from jaxlab.engine.errors import InputError
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import above, at_least, one_of, require, some
+from jaxlab.core.state import Loss, Objective, State, Task, Update
+from jaxlab.core.update import minimise
+from jaxlab.engine import hosts
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.require import above, at_least, one_of, require, some
-from jaxlab.engine.state import Loss, Objective, State, Task, Update
-from jaxlab.engine.update import minimise
 from jaxlab.ops.augment import to_float
 from jaxlab.papers.advgan import distilled, game, judgement, method, stages
 from jaxlab.papers.advgan.oracle import ANSWERS, Ask, Oracle

@@ -12,8 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys
-from jaxlab.engine.require import at_least, one_of, require, some
+from jaxlab.core import keys
+from jaxlab.core.require import at_least, one_of, require, some
 from jaxlab.ops.apgd import apgd
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images

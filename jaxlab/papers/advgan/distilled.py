@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from jaxlab.core.source import ArraySpec, Spec
 from jaxlab.data.in_memory import Order
-from jaxlab.engine.source import ArraySpec, Spec
 
 Phase = tuple[str, int]  # kind, steps
 # (generator's parameters by path, images uint8, ids, labels) -> images

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.require import at_least, between, inside, one_of, require
-from jaxlab.engine.state import Evaluator, Loss, Objective, Update
-from jaxlab.engine.update import chain, minimise
+from jaxlab.core.require import at_least, between, inside, one_of, require
+from jaxlab.core.state import Evaluator, Loss, Objective, Update
+from jaxlab.core.update import chain, minimise
 from jaxlab.models.advgan import Discriminator, Generator
 from jaxlab.models.normalised import Network
 from jaxlab.models.one_draw import parameters

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core import keys
+from jaxlab.core.require import at_least, each, inside, require
+from jaxlab.core.state import State
 from jaxlab.data.images.sets import drawn
-from jaxlab.engine import keys
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.require import at_least, each, inside, require
-from jaxlab.engine.state import State
 from jaxlab.ops.attack_objectives import Objective, margins, of_logits
 from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.attacks import cw_l2, fgsm, pgd, square

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 Ask = Callable[[np.ndarray], np.ndarray]  # images [n, h, w, c] -> answers
 

@@ -5,11 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxlab.engine import mesh
-from jaxlab.engine.compiled import Start
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   above,
   at_least,
   filled,
@@ -17,7 +13,11 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.state import Task, Update
+from jaxlab.core.state import Task, Update
+from jaxlab.engine import mesh
+from jaxlab.engine.compiled import Start
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.loop import Inputs, Options
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import fgsm, pgd
 from jaxlab.papers.advgan import game

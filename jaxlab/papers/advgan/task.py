@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine.require import one_of, require, some
+from jaxlab.core.require import one_of, require, some
 from jaxlab.papers.advgan import game, judgement, stages
 from jaxlab.recipes import images
 from jaxlab.recipes.judge import args_of

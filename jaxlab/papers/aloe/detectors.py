@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.images.sets import drawn
-from jaxlab.engine.errors import InputError
 from jaxlab.evals import ood
 from jaxlab.ops import augment, detection, mahalanobis
 from jaxlab.ops.detection import Detector

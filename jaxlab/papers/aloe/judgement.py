@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.data.images.sets import drawn
-from jaxlab.engine import keys
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import (
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import (
   at_least,
   between,
   each,
@@ -26,7 +25,8 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.state import State
+from jaxlab.core.state import State
+from jaxlab.data.images.sets import drawn
 from jaxlab.evals import ood
 from jaxlab.evals.classify import classify
 from jaxlab.ops import adversarial

@@ -39,7 +39,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlab.engine.state import Loss, Objective
+from jaxlab.core.state import Loss, Objective
 from jaxlab.ops.attack_objectives import nats
 from jaxlab.ops.attack_steps import Attack
 from jaxlab.ops.detection import uniform_cross_entropy

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.images import outliers, sets
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.fingerprint import leaves_sha256
 from jaxlab.engine.metrics import say
 from jaxlab.evals.ood import overlapping, refuse_overlap

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.require import at_least, between, one_of, require, some
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import Loss, Update
+from jaxlab.core.update import minimise
 from jaxlab.data.images import outliers
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
-from jaxlab.engine.require import at_least, between, one_of, require, some
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import Loss, Update
-from jaxlab.engine.update import minimise
 from jaxlab.ops.attack_objectives import cross_entropy
 from jaxlab.ops.attacks import pgd
 from jaxlab.ops.detection import from_logits, uniform_cross_entropy

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Loss, Objective, State, Tree, Update
-from jaxlab.engine.update import minimise
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Loss, Objective, State, Tree, Update
+from jaxlab.core.update import minimise
 from jaxlab.models.bayesian import BayesNet
 from jaxlab.ops import variational
 from jaxlab.ops.losses import masked_cross_entropy

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
 from jaxlab.data.images.sets import drawn
-from jaxlab.engine import hosts, keys
-from jaxlab.engine.errors import InputError
+from jaxlab.engine import hosts
 from jaxlab.engine.metrics import Meter, read
 from jaxlab.evals.calibrate import reliability_diagrams
 from jaxlab.evals.classify import answers_in

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 import scipy.optimize
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 MOST = 6000  # weights of a last layer: H is a whole matrix
 _RANGE = (1e-4, 1e6)  # of prior precisions

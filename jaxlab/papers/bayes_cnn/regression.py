@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core import keys
+from jaxlab.core.require import above, at_least, between, require
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import Evaluator, Objective, Task
+from jaxlab.core.update import minimise
 from jaxlab.data.in_memory import ArraySource, permutation
 from jaxlab.engine import feed as feeds
-from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.require import above, at_least, between, require
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import minimise
 from jaxlab.models.bayesian import Bayesian, Mlp, bayesian
 from jaxlab.papers.bayes_cnn import method, priors
 from jaxlab.recipes import optimizers

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import (
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import (
   above,
   at_least,
   between,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 
 def variance_split(probabilities: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, between, one_of, require
 from jaxlab.data import atomic
 from jaxlab.data.images import arrays, page_shards, streaming
 from jaxlab.data.images.files import RVL_CDIP_CLASSES
 from jaxlab.data.images.pixels import Canvas
 from jaxlab.data.in_memory import ArraySource
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.metrics import say
-from jaxlab.engine.require import at_least, between, one_of, require
 from jaxlab.ops import duplicates
 from jaxlab.papers.doc_regions import layouts, synthetic
 from jaxlab.papers.doc_regions.method import folds_of

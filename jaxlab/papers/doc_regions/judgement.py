@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine import metrics
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   above,
   at_least,
   one_of,
   require,
   some,
 )
+from jaxlab.engine import metrics
 from jaxlab.ops import calibration
 from jaxlab.ops.detection_metrics import auroc
 from jaxlab.papers.doc_regions import documents, method

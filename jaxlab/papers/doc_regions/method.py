@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Tree, paths
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Tree, paths
 from jaxlab.papers.doc_regions.stackers import KINDS, Stacker
 
 __all__ = [

@@ -19,17 +19,17 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import tree_map_with_path
 
-from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import above, at_least, between, one_of, require
-from jaxlab.engine.state import (
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import above, at_least, between, one_of, require
+from jaxlab.core.state import (
   Evaluator,
   Objective,
   Tree,
   Update,
   paths,
 )
-from jaxlab.engine.update import accumulate, minimise
+from jaxlab.core.update import accumulate, minimise
+from jaxlab.engine import mesh
 from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised
 from jaxlab.ops.augment import to_float

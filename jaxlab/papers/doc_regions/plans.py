@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   Rule,
   at_least,
   each,

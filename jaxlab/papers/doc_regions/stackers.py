@@ -25,7 +25,7 @@ import optax
 import scipy.optimize
 from scipy.special import log_softmax, logsumexp
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 KINDS = ('mean', 'log_mean', 'convex', 'logistic', 'mlp')
 _FLOOR = -20.0  # log-probabilities below it are taken for it

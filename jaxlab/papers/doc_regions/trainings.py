@@ -8,19 +8,20 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxlab.data.licences import licence_of
-from jaxlab.engine import hosts, keys, partition
-from jaxlab.engine.compiled import FRESH, Start
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.feed import Feed, held_out
-from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.metrics import say
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import (
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import (
   State,
   Task,
   Tree,
 )
+from jaxlab.data.licences import licence_of
+from jaxlab.engine import hosts, partition
+from jaxlab.engine.compiled import FRESH, Start
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.loop import Inputs, Options
+from jaxlab.engine.metrics import say
 from jaxlab.evals import ood
 from jaxlab.papers.doc_regions import documents, method
 from jaxlab.papers.doc_regions.method import RegionSpec

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Evaluator
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Evaluator
 from jaxlab.ops.attack_objectives import margins as attack_margins
 
 Draw = Callable[[Any], None]  # on matplotlib axes

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import filled, one_of, require
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import filled, one_of, require
 from jaxlab.papers.encouraging.method import (
   deferred,
   effective_number_weights,

@@ -19,19 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import above, at_least, inside, multiple_of, require
+from jaxlab.core.state import Evaluator, Objective, Task
+from jaxlab.core.update import minimise
 from jaxlab.data.graphs.batches import GraphSource, batch_spec, node_features
 from jaxlab.data.graphs.sets import open_graphs
 from jaxlab.data.graphs.types import Graphs
 from jaxlab.data.in_memory import permutation
 from jaxlab.data.licences import licence_of
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs
-from jaxlab.engine.require import above, at_least, inside, multiple_of, require
-from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import minimise
 from jaxlab.evals.classify import answers_of, tallied, tally
 from jaxlab.models.sagpool import SAGPoolNet, graph_of, logits_of_rows
 from jaxlab.papers.encouraging import arms

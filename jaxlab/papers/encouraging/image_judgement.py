@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.require import at_least, between, each, require
+from jaxlab.core.state import State
 from jaxlab.data.images.sets import drawn
 from jaxlab.engine import hosts, metrics
 from jaxlab.engine.loop import Inputs
-from jaxlab.engine.require import at_least, between, each, require
-from jaxlab.engine.state import State
 from jaxlab.ops import adversarial
 from jaxlab.ops.attack_objectives import nats, ratios, rescaled_nats
 from jaxlab.ops.attacks import fgsm, pgd

@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.require import at_least, require
+from jaxlab.core.state import Objective, Update
 from jaxlab.data.images.sets import ImageSets
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
-from jaxlab.engine.require import at_least, require
-from jaxlab.engine.state import Objective, Update
 from jaxlab.papers.encouraging import analysis, arms, image_judgement
 from jaxlab.recipes import images, optimizers
 from jaxlab.recipes.images import ImageTask, classifier_stage, supervised

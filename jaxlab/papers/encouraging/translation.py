@@ -17,17 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, between, one_of, require
+from jaxlab.core.state import Evaluator, Objective, Task, Update
+from jaxlab.core.update import accumulate, chain, minimise
 from jaxlab.data.licences import licence_of
 from jaxlab.data.text import translation as data
 from jaxlab.data.text.translation import Pairs, TranslationSource
 from jaxlab.engine import hosts, mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import Inputs
-from jaxlab.engine.require import at_least, between, one_of, require
-from jaxlab.engine.state import Evaluator, Objective, Task, Update
-from jaxlab.engine.update import accumulate, chain, minimise
 from jaxlab.evals.translate import Bleu, Decoding, translate
 from jaxlab.models.transformer import Transformer
 from jaxlab.ops.beam_search import beam_search

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.engine.require import at_least, between, one_of, require, some
-from jaxlab.engine.state import Loss, Objective, State, Update
-from jaxlab.engine.update import chain, minimise, repeat
+from jaxlab.core.require import at_least, between, one_of, require, some
+from jaxlab.core.state import Loss, Objective, State, Update
+from jaxlab.core.update import chain, minimise, repeat
 from jaxlab.models.one_draw import parameters
 from jaxlab.ops import row_random
 from jaxlab.papers.gaan import method

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core import keys
+from jaxlab.core.require import at_least, filled, require
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import Evaluator, Task
 from jaxlab.data.in_memory import ArraySource
-from jaxlab.engine import keys, metrics
+from jaxlab.engine import metrics
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
-from jaxlab.engine.require import at_least, filled, require
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import Evaluator, Task
 from jaxlab.models.dcgan import Mlp, MlpDiscriminator
 from jaxlab.ops import generative
 from jaxlab.papers.gaan import game, method, side_by_side

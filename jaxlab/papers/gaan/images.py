@@ -8,10 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.licences import licence_of
-from jaxlab.engine.feed import Feed, held_out
-from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   at_least,
   between,
   each,
@@ -19,9 +16,12 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import Evaluator, State, Task, Update
-from jaxlab.engine.update import chain, every
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import Evaluator, State, Task, Update
+from jaxlab.core.update import chain, every
+from jaxlab.data.licences import licence_of
+from jaxlab.engine.feed import Feed, held_out
+from jaxlab.engine.loop import Inputs, Options
 from jaxlab.evals import generative as evals
 from jaxlab.models.dcgan import NORMS, Discriminator, Encoder, Generator
 from jaxlab.models.sngan import (

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from jaxlab.engine import keys
+from jaxlab.core import keys
+from jaxlab.core.state import State
 from jaxlab.engine.metrics import Meter, read
-from jaxlab.engine.state import State
 from jaxlab.evals import generative as evals
 from jaxlab.evals.generative import Classifier
 from jaxlab.ops import generative

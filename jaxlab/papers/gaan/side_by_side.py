@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlab.engine.state import Key, State, Update
+from jaxlab.core.state import Key, State, Update
 
 
 def parts(batch: Any, count: int) -> Any:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import one_of, require
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import one_of, require
 from jaxlab.papers.gaan import game, grid, images
 from jaxlab.runs.model import Model
 from jaxlab.runs.stage import Stage, judged_by

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 
 def bounds(widths: Sequence[int]) -> dict[str, int]:

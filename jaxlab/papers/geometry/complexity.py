@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.optimize
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.geometry import regions
 
 # --- curves ---

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.geometry import complexity, regions
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.geometry import assignment
 from jaxlab.papers.geometry.certificates import on_device
 from jaxlab.papers.geometry.problems import Problem, cells

@@ -12,21 +12,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.images.sets import ImageSets
-from jaxlab.data.licences import licence_of
-from jaxlab.engine import keys
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.metrics import say
-from jaxlab.engine.require import (
+from jaxlab.core import keys
+from jaxlab.core.require import (
   above,
   at_least,
   between,
   require,
   some,
 )
-from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import minimise
+from jaxlab.core.state import Evaluator, Objective, Task
+from jaxlab.core.update import minimise
+from jaxlab.data.images.sets import ImageSets
+from jaxlab.data.licences import licence_of
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.loop import Inputs, Options
+from jaxlab.engine.metrics import say
 from jaxlab.ops.generative import frechet_distance, nearest_distances
 from jaxlab.ops.losses import masked_cross_entropy
 from jaxlab.ops.row_random import normal

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlab.engine import keys
+from jaxlab.core import keys
+from jaxlab.core.require import above, at_least, between, require, some
 from jaxlab.engine.metrics import say
-from jaxlab.engine.require import above, at_least, between, require, some
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.geometry import pictures
 from jaxlab.papers.geometry.method import extension, transport

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.ops.piecewise import Kink, Linear, Piecewise, Step
 
 Layers = Sequence[tuple[Any, Any]]  # (W [in, out], b [out]), ReLU between

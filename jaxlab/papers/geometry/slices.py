@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse.csgraph
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.ops import polygons as polygon
 from jaxlab.ops.piecewise import Kink, Largest, Linear, Piecewise, last_uses
 from jaxlab.papers.geometry.networks import (

@@ -12,7 +12,7 @@ import scipy.sparse.linalg
 from jax import lax
 from jax.sharding import Mesh
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.geometry import assignment
 from jaxlab.papers.geometry.certificates import certify, on_device, sampler
 from jaxlab.papers.geometry.problems import (

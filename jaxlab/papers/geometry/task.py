@@ -12,13 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.in_memory import ArraySource
-from jaxlab.engine import feed as feeds
-from jaxlab.engine import keys
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.loop import Inputs, Options
-from jaxlab.engine.require import (
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import (
   above,
   at_least,
   between,
@@ -27,9 +23,13 @@ from jaxlab.engine.require import (
   require,
   some,
 )
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import minimise
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import Evaluator, Objective, Task
+from jaxlab.core.update import minimise
+from jaxlab.data.in_memory import ArraySource
+from jaxlab.engine import feed as feeds
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.loop import Inputs, Options
 from jaxlab.papers.geometry import method, pictures
 from jaxlab.papers.geometry.method import (
   complexity,

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlab.engine import keys
-from jaxlab.engine.metrics import say
-from jaxlab.engine.require import (
+from jaxlab.core import keys
+from jaxlab.core.require import (
   above,
   at_least,
   between,
@@ -22,6 +21,7 @@ from jaxlab.engine.require import (
   require,
   some,
 )
+from jaxlab.engine.metrics import say
 from jaxlab.papers.geometry import complexity, encoders, regions
 from jaxlab.runs.stage import Figures, Stage, Workspace
 

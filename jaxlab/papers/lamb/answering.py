@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from jaxlab.core.require import at_least, require
+from jaxlab.core.state import Evaluator, Objective, State
 from jaxlab.data.text.squad import Question, Squad, hold_out, read_squad
 from jaxlab.data.text.squad_windows import (
   Shape,
@@ -16,8 +18,6 @@ from jaxlab.data.text.squad_windows import (
   batch_spec,
   make_windows,
 )
-from jaxlab.engine.require import at_least, require
-from jaxlab.engine.state import Evaluator, Objective, State
 from jaxlab.evals.squad import Ranked, context_mask, squad
 from jaxlab.models.bert_heads import SpanHead
 from jaxlab.papers.lamb import span

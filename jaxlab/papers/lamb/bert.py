@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from jaxlab.data.text.corpus import Corpus, prepare_corpus
-from jaxlab.engine import mesh, partition
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   Rule,
   above,
   at_least,
@@ -19,8 +17,10 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.state import Loss, Update
-from jaxlab.engine.update import Nets, accumulate, minimise
+from jaxlab.core.state import Loss, Update
+from jaxlab.core.update import Nets, accumulate, minimise
+from jaxlab.data.text.corpus import Corpus, prepare_corpus
+from jaxlab.engine import mesh, partition
 from jaxlab.models.bert import ACTIVATIONS, Bert
 
 Config = Mapping[str, Any]

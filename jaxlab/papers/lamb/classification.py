@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, one_of, require
+from jaxlab.core.state import Objective
 from jaxlab.data.text import labelled
 from jaxlab.data.text.labelled import LabelledText
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import at_least, one_of, require
-from jaxlab.engine.state import Objective
 from jaxlab.evals.classify import answers_of, classify
 from jaxlab.models.bert_heads import ClassificationHead
 from jaxlab.ops.losses import masked_cross_entropy

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxlab.command import Parser, exit_code
+from jaxlab.core.errors import InputError
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 
 Config = Mapping[str, Any]
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from tokenizers import Tokenizer
 
+from jaxlab.core.require import at_least, one_of, require
+from jaxlab.core.state import Task
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.data.licences import licence_of
 from jaxlab.data.packages import registry
@@ -17,8 +19,6 @@ from jaxlab.engine.compiled import Start
 from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
-from jaxlab.engine.require import at_least, one_of, require
-from jaxlab.engine.state import Task
 from jaxlab.models.bert import Bert
 from jaxlab.papers.lamb import (
   answering,

@@ -7,8 +7,8 @@ study of batch sizes.
 from collections.abc import Mapping
 from typing import Any
 
+from jaxlab.core.require import between, require
 from jaxlab.engine.loop import Options
-from jaxlab.engine.require import between, require
 from jaxlab.papers.lamb import optimizers, ratios, sizes
 from jaxlab.recipes import images, measured
 from jaxlab.recipes.images import (

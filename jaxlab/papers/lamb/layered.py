@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab.engine import keys
+from jaxlab.core import keys
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.lamb import method
 

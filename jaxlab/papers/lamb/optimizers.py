@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   at_least,
   between,
   multiple_of,

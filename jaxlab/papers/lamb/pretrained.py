@@ -11,11 +11,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic
 from jaxlab.data.packages import hub_folder
 from jaxlab.data.text.wordpiece import Vocabulary
-from jaxlab.engine import checkpoint, keys
-from jaxlab.engine.errors import InputError
+from jaxlab.engine import checkpoint
 from jaxlab.models.bert_heads import encoder_params, new_pooler
 from jaxlab.papers.lamb import bert
 from jaxlab.recipes import hugging_face

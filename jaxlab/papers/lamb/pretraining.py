@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, between, one_of, require
+from jaxlab.core.state import Objective, Task
 from jaxlab.data.licences import licence_of
 from jaxlab.data.packages import registry
 from jaxlab.data.text import wordpiece
@@ -19,12 +22,9 @@ from jaxlab.data.text.pretraining import (
 )
 from jaxlab.engine import mesh, partition
 from jaxlab.engine.compiled import Start
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measured
 from jaxlab.engine.feed import Feed, held_out
 from jaxlab.engine.loop import FitResult, Inputs, Options
-from jaxlab.engine.require import at_least, between, one_of, require
-from jaxlab.engine.state import Objective, Task
 from jaxlab.evals.pretraining import masked_lm
 from jaxlab.models.bert import Bert
 from jaxlab.ops.losses import masked_cross_entropy

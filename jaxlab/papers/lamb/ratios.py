@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.state import Evaluator, State, Tree, paths
 from jaxlab.engine import metrics
-from jaxlab.engine.state import Evaluator, State, Tree, paths
 from jaxlab.papers.lamb import method
 from jaxlab.runs.sections import Sections
 

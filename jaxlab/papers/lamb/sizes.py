@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   above,
   at_least,
   filled,

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import (
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import (
   Rule,
   at_least,
   inside,

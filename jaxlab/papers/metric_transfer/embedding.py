@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import above, at_least, between, one_of, require
 from jaxlab.engine import hosts
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.require import above, at_least, between, one_of, require
 from jaxlab.evals import ood
 from jaxlab.models import classifiers
 from jaxlab.models.normalised import Network, normalised

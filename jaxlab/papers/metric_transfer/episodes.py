@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.metric_transfer.graph import knn_graph
 from jaxlab.papers.metric_transfer.labels import METHODS, propagate
 

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from jaxlab.core.require import at_least, each, filled, one_of, require, some
 from jaxlab.data.images.sets import ImageSets
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.require import at_least, each, filled, one_of, require, some
 from jaxlab.ops.intervals import student_t
 from jaxlab.papers.metric_transfer import (
   embedding,

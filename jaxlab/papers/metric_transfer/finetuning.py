@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, one_of, require, some
+from jaxlab.core.source import ArraySpec
+from jaxlab.core.state import Objective, State, Task, paths
+from jaxlab.core.update import minimise
 from jaxlab.data.in_memory import ArraySource
-from jaxlab.engine import keys
 from jaxlab.engine.compiled import Start
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs
-from jaxlab.engine.require import at_least, one_of, require, some
-from jaxlab.engine.source import ArraySpec
-from jaxlab.engine.state import Objective, State, Task, paths
-from jaxlab.engine.update import minimise
 from jaxlab.papers.metric_transfer import labels as labelling
 from jaxlab.papers.metric_transfer import method, pseudo_labels, selection
 from jaxlab.recipes import images, optimizers

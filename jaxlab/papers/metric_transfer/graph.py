@@ -16,7 +16,7 @@ import scipy.sparse
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 _MEMBERS = 50  # columns whose largest value is looked at first
 

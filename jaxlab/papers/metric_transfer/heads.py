@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlab.core.require import above, require, some
 from jaxlab.engine.metrics import Meter
-from jaxlab.engine.require import above, require, some
 from jaxlab.papers.metric_transfer.embedding import (
   embedded,
   embedder,

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Evaluator, Objective, Task
+from jaxlab.core.update import minimise
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.partition import Rule
-from jaxlab.engine.state import Evaluator, Objective, Task
-from jaxlab.engine.update import minimise
 from jaxlab.evals.classify import classify
 from jaxlab.models.normalised import Network
 from jaxlab.ops import augment

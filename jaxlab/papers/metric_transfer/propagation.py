@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.metric_transfer.graph import knn_graph, unit_rows
 from jaxlab.papers.metric_transfer.labels import probabilities, propagate
 

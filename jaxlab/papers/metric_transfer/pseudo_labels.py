@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine import mesh
-from jaxlab.engine.metrics import Meter, say
-from jaxlab.engine.require import (
+from jaxlab.core.require import (
   above,
   at_least,
   between,
@@ -22,6 +20,8 @@ from jaxlab.engine.require import (
   require,
   some,
 )
+from jaxlab.engine import mesh
+from jaxlab.engine.metrics import Meter, say
 from jaxlab.papers.metric_transfer import graph as graphs
 from jaxlab.papers.metric_transfer import labels as labelling
 from jaxlab.papers.metric_transfer.embedding import brought, flattened, keep

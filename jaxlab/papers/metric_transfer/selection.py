@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.metric_transfer.labels import UNDECIDED, Propagated
 
 

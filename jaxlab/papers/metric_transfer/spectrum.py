@@ -19,7 +19,7 @@ import scipy.sparse.csgraph
 import scipy.sparse.linalg
 from jax import lax
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.metric_transfer.graph import Weights, normalised
 
 _DENSE = 1000  # nodes up to which the whole matrix is decomposed

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from jaxlab.engine.require import filled, require
+from jaxlab.core.require import filled, require
 from jaxlab.papers.metric_transfer import (
   embedding,
   finetuning,

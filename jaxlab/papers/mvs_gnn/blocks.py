@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 import jraph
 import numpy as np
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.adjacency import Adjacency
-from jaxlab.engine.errors import InputError
 
 Normalisation = Literal['symmetric', 'row', 'none']
 

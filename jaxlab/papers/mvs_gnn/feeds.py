@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from jaxlab.engine.source import ArraySpec
+from jaxlab.core.source import ArraySpec
 from jaxlab.papers.mvs_gnn.blocks import (
   Budget,
   Edges,

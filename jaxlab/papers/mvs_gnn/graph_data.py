@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.data.graphs.sets import open_node_graph
 from jaxlab.data.graphs.types import NodeGraph
 from jaxlab.data.text.features import text_features
-from jaxlab.engine.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import Normalisation, Operator, make_operator
 from jaxlab.papers.mvs_gnn.feeds import NodeData
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.state import Evaluator
+from jaxlab.core.state import Evaluator
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import feeds
 from jaxlab.papers.mvs_gnn.blocks import Assembler, Operator, Sample, all_edges

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.mvs_gnn import method
 from jaxlab.papers.mvs_gnn.blocks import Edges, Operator
 from jaxlab.papers.mvs_gnn.sampling import LayerSampler

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.mvs_gnn import method
 from jaxlab.papers.mvs_gnn.blocks import Edges, Sample, all_edges
 from jaxlab.papers.mvs_gnn.nodewise import Uniform

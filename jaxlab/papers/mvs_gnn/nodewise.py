@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import Edges, Operator, all_edges
 from jaxlab.papers.mvs_gnn.sampling import LayerSampler
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import Operator
 from jaxlab.papers.mvs_gnn.layerwise import LADIES, FastGCN
 from jaxlab.papers.mvs_gnn.minimal_variance import MVS

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.mvs_gnn.blocks import (
   Assembler,
   Budget,

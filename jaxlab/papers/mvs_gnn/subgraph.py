@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 from jaxlab.papers.mvs_gnn import layerwise
 from jaxlab.papers.mvs_gnn.blocks import Edges, Sample
 from jaxlab.papers.mvs_gnn.partition import partition

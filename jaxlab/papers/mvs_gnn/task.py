@@ -15,14 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.data.licences import licence_of
-from jaxlab.engine import mesh, partition
-from jaxlab.engine.best import Best
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.evaluate import measure
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.loop import Inputs
-from jaxlab.engine.require import (
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import (
   Rule,
   at_least,
   each,
@@ -30,7 +24,13 @@ from jaxlab.engine.require import (
   one_of,
   require,
 )
-from jaxlab.engine.state import Evaluator, State, Task
+from jaxlab.core.state import Evaluator, State, Task
+from jaxlab.data.licences import licence_of
+from jaxlab.engine import mesh, partition
+from jaxlab.engine.best import Best
+from jaxlab.engine.evaluate import measure
+from jaxlab.engine.feed import Feed
+from jaxlab.engine.loop import Inputs
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import (
   curves,

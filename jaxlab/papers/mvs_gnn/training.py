@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxlab.engine.state import Key, Objective, Task, Tree
-from jaxlab.engine.update import minimise
+from jaxlab.core.state import Key, Objective, Task, Tree
+from jaxlab.core.update import minimise
 from jaxlab.models.sampled_gnn import SampledGNN
 from jaxlab.papers.mvs_gnn import feeds
 from jaxlab.papers.mvs_gnn.feeds import Shape

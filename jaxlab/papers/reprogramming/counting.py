@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 GRID = 4  # cells on a side of an image
 COUNTS = 10  # 1 to 10 squares

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxlab.core import keys
+from jaxlab.core.require import at_least, filled, one_of, require
+from jaxlab.core.source import ArraySpec, Finite, Spec
 from jaxlab.data.images.sets import ImageSets
-from jaxlab.engine import keys
 from jaxlab.engine.feed import Feed, held_out
-from jaxlab.engine.require import at_least, filled, one_of, require
-from jaxlab.engine.source import ArraySpec, Finite, Spec
 from jaxlab.ops.attack_steps import example_keys
 from jaxlab.ops.augment import to_float
 from jaxlab.papers.reprogramming import counting, method

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core.state import Evaluator, State
 from jaxlab.engine import mesh
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.state import Evaluator, State
 from jaxlab.ops.intervals import wilson
 from jaxlab.papers.reprogramming import label_map, method, victims
 from jaxlab.recipes.study import Study

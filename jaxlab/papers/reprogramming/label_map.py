@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 IMAGENET = 1000
 

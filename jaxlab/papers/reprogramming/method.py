@@ -40,8 +40,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.state import Loss, Objective
+from jaxlab.core.errors import InputError
+from jaxlab.core.state import Loss, Objective
 from jaxlab.papers.reprogramming.counting import counting_squares
 from jaxlab.papers.reprogramming.label_map import (
   Group,

@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys, mesh
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import above, at_least, multiple_of, one_of, require
+from jaxlab.core.state import State, Task, Update
+from jaxlab.core.update import accumulate, chain, every, minimise
+from jaxlab.engine import mesh
 from jaxlab.engine.compiled import Start
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.loop import Inputs, Options
 from jaxlab.engine.metrics import say
-from jaxlab.engine.require import above, at_least, multiple_of, one_of, require
-from jaxlab.engine.state import State, Task, Update
-from jaxlab.engine.update import accumulate, chain, every, minimise
 from jaxlab.ops.adversarial import of_batch
 from jaxlab.ops.attacks import pgd
 from jaxlab.papers.reprogramming import (

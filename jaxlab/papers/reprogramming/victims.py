@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.core import keys
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import at_least, one_of, require
 from jaxlab.data.packages import packaged_weights
-from jaxlab.engine import keys
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import at_least, one_of, require
 from jaxlab.models.normalised import Network
 from jaxlab.ops.intervals import wilson
 from jaxlab.papers.reprogramming.method import (

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import Source
 from jaxlab.data.graphs.batches import GraphSource, node_features
 from jaxlab.data.graphs.types import Graph, concatenate
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.source import Source
 
 FIELDS = ('node', 'edge', 'num_nodes', 'num_edges', 'label', 'graph', 'real')
 

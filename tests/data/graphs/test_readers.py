@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import growth
 from jaxlab.data.graphs import adjacency, npz, tu, types
-from jaxlab.engine.errors import InputError
 
 SHARED = pathlib.Path(__file__).parents[4] / 'shared' / 'data'
 

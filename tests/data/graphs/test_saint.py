@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.graphs.saint import read_saint
 from jaxlab.data.graphs.sets import open_node_graph
 from jaxlab.data.graphs.types import SPLITS
-from jaxlab.engine.errors import InputError
 
 EDGES = [[0, 1], [1, 0], [1, 2], [2, 1], [3, 4], [4, 3]]
 FEATURES = np.array([[1, 0], [3, 0], [5, 0], [7, 1], [9, 2]], np.float64)

@@ -13,6 +13,7 @@ import chex
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import tfds
 from jaxlab.data.builders.debian_graph import (
   debian_graph_dataset_builder as debian,
@@ -27,7 +28,6 @@ from jaxlab.data.builders.wordnet_graph import (
 )
 from jaxlab.data.graphs import adjacency, sets
 from jaxlab.data.graphs.types import SPLITS
-from jaxlab.engine.errors import InputError
 from tests.data import small_packages
 from tests.data.graphs.npz_files import write_npz
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.images import arrays, pixels, streaming
 from jaxlab.data.images.arrays import open_images
 from jaxlab.data.images.pixels import Canvas, decode, resize
-from jaxlab.engine.errors import InputError
 
 RED = (255, 0, 0)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.array_records import encode_example, parse_example
 from jaxlab.data.images import page_shards, streaming
 from jaxlab.data.images.page_shards import converted
 from jaxlab.data.images.pixels import Canvas
-from jaxlab.engine.errors import InputError
 from tests.data.rvl_pages import write_rvl
 
 

@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as full_tfds
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import builders, tfds
 from jaxlab.data.builders.cifar10 import cifar10_dataset_builder as cifar10
 from jaxlab.data.builders.clipart import clipart_dataset_builder as clipart
@@ -20,7 +21,6 @@ from jaxlab.data.builders.mnist import mnist_dataset_builder as mnist
 from jaxlab.data.builders.pages import pages_dataset_builder as pages
 from jaxlab.data.builders.textures import textures_dataset_builder as textures
 from jaxlab.data.text import documents
-from jaxlab.engine.errors import InputError
 from tests.data import small_packages
 
 ROWS = 20  # images of a batch of the small cifar10

@@ -14,6 +14,8 @@ import tensorflow_datasets as full_tfds
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import Source
 from jaxlab.data import array_records, handover
 from jaxlab.data.array_records import parse_example
 from jaxlab.data.images import files, pixels
@@ -22,9 +24,7 @@ from jaxlab.data.images.pixels import Canvas
 from jaxlab.data.images.streaming import RecordSource, open_records
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.engine import mesh
-from jaxlab.engine.errors import InputError
 from jaxlab.engine.feed import Feed
-from jaxlab.engine.source import Source
 from tests.data import tfds_sets
 
 N = 50

@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import archives
-from jaxlab.engine.errors import InputError
 from tests.data import small_packages
 
 FILES = {'package/a.json': b'[1]', 'package/b.bin': bytes(range(256)) * 400}

@@ -5,8 +5,8 @@ import tarfile
 
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import deb
-from jaxlab.engine.errors import InputError
 from tests.data import small_packages
 
 FILES = {'usr/share/x/a.txt': b'first', 'usr/share/x/b.bin': b'\0' * 5000}

@@ -12,11 +12,11 @@ import zipfile
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import growth
 from jaxlab.data.packages import pickles, torch_pickles
 from jaxlab.data.packages.pickles import Record, read_pickle
 from jaxlab.data.packages.torch_pickles import read_torch_pickle
-from jaxlab.engine.errors import InputError
 
 RNG = np.random.default_rng(0)
 ARRAYS = {

@@ -13,8 +13,8 @@ import zipfile
 
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.packages import archives, registry
-from jaxlab.engine.errors import InputError
 from tests.data import small_packages
 
 CONTENT = b'what the package ships'

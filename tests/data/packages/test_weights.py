@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import growth
 from jaxlab.data.packages import (
   archives,
@@ -23,7 +24,6 @@ from jaxlab.data.packages.weights import (
   read_torch,
   write_safetensors,
 )
-from jaxlab.engine.errors import InputError
 from tests.data import small_packages
 
 h5py = pytest.importorskip('h5py', reason='needs h5py: .[data]')

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.text.aligned import read_aligned
-from jaxlab.engine.errors import InputError
 
 ENGLISH = 'The house is old.\nIt rains.\nWe go home.\n'
 GERMAN = 'Das Haus ist alt.\nEs regnet.\nWir gehen heim.\n'

@@ -9,11 +9,11 @@ import time
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import tfds
 from jaxlab.data.builders.bible_pairs import bible_pairs_dataset_builder
 from jaxlab.data.packages import registry
 from jaxlab.data.text import corpus, documents, pretraining
-from jaxlab.engine.errors import InputError
 
 REPO = pathlib.Path(__file__).parents[3]
 

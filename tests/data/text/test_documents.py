@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.text import corpus, documents, wordpiece
-from jaxlab.engine.errors import InputError
 
 REPO = pathlib.Path(__file__).parents[3]
 

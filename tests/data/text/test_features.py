@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.text import features as module
 from jaxlab.data.text.features import text_features
-from jaxlab.engine.errors import InputError
 
 ANIMALS = ('a cat and a dog', 'the dog chased the cat', 'cat food, dog food')
 MUSIC = ('a song on the piano', 'the piano and the violin', 'violin song')

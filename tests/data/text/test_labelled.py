@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.data.text import labelled, wordpiece
 from jaxlab.data.text.labelled import LabelledText
-from jaxlab.engine.errors import InputError
 
 # The special pieces are in an order and a place of their own.
 PIECES = [

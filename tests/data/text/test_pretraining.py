@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import Source
 from jaxlab.data.text import corpus, pretraining, sentence_pairs
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import Source
 from tests.data.numbered_corpus import (
   FIRST,
   SPECIAL,

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.text.squad import hold_out, read_squad
-from jaxlab.engine.errors import InputError
 
 CONTEXT = 'Élan: the town lies on the Elbe. It has 7 bridges.'
 

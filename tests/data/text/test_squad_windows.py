@@ -7,11 +7,11 @@ import string
 import numpy as np
 import pytest
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.in_memory import ArraySource
 from jaxlab.data.text import wordpiece
 from jaxlab.data.text.squad import read_squad
 from jaxlab.data.text.squad_windows import Shape, batch_spec, make_windows
-from jaxlab.engine.errors import InputError
 
 SHAPE = Shape(sequence_length=32, stride=7, max_query=6)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets import features
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import builders, tfds
 from jaxlab.data.builders.imdb import imdb_dataset_builder as imdb
 from jaxlab.data.builders.libreoffice_help_pairs import (
@@ -13,7 +14,6 @@ from jaxlab.data.builders.libreoffice_help_pairs import (
 )
 from jaxlab.data.text import documents
 from jaxlab.data.text.labelled import read_tfds
-from jaxlab.engine.errors import InputError
 from tests.data import small_packages, tfds_sets
 
 QUARTER = 4  # reviews of each split and label of the small imdb

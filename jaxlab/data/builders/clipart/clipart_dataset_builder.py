@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import atomic
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import deb, registry
 from jaxlab.data.text import documents
-from jaxlab.engine.errors import InputError
 
 OPENCLIPART = registry.Package(
   kind='debian',

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.atomic import data_dir, note
 from jaxlab.data.builders import packaged
 from jaxlab.data.graphs.adjacency import adjacency
 from jaxlab.data.graphs.types import split_by_hash
-from jaxlab.engine.errors import InputError
 
 INBOX = ('dumpavail.txt', 'dumpavail.txt.gz')
 COMMAND = ('apt-cache', 'dumpavail')

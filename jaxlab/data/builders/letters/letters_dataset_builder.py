@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import deb, registry
-from jaxlab.engine.errors import InputError
 
 FONTS_AENIGMA = registry.Package(
   kind='debian',

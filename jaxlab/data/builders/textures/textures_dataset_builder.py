@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxlab.core.errors import InputError
 from jaxlab.data.builders import packaged
 from jaxlab.data.packages import deb, registry
-from jaxlab.engine.errors import InputError
 
 OPENARENA = registry.Package(
   kind='debian',

@@ -7,13 +7,13 @@ import numpy as np
 import optax
 import pytest
 
+from jaxlab.core.errors import NonFiniteError
+from jaxlab.core.state import Objective
+from jaxlab.core.update import chain, create_state, guarded, minimise
 from jaxlab.engine import loop, mesh, metrics
 from jaxlab.engine.compiled import first_state
-from jaxlab.engine.errors import NonFiniteError
 from jaxlab.engine.feed import Feed
 from jaxlab.engine.fingerprint import state_sha256
-from jaxlab.engine.state import Objective
-from jaxlab.engine.update import chain, create_state, guarded, minimise
 from tests.engine import toys
 
 _KEY = jax.random.key(5)

@@ -13,7 +13,7 @@ Imports no JAX.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from jaxlab.engine.errors import InputError
+from jaxlab.core.errors import InputError
 
 
 class Rule(NamedTuple):

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxlab.engine.state import (
+from jaxlab.core.state import (
   Batch,
   Key,
   Loss,

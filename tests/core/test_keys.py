@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.engine import keys
+from jaxlab.core import keys
 
 
 def _bits(key):

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from jaxlab.engine.errors import InputError
-from jaxlab.engine.require import (
+from jaxlab.core.errors import InputError
+from jaxlab.core.require import (
   above,
   at_least,
   between,

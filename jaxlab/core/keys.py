@@ -8,7 +8,7 @@ import zlib
 
 import jax
 
-from jaxlab.engine.state import Key
+from jaxlab.core.state import Key
 
 
 def stream(seed: int, name: str) -> Key:

@@ -7,10 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlab.engine import mesh, partition
-from jaxlab.engine.feed import Feed
-from jaxlab.engine.state import Objective
-from jaxlab.engine.update import (
+from jaxlab.core.state import Objective
+from jaxlab.core.update import (
   accumulate,
   chain,
   create_state,
@@ -19,6 +17,8 @@ from jaxlab.engine.update import (
   minimise,
   repeat,
 )
+from jaxlab.engine import mesh, partition
+from jaxlab.engine.feed import Feed
 from tests.engine import toys
 
 _KEY = jax.random.key(3)
