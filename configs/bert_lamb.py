@@ -213,7 +213,7 @@ def smoke():
 def paper():
   """BERT-Large, 9/10 of 512M examples at 64K x 128, the rest at 32K x 512.
 
-  Wikipedia alone: the Books corpus is no TFDS set.
+  Wikipedia alone: the Books corpus is not a TFDS set.
   Learning rates and warm-up lengths of the two stages are reported,
   unverified: they are NVIDIA's, whose authors say they follow the paper.
   """

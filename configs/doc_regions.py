@@ -144,7 +144,7 @@ def pages():
   config.model.name = 'efficientnet_lite0'
   config.model.height = 96
   config.model.width = 96
-  # Pages are no photographs: with the statistics of these nothing is learnt,
+  # Pages are not photographs: with the statistics of these nothing is learnt,
   # and in 40 steps the network's own .99 does not leave them.
   config.model.momentum = 0.9
   config.model.frozen = 'stem|stage[1-5]_'

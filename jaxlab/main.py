@@ -104,7 +104,7 @@ def _run(argv: Sequence[str]) -> None:
   config = _measured(values.config.to_dict(), values.offline)
   if re.match(r'\w+://', values.workdir):
     raise InputError(
-      f'--workdir={values.workdir} is no folder of this machine; take one, '
+      f'--workdir={values.workdir} is not a folder of this machine; take one, '
       'such as a mounted bucket (gcsfuse), and copy it when the run is done'
     )
   folder = Path(values.workdir or f'runs/{name}')

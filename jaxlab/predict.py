@@ -201,8 +201,8 @@ def _graphs(inputs, words, context) -> list[dict]:
       found.append(json.loads(_bytes(path)))
     except ValueError as error:
       raise InputError(
-        f'{path} is no JSON ({error}); give {{"nodes": [n][{inputs["features"]}'
-        '], "edges": [[0, 1], …]}'
+        f'{path} is not JSON ({error}); give {{"nodes": '
+        f'[n][{inputs["features"]}], "edges": [[0, 1], …]}}'
       ) from error
   return found
 
@@ -214,7 +214,7 @@ def _vectors(inputs, words, context) -> np.ndarray:
       row = [float(x) for x in word.split(',')]
     except ValueError as error:
       raise InputError(
-        f'"{word}" is no list of numbers ({error}); write {length} of them '
+        f'"{word}" is not a list of numbers ({error}); write {length} of them '
         'with commas, behind --'
       ) from error
     if len(row) != length:

@@ -55,7 +55,7 @@ def test_no_training_reads_keys_of_the_judgement(job, tmp_path, monkeypatch):
   assert judging and all(one.unread == judging for one in stages)
   keys = workdir.flatten(config)
   known = [key for key in keys if workdir._among(key, judging)]
-  assert known, f'{judging} are no keys of the config'
+  assert known, f'{judging} are not keys of the config'
   seen.clear()
   trainings[0].plan(space)
   trainings[0].open(space)

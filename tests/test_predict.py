@@ -121,7 +121,7 @@ def test_a_missing_and_a_torn_model_name_the_cure(make_run, refused):
   weights.write_bytes(weights.read_bytes()[:-3])
   refused(run, says=['model.safetensors is not what was written', cure])
   (run / 'a' / 'model' / 'model.json').unlink()
-  refused(run, says=['model.json is no whole file (No such file', cure])
+  refused(run, says=['model.json is not a whole file (No such file', cure])
 
 
 def test_what_is_no_run_or_of_another_version_is_said(
@@ -129,7 +129,7 @@ def test_what_is_no_run_or_of_another_version_is_said(
 ):
   run = make_run({'kind': 'text'}, ['one'])
   refused(tmp_path / 'rum', says=['there is no folder', 'runs run'])
-  refused(tmp_path, says=['is no run; in', 'there are the runs run'])
+  refused(tmp_path, says=['is not a run; in', 'there are the runs run'])
   note = json.loads((run / 'run.json').read_text())
   newer = {**note, 'format': 9, 'jaxlab': 'jaxlab 9.1'}
   (run / 'run.json').write_text(json.dumps(newer))
@@ -237,7 +237,8 @@ def test_questions_have_a_context(make_run, answers, refused, tmp_path):
 def test_numbers_and_vectors_are_read(make_run, answers, refused):
   run = make_run(VECTOR, [[0.0, 1.0]])
   seen = answers({})
-  refused(run, '1,x', says=['"1,x" is no list of numbers', 'write 2 of them'])
+  listed = ['"1,x" is not a list of numbers', 'write 2 of them']
+  refused(run, '1,x', says=listed)
   refused(run, '1,2,3', says=['has 3 numbers; this model takes 2'])
   assert predict.main(['predict', str(run), '--', '-0.5,2', '1,0']) == 0
   assert seen.pop().tolist() == [[-0.5, 2], [1, 0]]
@@ -261,7 +262,7 @@ def test_graphs_are_files_of_json(make_run, answers, refused, tmp_path):
   assert predict.main(['predict', str(run)]) == 0
   assert seen == [[graph], [graph]]
   (tmp_path / 'graph.json').write_text('[')
-  refused(run, tmp_path / 'graph.json', says=['is no JSON', '"nodes": [n][1]'])
+  refused(run, tmp_path / 'graph.json', says=['is not JSON', '"nodes": [n][1]'])
 
 
 def test_numbers_are_whole(make_run, answers, refused):

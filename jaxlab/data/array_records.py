@@ -125,7 +125,7 @@ class ArrayRecords(Caching):
 
     Raises:
       InputError: a file is missing, short or corrupted, or a record has no
-        image or a label that is no class.
+        image or a label that is not a class.
     """
     rows_of: dict[int, list[int]] = {}
     for row, index in enumerate(indices):
@@ -190,7 +190,7 @@ def parse_example(
       whose integer is 0.
 
   Raises:
-    LookupError: the record is no Example, or a feature is missing or has
+    LookupError: the record is not an Example, or a feature is missing or has
       another type or length.
   """
   try:

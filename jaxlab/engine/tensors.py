@@ -77,7 +77,7 @@ def flattened(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
   """The leaves of nested dictionaries by path, and the paths of empty ones.
 
   Raises:
-    InputError: a container that is no dictionary, or a key that is no name.
+    InputError: a container that is not a dictionary; a key that is not a name.
   """
   flat: dict[str, Any] = {}
   empty: list[str] = []

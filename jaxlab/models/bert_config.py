@@ -114,7 +114,7 @@ def _among(allowed: tuple, value: Any) -> bool:
 
 
 def _whole(low: int) -> Rule:
-  # What is beyond is no size of a network, and overflows somewhere.
+  # What is beyond is not a size of a network, and overflows somewhere.
   holds = lambda x: type(x) is int and low <= x < 2**31
   return Rule(holds, f'a whole number from {low} to 2147483647')
 

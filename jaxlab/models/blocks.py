@@ -30,7 +30,7 @@ he_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def check_image(image: jax.Array, smallest: int, cure: str = '') -> None:
-  """Refuses what is no batch of preprocessed images of a sufficient size.
+  """Refuses what is not a batch of preprocessed images of a sufficient size.
 
   Args:
     image: what was given.

@@ -92,7 +92,7 @@ def aloe_mahalanobis_objective(score: Score, inlier: bool) -> Objective:
   With p = sigmoid(-score), the probability of OOD, in float32, it maximises
   the cross-entropy of the "logits" [1 - p, p] and the true class. Where p
   rounds to 1 or 0 its gradient is exactly zero, so that it leaves the most
-  confident images as they are: figures under it are no robustness.
+  confident images as they are: figures under it are not robustness.
 
   Args:
     score: of `mahalanobis.ensemble`, the log-odds of ID.

@@ -16,7 +16,7 @@ right distribution, their correlations are lost. For functions that hang
 together draw weights (`draw`).
 
 The weights of a network are a tree {'mu': means, 'rho': of each}, or with
-'log_alpha' in its place, which may lack leaves: those weights are no Gaussians.
+'log_alpha' in its place, which may lack leaves: those weights are not random.
 """
 
 import math

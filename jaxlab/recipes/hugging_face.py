@@ -101,7 +101,7 @@ def load(
       params['head'] = bert_names.head_from(_template(model, head), flat, kind)
   except ValueError as error:
     raise InputError(f'{folder}: {error}') from error
-  # What such a model never has is no mistake of ours to pass over.
+  # What such a model never has is not a mistake of ours to pass over.
   may = ('embeddings.position_ids', 'pooler.')
   if strange := [name for name in left if not name.startswith(may)]:
     raise InputError(
@@ -204,8 +204,8 @@ def _check_sizes(about: bert_config.Read, shapes: Shapes, path: Path) -> None:
     if len(shape) != 2:
       raise InputError(
         f'{path.parent}: the weights have no matrix '
-        f'"embeddings.{name}_embeddings.weight", so they are no BERT; they '
-        f'have {sorted(shapes)[:4]}'
+        f'"embeddings.{name}_embeddings.weight", so they are not a BERT, '
+        f'they have {sorted(shapes)[:4]}'
       )
     known[key] = fields[field], shape[0]
     known['hidden_size'] = fields['hidden_size'], shape[1]

@@ -379,7 +379,7 @@ def takes(d: Config) -> dict[str, Any]:
 
 
 def check_images(inputs: np.ndarray, height: int, width: int, channels: int):
-  """Raises InputError for what is no array of such images."""
+  """Raises InputError for what is not an array of such images."""
   shape, dtype = np.shape(inputs), np.asarray(inputs).dtype
   if len(shape) != 4 or shape[1:] != (height, width, channels):
     raise InputError(

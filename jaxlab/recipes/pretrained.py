@@ -169,7 +169,7 @@ def read_weights(path: str) -> weights.Flat:
   }
   if suffix not in readers:
     raise InputError(
-      f'{path} is no file of weights that is read here: give one of '
+      f'{path} is not a file of weights that is read here: give one of '
       f'{", ".join(readers)}'
     )
   return readers[suffix](path)

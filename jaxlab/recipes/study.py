@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
   @property
   def final(self) -> bool:
-    """Whether this is no trial: final runs alone read the test set."""
+    """Whether this is not a trial: final runs alone read the test set."""
     return self.choose is not None
 
   def rate(self, space: Workspace) -> float:

@@ -156,7 +156,7 @@ def write(
     about: what model.json says beside the digests.
 
   Raises:
-    InputError: State is no nested dictionary of arrays, or nothing can be
+    InputError: State is not a nested dictionary of arrays, or nothing can be
       written.
   """
   assert kept.inputs['kind'] in KINDS, kept.inputs
@@ -314,7 +314,7 @@ def _read_about(folder: Path, cure: str) -> dict[str, Any]:
       raise ValueError('its SHA-256 is not the one that it says')
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     words = getattr(error, 'strerror', None) or error
-    raise InputError(f'{path} is no whole file ({words}); {cure}') from error
+    raise InputError(f'{path} is not a whole file ({words}); {cure}') from error
   if given != FORMAT:
     by = about.get('versions', {}).get('jaxlab', 'another version')
     raise InputError(

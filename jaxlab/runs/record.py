@@ -96,7 +96,7 @@ def opened(folder: Path) -> Run:
     if not folder.exists():
       raise InputError(f'there is no folder {folder}{_near(folder)}')
     raise InputError(
-      f'{folder} is no run{_near(folder)}; give the --workdir of one'
+      f'{folder} is not a run{_near(folder)}; give the --workdir of one'
     )
   known = _json(path, 'run its command again, or copy it again')
   if known.get('format') != FORMAT:

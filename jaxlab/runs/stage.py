@@ -351,7 +351,7 @@ def _report(stage: Stage, space: Workspace, path: Path) -> dict[str, Any]:
 
   Raises:
     InputError: it is of more steps, of other keys or of another artefact, or
-      is no report.
+      is not a report.
   """
   try:
     done = json.loads(path.read_text())

@@ -19,7 +19,7 @@ def write_page(path, mode='L', size=(40, 60), black=0.5, compression=None):
 
 
 def write_rvl(root, size=(40, 60)):
-  """Twelve files: labels 0 to 11, six modes; two are no pages."""
+  """Twelve files: labels 0 to 11, six modes; two are not pages."""
   lists = {'train': [], 'val': [], 'test': []}
   for number in range(12):
     name = f'imagesq/q/o/c/{number}.tif'

@@ -80,7 +80,7 @@ def lamb(
       u = m_hat / (np.sqrt(v_hat) + eps)
       if options.decay[name]:
         u = u + weight_decay * x[name]
-      u = np.array(u)  # a 0-d result is no array
+      u = np.array(u)  # a 0-d result is not an array
       ratio = np.ones(x[name].shape[: options.axes[name]])
       for index, weights in _layers(x[name], options.axes[name]):
         if options.adapt[name]:

@@ -174,7 +174,7 @@ def test_a_pretraining_is_exported(tmp_path, capsys):
   workdir.write_json(tmp_path / 'run' / 'config.json', {'paper': 'aloe'})
   with pytest.raises(InputError, match=r"stage of \('aloe', None\)"):
     export.export(stage, tmp_path / 'new')
-  with pytest.raises(InputError, match='is no finished stage'):
+  with pytest.raises(InputError, match='is not a finished stage'):
     export.export(tmp_path, tmp_path / 'new')
 
 

@@ -116,7 +116,7 @@ def test_probabilities_depend_on_ratios_of_norms_alone():
     np.testing.assert_array_equal(
       minimal_variance_probabilities(norms * factor, 50), p
     )
-  huge = jnp.full(4, 3e38)  # their sum is no float32
+  huge = jnp.full(4, 3e38)  # their sum is not a float32
   np.testing.assert_array_equal(minimal_variance_probabilities(huge, 2), 0.5)
 
 
@@ -573,7 +573,7 @@ WRONG = {
   r'uniform 1 is 1\.0': lambda: bernoulli_draw([0, 1.0], [0, 1]),
   '3 uniforms for 4': lambda: bernoulli_draw([0, 0, 0], HALF),
   r'uniform=1\.0': lambda: systematic_draw(1.0, np.arange(4), HALF),
-  'order is no permutation of 4': lambda: systematic_draw(
+  'order is not a permutation of 4': lambda: systematic_draw(
     0.5, [0, 1, 2, 2], HALF
   ),
   'no permutation of 4 nodes': lambda: systematic_draw(0.5, np.arange(5), HALF),

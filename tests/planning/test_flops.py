@@ -41,7 +41,7 @@ def test_recomputation_counts():
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('groups', [1, 4])
 def test_a_convolution_and_both_its_gradients_cost_the_same(stride, groups):
-  """The zeros of a strided convolution's gradient are no work."""
+  """The zeros of a strided convolution's gradient are not work."""
   image = jnp.zeros((2, 8, 8, 4))
   kernel = jnp.zeros((3, 3, 4 // groups, 12))
 

@@ -138,7 +138,7 @@ def change(folder, edit):
     ),
     (
       lambda x: x.pop('bert.embeddings.word_embeddings.weight'),
-      'no matrix "embeddings.word_embeddings.weight", so they are no BERT',
+      'no matrix "embeddings.word_embeddings.weight", so they are not a BERT',
     ),
   ],
 )
@@ -169,8 +169,8 @@ def test_files_that_are_absent_or_damaged_are_named(tmp_path):
   refused(folder, 'pytorch_model.bin alone, a pickle: write model.safetensors')
   folder = whole(tmp_path / 'json')
   for text, message in (
-    ('{"a": ', 'is no JSON'),
-    ('[' * 10**5, 'is no JSON'),
+    ('{"a": ', 'is not JSON'),
+    ('[' * 10**5, 'is not JSON'),
     ('[1]', r'holds \[1\], not an object'),
   ):
     (folder / 'config.json').write_text(text)

@@ -72,7 +72,7 @@ def test_a_file_of_ones_own_is_read_and_one_that_does_not_fit_is_named(
     ('alexnet', {}, '^name = "alexnet" must be one of squeezenet, eff'),
     ('squeezenet', {'size': 16}, '^size = 16 must be at least 32'),
     ('resnet50_torch', {}, 'no package ships the weights of "resnet50_torch"'),
-    ('resnet50', {'path': 'a.zip'}, r'a\.zip is no file of weights'),
+    ('resnet50', {'path': 'a.zip'}, r'a\.zip is not a file of weights'),
     ('resnet50', {'path': 'none.pth'}, 'none'),
   ],
 )

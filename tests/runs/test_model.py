@@ -265,4 +265,4 @@ def test_a_card_says_what_how_good_and_where_from(tmp_path):
     assert words in text, words
   assert 'unrelated' not in text and '| test/accuracy_low' not in text
   assert not (tmp_path / 'unfinished' / 'model' / 'README.md').exists()
-  model.read(tmp_path / 'train' / 'model')  # the card is no part of it
+  model.read(tmp_path / 'train' / 'model')  # the card is not part of it

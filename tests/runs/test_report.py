@@ -137,13 +137,13 @@ def test_the_first_screen_says_what_was_claimed_and_whether_it_held(page):
   ]
   assert order == sorted(order)
   assert page.at('table/tr/td')[:4] == ['<b>', '0.1235', 'B|C', 'not finite']
-  # What is no table of the last stage is folded into its stage.
+  # What is not a table of the last stage is folded into its stage.
   assert page.at('details/h3')[0] == 'Folded'
 
 
 def test_every_figure_is_there_once(folder, page):
   files = sorted(folder.glob('*/figures/*.png'))
-  # 'once' has one value and is no curve.
+  # 'once' has one value and is not a curve.
   assert [path.name for path in files] == [
     *('a_<b>.png', 'curves.png', 'grid.png', 'line.png'),
   ]

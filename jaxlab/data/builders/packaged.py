@@ -198,7 +198,7 @@ def read_list(archive: pathlib.Path, member: str, count: int, of: str) -> list:
   try:
     found = json.loads(data)
   except ValueError as error:
-    raise InputError(f'{archive}: {member} is no JSON: {error}') from error
+    raise InputError(f'{archive}: {member} is not JSON: {error}') from error
   if not isinstance(found, list) or len(found) != count:
     raise InputError(f'{archive}: {member} is not a list of {count} {of}')
   return found

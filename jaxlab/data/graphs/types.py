@@ -185,7 +185,7 @@ class NodeGraph(NamedTuple):
 def check_node_graph(graph: NodeGraph, what: str) -> NodeGraph:
   """The graph, when its arrays fit together; `what` is named in messages.
 
-  Self loops, repeated edges and nodes without edges are no mistakes.
+  Self loops, repeated edges and nodes without edges are not mistakes.
 
   Raises:
     InputError: lengths differ, a node or class is out of range, a feature is

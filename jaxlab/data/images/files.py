@@ -103,7 +103,8 @@ def _image_folder(name: str, root: pathlib.Path, split: str) -> Listed:
   split hardly depends on which others there are.
 
   Classes are the sorted names of the class folders of all splits. Hidden files
-  are passed over, as is whatever lies beside the class folders and is no image.
+  are passed over, as is whatever lies beside the class folders or is not an
+  image.
 
   Raises:
     InputError: no such folder or split, no class, a class without images, a

@@ -129,7 +129,7 @@ def noise(name: str, count: int, shape, seed: int = 0) -> np.ndarray:
     InputError: an unknown name.
   """
   if name not in NOISES:
-    raise InputError(f'"{name}" is no noise; take {" or ".join(NOISES)}')
+    raise InputError(f'"{name}" is not a noise; take {" or ".join(NOISES)}')
   size = int(np.prod(shape))
   stream = NOISES.index(name)
   images = np.empty((count, size), np.uint8)

@@ -3,7 +3,7 @@
   found = converted('rvl_cdip:/data/rvl', 'train', size=(780, 600))
   found.records    grey PNGs of one size, for `streaming.RecordSource`
   found.hashes     of their looks, see ops/duplicates.py
-  found.skipped    files that are no page: (name, why)
+  found.skipped    files that are not pages: (name, why)
 
 RVL-CDIP has files of several modes and some that do not decode; all that is
 read later is a page.
@@ -36,7 +36,7 @@ class Converted(NamedTuple):
   records: ArrayRecords
   label: np.ndarray  # [n] int32
   hashes: np.ndarray  # [n] uint64
-  skipped: tuple[tuple[str, str], ...]  # file, why it is no page
+  skipped: tuple[tuple[str, str], ...]  # file, why it is not a page
 
 
 def converted(
@@ -54,7 +54,7 @@ def converted(
   Args:
     name, split, image, label, offline: see `streaming.open_records`.
     size: height and width; pages are stretched to it.
-    least: pixels; an image with a shorter side is no page.
+    least: pixels; an image with a shorter side is not a page.
 
   Raises:
     InputError: the set cannot be had, or none of its images is a page.
@@ -74,7 +74,7 @@ def converted(
   if skipped:
     atomic.note(
       f'{len(skipped)} of the {len(given):,} files of the split '
-      f'{given.split!r} of {given.name} are no pages and left out: '
+      f'{given.split!r} of {given.name} are not pages and left out: '
       f'{"; ".join(why for _, why in skipped[:3])}'
     )
   shards = [

@@ -149,7 +149,7 @@ def _open(data: bytes, channels: int | None, what: str) -> Image.Image:
   except MemoryError:
     raise
   except Exception as error:
-    # No list says what a decoder may raise on bytes that are no image.
+    # No list says what a decoder may raise on bytes that are not an image.
     why = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):  # names an address
       why = f'its {len(data)} bytes are none of these, or its head is damaged'

@@ -106,7 +106,7 @@ def _opened(archive: str | os.PathLike, member: str) -> Iterator[IO[bytes]]:
 def _entries(
   archive: str | os.PathLike,
 ) -> Iterator[tuple[str, Callable[[], IO[bytes] | None]]]:
-  """Names in turn, and what opens each: None where it is no regular file.
+  """Names in turn, and what opens each: None where it is not a regular file.
 
   A packed tar is read no further than asked; a package has each name once.
   """

@@ -51,7 +51,7 @@ def read_members(
       with tarfile.open(fileobj=data, mode='r|') as files:
         for info in files:
           archives.check_inside(
-            deb, info.name, 'this is no package of Debian: delete it'
+            deb, info.name, 'this is not a package of Debian: delete it'
           )
           link = info.issym() or info.islnk()
           name = info.name.removeprefix('./')
@@ -87,7 +87,7 @@ def _find_data(file: IO[bytes], deb: pathlib.Path) -> None:
   end = file.seek(0, io.SEEK_END)
   file.seek(0)
   if file.read(len(_MAGIC)) != _MAGIC:
-    raise InputError(f'{deb} is not a Debian package: it is no ar archive')
+    raise InputError(f'{deb} is not a Debian package: it is not an ar archive')
   seen = []
   while (start := file.tell()) < end:
     header = file.read(_HEADER)

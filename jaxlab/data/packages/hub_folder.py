@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_bytes())
   except (OSError, ValueError, RecursionError) as error:
     raise InputError(
-      f'{path} is no JSON ({type(error).__name__}: {error}): copy it again'
+      f'{path} is not JSON ({type(error).__name__}: {error}): copy it again'
     ) from error
   if not isinstance(found, dict):
     raise InputError(
@@ -153,8 +153,9 @@ def _files(folder: Path) -> list[tuple[Path, set[str] | None]]:
     named = isinstance(shard, str) and shard.endswith('.safetensors')
     if not named or PurePath(shard).name != shard:
       raise InputError(
-        f'{index} says that {name!r} is in {shard!r:.80}, which is no name of '
-        'a .safetensors file beside it: shards lie in the folder of their index'
+        f'{index} says that {name!r} is in {shard!r:.80}, which is not the '
+        'name of a .safetensors file beside it: shards lie in the folder of '
+        'their index'
       )
     shards.setdefault(shard, set()).add(name)
   for shard, names in shards.items():

@@ -262,7 +262,7 @@ class Unpickler(_Python):
     self.load_frozenset()
     items = self.stack.pop()
     if type(self.stack[-1]) is not set:
-      raise TypeError(f'a {type(self.stack[-1]).__name__} is no set')
+      raise TypeError(f'a {type(self.stack[-1]).__name__} is not a set')
     self.stack[-1].update(items)
 
   def load_frame(self):

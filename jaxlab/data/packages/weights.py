@@ -49,7 +49,7 @@ def write_safetensors(
     metadata: kept in the file's header.
 
   Raises:
-    InputError: two leaves have one name, or a leaf is no array of numbers.
+    InputError: two leaves have one name, or a leaf is not an array of numbers.
   """
   flat = {}
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -57,7 +57,7 @@ def write_safetensors(
     name = jax.tree_util.keystr(place, simple=True, separator='/')
     flat[name] = np.asarray(leaf, order='C')
     if flat[name].dtype == object:
-      raise InputError(f'{name} is no array of numbers but {leaf!r:.80}')
+      raise InputError(f'{name} is not an array of numbers but {leaf!r:.80}')
   if len(flat) != len(leaves):
     raise InputError('two leaves have one name: keys may not hold "/"')
   try:
@@ -120,7 +120,7 @@ def read_torch(path: Path, prefix: str = '') -> Flat:
       `module.` of DataParallel.
 
   Returns:
-    Dictionaries and lists are joined with '.'; what is no tensor is left out.
+    Dictionaries and lists are joined with '.'; all but tensors is left out.
 
   Raises:
     InputError: it is absent, damaged, asks to run something, or has no tensor

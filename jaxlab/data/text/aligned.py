@@ -40,7 +40,7 @@ def _read_lines(path: str | os.PathLike) -> list[str]:
 
   A line ends in LF or CRLF and in nothing else: the other separators that
   Unicode knows stand inside of sentences, and would shift the lines behind
-  them. A byte order mark is no part of the first line.
+  them. A byte order mark is not part of the first line.
 
   Raises:
     InputError: the file cannot be read, is cut off, or is not UTF-8.

@@ -197,7 +197,8 @@ class _Reader:
     file, shown = self.file, place or 'the whole'
     if not isinstance(holder, dict):
       raise InputError(
-        f'{file}: {shown} is no object with a "{key}"; SQuAD v1.1 has one there'
+        f'{file}: {shown} is not an object with a "{key}"; SQuAD v1.1 has one '
+        'there'
       )
     if key not in holder:
       raise InputError(
@@ -215,6 +216,6 @@ class _Reader:
       except UnicodeEncodeError as error:
         raise InputError(
           f'{file}: "{key}" of {shown} holds half of a surrogate pair, which '
-          f'is no character ({error.reason}); mend the file'
+          f'is not a character ({error.reason}); mend the file'
         ) from error
     return value

@@ -96,7 +96,7 @@ def encode(
 
 
 def decode(tokenizer: tokenizers.Tokenizer, tokens: np.ndarray) -> str:
-  """The text of [t] tokens up to EOS; '\ufffd' where bytes are no UTF-8."""
+  """The text of [t] tokens up to EOS; '\ufffd' where bytes are not UTF-8."""
   tokens = np.asarray(tokens)
   ends = np.flatnonzero(tokens == EOS)
   tokens = tokens[: ends[0]] if ends.size else tokens

@@ -70,7 +70,7 @@ class Oracle:
 
     Raises:
       InputError: the callable raises or takes too long; its answer has another
-        shape, is not finite, is no label or probability, or changes.
+        shape, is not finite, is not a label or probability, or changes.
     """
     with self._lock:
       found = self._answer(images)

@@ -119,7 +119,7 @@ def thresholds(
 ) -> dict[str, dict[str, float]]:
   """Detector -> `threshold`, which accepts 95 % of validation images, `eta`.
 
-  Without 'mahalanobis', whose fitted statistics are no part of a model.
+  Without 'mahalanobis', whose fitted statistics are not part of a model.
   """
   d = config['detection']
   inside = drawn(

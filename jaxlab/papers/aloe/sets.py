@@ -95,7 +95,8 @@ class Sets(sets.ImageSets):
 def seen(config: Config) -> set[str]:
   """Names of sets of which a method of the study has outliers to train on.
 
-  Another split of such a set is no OOD test set: its kind was seen in training.
+  Another split of such a set is not an OOD test set: its kind was seen in
+  training.
   """
   methods = config['study']['methods']
   if not any(method.FAMILY[name].outliers for name in methods):

@@ -114,7 +114,7 @@ class Documents(NamedTuple):
   classes: tuple[str, ...]
   parts: Mapping[str, Part]
   outside: Mapping[str, np.ndarray]  # OOD set -> [m, h, w, 1] uint8
-  skipped: tuple[tuple[str, str], ...]  # files that are no page, and why
+  skipped: tuple[tuple[str, str], ...]  # files that are not pages, and why
 
   def seen(self) -> np.ndarray:
     """[n] bool: test pages whose group has a page in train."""

@@ -69,7 +69,7 @@ def stack_stage(config: Config, every: Sequence[Plans]) -> Stage:
     if found.skipped:
       rows = [list(x) for x in found.skipped[:20]]
       space.page.table(
-        f'{len(found.skipped)} files are no pages', ['file', 'why'], rows
+        f'{len(found.skipped)} files are not pages', ['file', 'why'], rows
       )
     figures['skipped files'] = len(found.skipped)
     figures['test pages seen in training'] = float(found.seen().mean())

@@ -100,7 +100,7 @@ def encouraging_loss(
     `jax.jacfwd` raise a TypeError.
 
   Raises:
-    TypeError: labels that are bools, or logits that are no floats.
+    TypeError: labels that are bools, or logits that are not floats.
     ValueError: a number outside of its range, K < 2, shapes that do not fit;
       outside of `jit` also labels outside of [0, K).
   """

@@ -87,11 +87,13 @@ def _opened(folder: Path) -> tuple[Config, Mapping[str, Any]]:
     config = json.loads((folder.parent / 'config.json').read_text())
   except (OSError, ValueError) as error:
     raise InputError(
-      f'{folder} is no finished stage ({error}); {cure}'
+      f'{folder} is not a finished stage ({error}); {cure}'
     ) from error
   job = config.get('paper'), config.get('job')
   if job not in (('lamb', 'pretraining'), ('lamb', 'finetuning')):
-    raise InputError(f'{folder} is a stage of {job}, which is no BERT; {cure}')
+    raise InputError(
+      f'{folder} is a stage of {job}, which is not a BERT; {cure}'
+    )
   return config, report
 
 

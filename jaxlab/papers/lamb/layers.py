@@ -304,7 +304,7 @@ def check_number(name, value, below=math.inf):
   """`value` as a float; as it is where it is traced and has no value yet.
 
   Raises:
-    ValueError: it is no number, or outside [0, below).
+    ValueError: it is not a number, or outside [0, below).
   """
   if isinstance(value, jax.core.Tracer):
     return value

@@ -108,7 +108,8 @@ def _of_run(folder: Path) -> list[tuple[str, str, Any]]:
     stages = sorted(path.parent.name for path in folder.glob('*/report.json'))
     hint = f'; its stages are {stages}' if stages else ''
     raise InputError(
-      f'{folder} has no report.json, so it is no finished stage{hint}; {cure}'
+      f'{folder} has no report.json, so it is not a finished stage{hint}; '
+      f'{cure}'
     )
   path = folder.parent / 'config.json'
   try:

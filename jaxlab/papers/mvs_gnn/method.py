@@ -60,8 +60,8 @@ def minimal_variance_probabilities(norms: Any, batch_size: int) -> Any:
     that of JAX is NaN throughout if a norm is NaN, infinite or negative.
 
   Raises:
-    ValueError: norms that are no vector, or empty; batch_size < 1; on the host
-      also a norm that is NaN, infinite or negative.
+    ValueError: norms that are not a vector, or empty; batch_size < 1; on the
+      host also a norm that is NaN, infinite or negative.
 
   Source: (9). In O(n log n).
   """
@@ -104,7 +104,7 @@ def last_layer_gradient_norms(
     [n] float32 (float64 from float64): ‖B_i‖ √(‖A_i‖² + 1).
 
   Raises:
-    ValueError: the two are no matrices of as many rows.
+    ValueError: the two are not matrices of as many rows.
 
   Source: 4.3. A proxy: no bound on the gradient of the layers below.
   """
@@ -132,7 +132,7 @@ def softmax_logit_gradients(logits: jax.Array, labels: jax.Array) -> jax.Array:
     [..., c] float32; NaN for another label.
 
   Raises:
-    TypeError: labels that are no integers.
+    TypeError: labels that are not integers.
     ValueError: shapes that do not fit.
   """
   labels = jnp.asarray(labels)
@@ -223,7 +223,7 @@ def systematic_draw(
     raise ValueError(f'uniform={uniform} is not in [0, 1)')
   order = np.asarray(order)
   if not np.array_equal(np.bincount(order, minlength=len(p)), np.ones(len(p))):
-    raise ValueError(f'order is no permutation of {len(p)} nodes')
+    raise ValueError(f'order is not a permutation of {len(p)} nodes')
   # Running sums round: those that are certain are kept out of them.
   rest = order[(p[order] > 0) & (p[order] < 1)]
   ends = np.cumsum(p[rest])

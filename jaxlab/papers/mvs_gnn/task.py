@@ -306,7 +306,7 @@ def predict(model: Model, inputs: np.ndarray) -> list[dict[str, Any]]:
     and `probabilities` [k].
 
   Raises:
-    InputError: a number that is no node's.
+    InputError: a number that is not a node's.
   """
   config, classes = model.config, model.classes
   stored = graph_data.unpacked(model.files['graph.npz'])

@@ -172,7 +172,7 @@ def test_an_image_of_one_pixel_is_an_image():
 
 BROKEN = {
   'empty': b'',
-  'foreign': b'%PDF-1.4 this is no image',
+  'foreign': b'%PDF-1.4 this is not an image',
   'half a PNG': encode(Image.fromarray(noise(64, 64, 3)))[:900],
   'half a JPEG': encode(Image.fromarray(noise(64, 64, 3)), 'JPEG')[:900],
   'a PNG of nothing': b'\x89PNG\r\n\x1a\n',

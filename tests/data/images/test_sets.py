@@ -181,7 +181,7 @@ def test_small_cifar10_is_read_back_bit_for_bit(monkeypatch):
   'changes, message',
   [
     ({'data_batch_3__png': None}, "no member 'package/data_batch_3.png'"),
-    ({'train_lables__json': b'[1, 2'}, 'train_lables.json is no JSON'),
+    ({'train_lables__json': b'[1, 2'}, 'train_lables.json is not JSON'),
     ({'train_lables__json': b'[1, 2]'}, 'not a list of 100 labels'),
     (
       {'train_lables__json': json.dumps([0] * 7 + [10] + [0] * 92).encode()},
@@ -199,7 +199,7 @@ def test_small_cifar10_is_read_back_bit_for_bit(monkeypatch):
       {'data_batch_1__png': png(noise(ROWS - 1, 1024, 3))},
       r'RGB of \(1024, 19\) pixels, not RGB of \(1024, 20\)',
     ),
-    ({'test_batch__png': b'no image'}, 'test_batch.png is no PNG'),
+    ({'test_batch__png': b'no image'}, 'test_batch.png is not a PNG'),
   ],
 )
 def test_bad_cifar10_files_are_refused(changes, message, data_dir, monkeypatch):

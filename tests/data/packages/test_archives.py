@@ -47,7 +47,7 @@ def test_only_regular_files_are_read(tmp_path):
 def test_cut_off_archive_is_damaged(tmp_path, mode, kept):
   whole = small_packages.tgz(FILES, mode)
   archive = tmp_path / 'x.tgz'
-  # The two zero blocks and padding that end a plain tar are no content.
+  # The two zero blocks and padding that end a plain tar are not content.
   archive.write_bytes(whole[: int(len(whole) * kept)])
   with pytest.raises(InputError, match=r'x\.tgz is damaged.*delete it and run'):
     archives.read_member(archive, 'package/b.bin')

@@ -121,7 +121,7 @@ def test_other_files_are_told_from_packages(make_deb, tmp_path):
     list(deb.read_members(tmp_path, bool))
   path = tmp_path / 'page.deb'
   path.write_bytes(b'<html>not found</html>')
-  with pytest.raises(InputError, match='is no ar archive'):
+  with pytest.raises(InputError, match='is not an ar archive'):
     list(deb.read_members(path, bool))
   path.write_bytes(small_packages.ar({'debian-binary': b'2.0\n'}))
   with pytest.raises(InputError, match=r'no data\.tar'):

@@ -101,7 +101,7 @@ def test_safetensors_are_those_of_its_library(tmp_path):
   [
     ({'a': {'b': BIAS}, 'a/b': BIAS}, 'one name'),
     ({'a': 'text'}, 'str'),
-    ({'a': object()}, 'a is no array'),
+    ({'a': object()}, 'a is not an array'),
     ({'a': np.zeros(2, 'c16')}, 'complex128'),
   ],
 )

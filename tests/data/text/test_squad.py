@@ -98,7 +98,7 @@ def test_an_id_that_occurs_twice_is_refused(tmp_path):
   [
     ('{"data": [', 'not JSON'),
     ('\xff', 'not JSON'),
-    ('[]', 'the whole is no object with a "data"'),
+    ('[]', 'the whole is not an object with a "data"'),
     ('{"version": "1.1"}', 'the whole has no "data"; its keys'),
     ('{"data": {}}', '"data" of the whole is dict, and must be list'),
     ('{"data": []}', 'has no question'),

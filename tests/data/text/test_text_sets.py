@@ -92,7 +92,7 @@ def test_split_of_reviews_is_inferred_from_their_order(monkeypatch):
   'content, message',
   [
     (reviews()[1:], 'not a list of 16 reviews'),
-    (b'[{"t":', 'is no JSON'),
+    (b'[{"t":', 'is not JSON'),
     ([{'s': 0}, *reviews()[1:]], 'review 0 has no text'),
     ([{'t': 'x', 's': 10}, *reviews()[1:]], 'review 0 has the label 10'),
     ([{'t': 'x', 's': '0'}, *reviews()[1:]], "review 0 has the label '0'"),

@@ -110,5 +110,5 @@ def _read_batch(archive, batch: str) -> np.ndarray:
         )
       pixels = np.asarray(image)
   except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-    raise InputError(f'{archive}: {member} is no PNG: {error}') from error
+    raise InputError(f'{archive}: {member} is not a PNG: {error}') from error
   return pixels.reshape(BATCH, SIDE, SIDE, 3)

@@ -79,7 +79,7 @@ def read_idx(archive, member: str, rank: int) -> np.ndarray:
   # Two zero bytes, type 8 (unsigned bytes), the number of axes.
   if len(data) < start or data[:4] != bytes([0, 0, 8, rank]):
     raise InputError(
-      f'{archive}: {member} is no IDX file of {rank} axes: it starts with '
+      f'{archive}: {member} is not an IDX file of {rank} axes: it starts with '
       f'{data[:4].hex()}'
     )
   shape = np.frombuffer(data, '>u4', rank, 4).astype(np.int64)
