@@ -76,11 +76,11 @@ jaxlab/core/update.py: tests/core/test_nonfinite.py
     bad & ~halted & (first < 0) => bad & ~halted
 jaxlab/engine/hosts.py: tests/engine/test_hosts.py
   every_process_gets_the_values_of_all_in_order
-    {key}/{len(found)}' => {key}/{self.place.index}'
+    json.loads(there[key]) => json.loads(there[keys[0]])
     json.dumps([what, value])) => json.dumps([what, None]))
     make() if leads() else None => make()
   processes_at_different_meetings
-    if name != found[0][0]: => if False:
+    if name != said[0][0]: => if False:
   another_command_is_refused
     if other != said[0][1]: => if False:
   an_error_in_one_process_ends

@@ -269,33 +269,51 @@ class _Group:
         )
 
   def gather(self, what: str, value: Any) -> list[Any]:
-    """The values of all processes, by process; waits for the last."""
+    """The values of all processes, by process; waits for the last.
+
+    The leader reads them and hands on one list: at a thousand hosts, each
+    reading all would be a million reads.
+    """
+    self._asked += 1
+    me, key = self.place.index, f'jaxlab/{self._asked}'
+    self._client.key_value_set(f'{key}/of/{me}', json.dumps([what, value]))
+    if me == 0:
+      said = self._collect(f'{key}/of/')
+      self._client.key_value_set(f'{key}/all', json.dumps(said))
+    else:
+      said = json.loads(self._wait(f'{key}/all'))
+    # Whoever has come here has read all of the meeting before.
+    for old in (f'of/{me}', *(['all'] if me == 0 else [])):
+      self._client.key_value_delete(f'jaxlab/{self._asked - 1}/{old}')
+    for i, (name, _) in enumerate(said):
+      if name != said[0][0]:
+        raise RuntimeError(
+          f'process {i} on {self.hosts[i]} has come to "{name}", process 0 to '
+          f'"{said[0][0]}": the processes do not run the same program'
+        )
+    return [value for _, value in said]
+
+  def _collect(self, folder: str) -> list[Any]:
+    while True:
+      there = dict(self._client.key_value_dir_get(folder))
+      keys = [f'{folder}{i}' for i in range(self.place.count)]
+      missing = [key for key in keys if key not in there]
+      if not missing:
+        return [json.loads(there[key]) for key in keys]
+      self._wait(missing[0])
+
+  def _wait(self, key: str) -> str:
     from jax.errors import JaxRuntimeError
 
-    self._asked += 1
-    key = f'jaxlab/{self._asked}'
-    me = self.place.index
-    self._client.key_value_set(f'{key}/{me}', json.dumps([what, value]))
-    found: list[Any] = []
-    while len(found) < self.place.count:
+    while True:
       try:
         # By the second, to hear of a process that will not come.
-        text = self._client.blocking_key_value_get(f'{key}/{len(found)}', 1000)
-        found.append(json.loads(text))
+        return self._client.blocking_key_value_get(key, 1000)
       except JaxRuntimeError as error:
         if 'DEADLINE_EXCEEDED' not in str(error):
           raise
         if stopped := self._stopped():
           raise stopped from None
-    # Whoever is here has read all of the meeting before.
-    self._client.key_value_delete(f'jaxlab/{self._asked - 1}/{me}')
-    for i, (name, _) in enumerate(found):
-      if name != found[0][0]:
-        raise RuntimeError(
-          f'process {i} on {self.hosts[i]} has come to "{name}", process 0 to '
-          f'"{found[0][0]}": the processes do not run the same program'
-        )
-    return [value for _, value in found]
 
   def _stopped(self) -> OtherStopped | None:
     """The first of the others that has said goodbye."""

@@ -132,7 +132,8 @@ def test_a_wish_of_another_process_is_heeded_at_the_next_exchange(monkeypatch):
 PROGRAM = """if True:
   import os, sys, time
   from pathlib import Path
-  from jaxlab.engine import errors, hosts
+  from jaxlab.core import errors
+  from jaxlab.engine import hosts
   from jaxlab.runs import workdir
   address, count, index, timeout, command, do = sys.argv[1:]
   me = int(index)
