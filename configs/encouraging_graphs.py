@@ -2,6 +2,7 @@
 
   python -m jaxlab.main --config=configs/encouraging_graphs.py       # MUTAG
   python -m jaxlab.main --config=configs/encouraging_graphs.py:nci1
+  python -m jaxlab.main --config=configs/encouraging_graphs.py:smoke
 
 Paper: Zhao et al., AAAI 2022, arXiv:2110.06537 (configs/encouraging.py). From
 cross-entropy to the encouraging loss (reported, unverified): PROTEINS 72.32 to
@@ -77,4 +78,25 @@ def nci1():
   return config
 
 
-VARIANTS = {'': mutag, 'nci1': nci1}
+def smoke():
+  """Rings and stars, which are drawn: no download."""
+  config = mutag()
+  config.study.rates = (1e-2,)
+  config.study.seeds = (0,)
+  config.losses = {'el': config.losses.el}
+  config.study.baseline = 'el'
+  config.data.name = 'rings'
+  config.data.folds = 2
+  config.data.batch_size = 16
+  config.data.eval_batch_size = 8
+  config.data.num_features = 2
+  config.data.graph_nodes = 12
+  config.data.graph_edges = 24
+  config.model.width = 8
+  config.train.steps = 24
+  config.train.log_every_steps = 6
+  config.train.eval_every_steps = 12
+  return config
+
+
+VARIANTS = {'': mutag, 'nci1': nci1, 'smoke': smoke}

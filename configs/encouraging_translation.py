@@ -2,6 +2,7 @@
 
   python -m jaxlab.main --config=configs/encouraging_translation.py
   python -m jaxlab.main --config=configs/encouraging_translation.py:iwslt
+  python -m jaxlab.main --config=configs/encouraging_translation.py:smoke
 
 Paper: Zhao et al., AAAI 2022, arXiv:2110.06537 (configs/encouraging.py). From
 cross-entropy to the encouraging loss (reported, unverified): De-En 35.09 to
@@ -108,4 +109,32 @@ def iwslt():
   return config
 
 
-VARIANTS = {'': libreoffice, 'iwslt': iwslt}
+def smoke():
+  """Words of CPython's language reference in reverse: no download."""
+  config = libreoffice()
+  config.study.rates = (4e-3,)
+  config.study.seeds = (0,)
+  config.losses = {'el': config.losses.el}
+  config.study.baseline = 'el'
+  config.data.name = 'pydoc'
+  config.data.source = 'text'
+  config.data.target = 'reversed'
+  config.data.vocab_size = 400
+  config.data.lengths = (32,)
+  config.data.batch_tokens = 512
+  config.data.eval_batch_size = 8
+  config.data.eval_examples = 16
+  config.model.layers = 1
+  config.model.width = 16
+  config.model.ffn = 32
+  config.optimizer.warmup_steps = 5
+  config.train.steps = 24
+  config.train.log_every_steps = 6
+  config.train.eval_every_steps = 12
+  config.average = {'last': 2, 'every': 6}
+  config.decode.width = 2
+  config.decode.max_length = 16
+  return config
+
+
+VARIANTS = {'': libreoffice, 'iwslt': iwslt, 'smoke': smoke}

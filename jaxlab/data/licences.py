@@ -8,7 +8,7 @@ from jaxlab.data.images.outliers import NOISES
 _SHIPPED: Mapping[str, str] = {
   'pydoc': 'PSF-2.0 (the documentation of CPython)',
   'bible': 'public domain (World English Bible)',
-  **dict.fromkeys(NOISES, 'none needed: it is drawn'),
+  **dict.fromkeys((*NOISES, 'rings'), 'none needed: it is drawn'),
 }
 _OWN = ('image_folder', 'rvl_cdip', 'split_csv', 'text_files', 'aligned')
 _FOLDERS = ('documents',)  # prefixes of the name of another set

@@ -1,11 +1,12 @@
 """Sets of graphs by name.
 
-For graph classification: `mutag` (a builder) and `tu:FOLDER`. For node
-classification: `digits_graph`, `wordnet_graph`, `debian_graph` (builders),
-`npz:FILE` and `saint:FOLDER`. A builder's set is prepared on first use.
+For graph classification: `mutag` (a builder), `tu:FOLDER` and `rings`, which
+are drawn. For node classification: `digits_graph`, `wordnet_graph`,
+`debian_graph` (builders), `npz:FILE` and `saint:FOLDER`. A builder's set is
+prepared on first use.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def open_graphs(name: str, *, offline: bool = False) -> Graphs:
 
   - `mutag`: 188 graphs, 7 kinds of nodes; classes non-mutagenic, mutagenic.
   - `tu:FOLDER`: see `tu`.
+  - `rings`: 120 drawn rings and stars of 5 to 12 nodes of 2 kinds.
 
   Args:
     name: one of these.
@@ -55,10 +57,23 @@ def open_graphs(name: str, *, offline: bool = False) -> Graphs:
       classes=_classes(name, offline),
       node_classes=_ATOMS,
     )
+  if name == 'rings':
+    return concatenate(_rings(), classes=('ring', 'star'))
   raise InputError(
-    f'there is no set of graphs {name!r}: there are mutag and tu:FOLDER, '
-    f'a folder in the format of the TU collection'
+    f'there is no set of graphs {name!r}: there are mutag, rings and '
+    f'tu:FOLDER, a folder in the format of the TU collection'
   )
+
+
+def _rings() -> Iterator[Graph]:
+  rng = np.random.default_rng(0)
+  for i in range(120):
+    nodes, label = int(rng.integers(5, 13)), i % 2
+    at = np.arange(nodes, dtype=np.int32)
+    ring = np.stack([at, np.roll(at, 1)], 1)
+    star = np.stack([0 * at, at], 1)[1:]
+    kinds = rng.integers(0, 2, nodes, np.int32)
+    yield Graph(nodes, (ring, star)[label], label, kinds)
 
 
 def open_node_graph(name: str, *, offline: bool = False) -> NodeGraph:

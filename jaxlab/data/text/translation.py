@@ -4,6 +4,8 @@
   aligned:SOURCE,TARGET  the user's files: line i of one translates line i of
                          the other. Of SOURCE = FOLDER/x.de the files are
                          FOLDER/{train,validation,test}/x.de; plain or .gz
+  pydoc                  sentences of CPython's language reference, and the
+                         same with their words in reverse
   any other              a TFDS set with train, validation and test, and a text
                          feature for each language: `bible_pairs`,
                          `libreoffice_help_pairs`
@@ -29,7 +31,7 @@ from jaxlab.core.errors import InputError
 from jaxlab.core.source import ArraySpec
 from jaxlab.data import atomic, kept, tfds
 from jaxlab.data.in_memory import Caching, permutation
-from jaxlab.data.text import token_store
+from jaxlab.data.text import documents, token_store
 from jaxlab.data.text.aligned import read_aligned
 from jaxlab.data.text.documents import SPLITS
 
@@ -136,6 +138,7 @@ def prepare_pairs(
       f'source and target are both "{source}": name two languages'
     )
   opened = _open_files if name.startswith(ALIGNED) else _open_tfds
+  opened = _open_pydoc if name == 'pydoc' else opened
   fingerprint, read = opened(name, source, target, offline)
   return Pairs.prepared(
     [name, source, target, fingerprint, vocab_size],
@@ -166,6 +169,19 @@ def _open_files(name, source, target, offline) -> tuple[str, Read]:
       data = path.read_bytes()
       digest.update(f'{len(data)}:'.encode() + data)
   return digest.hexdigest(), lambda split: read_aligned(*files[split])
+
+
+def _open_pydoc(name, source, target, offline) -> tuple[str, Read]:
+  del source, target
+  text = documents.open_text(name, offline=offline)
+
+  def read(split):
+    for document in text.documents():
+      if document.split == split:
+        for sentence in document.sentences:
+          yield sentence, ' '.join(reversed(sentence.split()))
+
+  return text.fingerprint, read
 
 
 def _open_tfds(name, source, target, offline) -> tuple[str, Read]:

@@ -32,6 +32,19 @@ from tests.data import small_packages
 from tests.data.graphs.npz_files import write_npz
 
 
+def test_rings_and_stars_are_told_apart_by_their_degrees():
+  graphs = sets.open_graphs('rings', offline=True)
+  assert graphs.classes == ('ring', 'star')
+  assert np.bincount(graphs.label).tolist() == [60, 60]
+  assert (graphs.num_nodes.min(), graphs.num_nodes.max()) == (5, 12)
+  for graph in map(graphs.__getitem__, range(len(graphs))):
+    degrees = np.bincount(graph.edges.reshape(-1), minlength=graph.nodes)
+    ends = graph.nodes - 1
+    wanted = [1] * ends + [ends] if graph.label else [2] * graph.nodes
+    assert sorted(degrees) == wanted
+    assert {*graph.node_label} <= {0, 1}
+
+
 def test_mutag_has_its_published_figures(real, monkeypatch):
   real.use('mutag', monkeypatch)
   found = small_packages.check_figures('mutag')

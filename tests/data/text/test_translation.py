@@ -190,6 +190,14 @@ def test_what_cannot_be_asked_for_is_named(tmp_path):
     prepare(name, source='de', target='de')
 
 
+def test_sentences_of_the_language_reference_come_in_reverse():
+  pairs = prepare('pydoc', vocab_size=300)
+  for split in ('train', 'validation', 'test'):
+    some = np.arange(20)
+    forth, back = (pairs.texts(split, x, some) for x in ('source', 'target'))
+    assert back == [' '.join(text.split()[::-1]) for text in forth]
+
+
 def test_sets_of_tfds_are_read_by_language(tmp_path):
   names = {
     **dict.fromkeys(('xx', 'yy', 'zz'), features.Text()),
