@@ -460,7 +460,7 @@ def test_folders_that_are_no_finished_stage_are_refused(
 
   given(
     tmp_path / 'nowhere',
-    r'nowhere has no report.*no finished stage.*bert_lamb\.py',
+    r'nowhere has no report.*not a finished stage.*bert_lamb\.py',
   )
   # Where nothing is to be taken from it, a plan needs none, and a run does.
   whole = {
@@ -471,7 +471,7 @@ def test_folders_that_are_no_finished_stage_are_refused(
   assert len(task.program(whole)) == 1
   with pytest.raises(InputError, match='nowhere has no report'):
     begun(whole)
-  given(checkpoint.parent, r"no finished stage; its stages are \['pretrain'\]")
+  given(checkpoint.parent, r"not a finished stage; its stages are \['pretrain'\]")
   lone = tmp_path / 'lone' / 'pretrain'
   lone.mkdir(parents=True)
   (lone / 'report.json').write_text('{}')

@@ -212,7 +212,7 @@ def test_shards_that_are_absent_elsewhere_or_of_another_version_are_refused(
   outside.write_bytes((folder / pooler).read_bytes())
   for name in ('../outside.safetensors', str(outside), 'x/y', '..', '', '.', 3):
     told(**{'pooler.dense.bias': name})
-    refused(folder, "'pooler.dense.bias' is in .* no name of a .* file")
+    refused(folder, "'pooler.dense.bias' is in .* not the name of a .* file")
   told(**{'pooler.dense.bias': 'model-9.safetensors'})
   refused(folder, "shard 'model-9.safetensors' with 1 arrays, and .* no such")
   other = next(x for x in right['weight_map'].values() if x != pooler)
