@@ -10,9 +10,9 @@ usage: launch/run.sh [--restarts N] [--pause SECONDS] [--report FILE]
 Runs COMMAND, and again after exit code 75 (stopped by a signal, everything
 saved), 76 (a process of the run was lost) or 134 (JAX aborted because one was),
 at most N times more (default 100), PAUSE seconds apart (default 10), until
-FILE, such as runs/bert_lamb/report.html, exists. Any other exit code ends it at once and is
-its own; so does 0, which with --report must have left FILE. Remove FILE to go
-on with more steps.
+FILE, such as runs/bert_lamb/report.html, exists. Any other exit code ends it at
+once and is its own; so does 0, which with --report must have left FILE. Remove
+FILE to go on with more steps.
 
   launch/run.sh --report runs/bert_lamb/report.html -- \
     python3 -m jaxlab.main --config=configs/bert_lamb.py
