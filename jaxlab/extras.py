@@ -12,7 +12,8 @@ from types import ModuleType
 # Extra of setup.cfg -> the modules that it brings and jaxlab imports.
 BRINGS = {
   'run': (
-    *('PIL', 'array_record', 'jinja2', 'jraph', 'matplotlib', 'orbax'),
+    *('PIL', 'array_record', 'google', 'jinja2', 'jraph', 'matplotlib'),
+    'orbax',
     *('sacrebleu', 'safetensors', 'sklearn', 'tensorflow_datasets'),
     *('threadpoolctl', 'tokenizers', 'tqdm'),
   ),

@@ -128,6 +128,7 @@ def test_setup_cfg_brings_what_the_extras_are_said_to_bring():
   config.read(_ROOT / 'setup.cfg')
   packages = {
     'PIL': 'pillow',
+    'google': 'protobuf',
     'orbax': 'orbax-checkpoint',
     'sklearn': 'scikit-learn',
     'tensorflow_datasets': 'tensorflow-datasets',
