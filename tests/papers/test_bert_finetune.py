@@ -471,7 +471,9 @@ def test_folders_that_are_no_finished_stage_are_refused(
   assert len(task.program(whole)) == 1
   with pytest.raises(InputError, match='nowhere has no report'):
     begun(whole)
-  given(checkpoint.parent, r"not a finished stage; its stages are \['pretrain'\]")
+  given(
+    checkpoint.parent, r"not a finished stage; its stages are \['pretrain'\]"
+  )
   lone = tmp_path / 'lone' / 'pretrain'
   lone.mkdir(parents=True)
   (lone / 'report.json').write_text('{}')

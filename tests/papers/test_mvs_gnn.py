@@ -576,7 +576,9 @@ WRONG = {
   'order is not a permutation of 4': lambda: systematic_draw(
     0.5, [0, 1, 2, 2], HALF
   ),
-  'not a permutation of 4 nodes': lambda: systematic_draw(0.5, np.arange(5), HALF),
+  'not a permutation of 4 nodes': lambda: systematic_draw(
+    0.5, np.arange(5), HALF
+  ),
   'probability 1 is nan': lambda: systematic_draw(0.5, [0, 1], [0.5, np.nan]),
   'probability 1 is 0;': lambda: horvitz_thompson_weights([0.5, 0], 9),
   'population=0': lambda: horvitz_thompson_weights(HALF, 0),

@@ -119,7 +119,10 @@ def test_small_mnist_is_read_back_bit_for_bit(monkeypatch):
     (mnist_files(labels=np.full(30, 10, np.uint8)), 'label 10 is not a digit'),
     (mnist_files(labels=np.zeros(29, np.uint8)), '30 images .*29 labels'),
     (mnist_files(side=27), r'\(27, 27\) pixels'),
-    ({'package/data/train-images-idx3-ubyte': b'\x1f\x8b' * 20}, 'not an IDX file'),
+    (
+      {'package/data/train-images-idx3-ubyte': b'\x1f\x8b' * 20},
+      'not an IDX file',
+    ),
     (
       {'package/data/train-images-idx3-ubyte': idx(noise(3, 28, 28))[:-1]},
       r'says \[3, 28, 28\] and holds 2351 bytes',
