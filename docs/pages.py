@@ -42,6 +42,7 @@ _REFERENCE = {
     [
       'jaxlab.core.state',
       'jaxlab.core.update',
+      'jaxlab.core.source',
       'jaxlab.runs.stage',
       'jaxlab.core.require',
     ],
