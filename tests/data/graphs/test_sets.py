@@ -275,7 +275,7 @@ def test_debian_graph_of_this_machine(own_dir, monkeypatch):
 
 @pytest.mark.parametrize('name', ['proteins', 'digits_graph', 'tu', 'cora', ''])
 def test_unknown_sets_of_graphs_are_refused_with_what_there_is(name):
-  with pytest.raises(InputError, match=r'mutag and tu:FOLDER'):
+  with pytest.raises(InputError, match=r'mutag, rings and tu:FOLDER'):
     sets.open_graphs(name)
 
 
