@@ -167,9 +167,9 @@ PROGRAM = """if True:
 """
 
 
-def start(do, commands=('same', 'same'), timeout=20.0, **more):
+def start(do, commands=('same', 'same'), timeout=20.0, address='', **more):
   """A process for each command."""
-  address = runs.free_address()
+  address = address or runs.free_address()
   return [
     subprocess.Popen(
       [
@@ -273,15 +273,15 @@ def test_a_process_that_falls_silent_ends_the_other_in_time(victim):
   assert 15 < time.monotonic() - began < 30
 
 
-def test_an_address_in_use_is_an_input_error(monkeypatch):
-  monkeypatch.setattr(hosts, '_label', hosts.label())  # as it was, after
+def test_an_address_in_use_is_an_input_error():
   with socket.create_server(('127.0.0.1', 0)) as taken:
     where = f'127.0.0.1:{taken.getsockname()[1]}'
-    with (
-      pytest.raises(InputError, match=rf'{where} \(Address already in use'),
-      hosts.joined(Place(where, 2, 0), {}, 20.0),
-    ):
-      pass
+    first, second = start('pass', address=where)
+    codes, said = ended([first])
+    second.kill()
+    second.communicate()
+  assert codes == [2]
+  assert f'at --coordinator={where} (Address already in use' in said[0]
 
 
 class Service:
