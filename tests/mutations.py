@@ -95,7 +95,8 @@ jaxlab/engine/hosts.py: tests/engine/test_hosts.py
     while first.__cause__: => while False:
   an_error_of_its_own_stays
     hasattr(first, 'exit_code') or => False or
-    or not _LOST.search(str(first)): => or False:
+    or not of_jax: => or False:
+    if not _LOST.search(str(first)): => if False:
   exchanged_about_once_a_second or slow_steps_are_each
     int(self._seconds / max(pace, 1e-9)) => int(self._seconds * pace)
     step < self._next: => step <= self._next:

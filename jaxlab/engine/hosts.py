@@ -331,7 +331,10 @@ class _Group:
     first = error
     while first.__cause__:
       first = first.__cause__
-    if hasattr(first, 'exit_code') or not _LOST.search(str(first)):
+    of_jax = isinstance(first, (ValueError, RuntimeError))
+    if hasattr(first, 'exit_code') or not of_jax:
+      return error
+    if not _LOST.search(str(first)):
       return error
     until = time.monotonic() + _GRACE
     while time.monotonic() < until:

@@ -23,7 +23,9 @@ from jaxlab.core.state import Evaluator, Objective, Task, Update
 from jaxlab.core.update import accumulate, chain, minimise
 from jaxlab.data.licences import licence_of
 from jaxlab.data.text import translation as data
-from jaxlab.data.text.translation import Pairs, TranslationSource
+from jaxlab.data.text import translation_batches as batches
+from jaxlab.data.text.translation import Pairs
+from jaxlab.data.text.translation_batches import TranslationSource
 from jaxlab.engine import hosts, mesh
 from jaxlab.engine.evaluate import measure
 from jaxlab.engine.feed import Feed, held_out
@@ -70,7 +72,7 @@ def check(config: Config) -> None:
       'optimizer.micro_batches': at_least(1),
     },
   )
-  data.check_lengths(config['data']['lengths'])
+  batches.check_lengths(config['data']['lengths'])
   _rows(config, 1)
   arms.check(config)
   make_model(config, config['data']['vocab_size'])
@@ -190,7 +192,7 @@ def make_task(config: Config, arm: str, rate: float, vocab_size: int) -> Task:
     vars = {'updates': none(), 'average': {'sum': total, 'count': none()}}
     return {'net': net}, vars
 
-  kinds = [data.kind_of(length) for length in config['data']['lengths']]
+  kinds = [batches.kind_of(length) for length in config['data']['lengths']]
   return Task(init, dict.fromkeys(kinds, update))
 
 
@@ -268,7 +270,7 @@ def _pairs(config: Config, offline: bool) -> Pairs:
 def _rows(config: Config, ways: int) -> tuple[int, ...]:
   """Rows of a training batch of each length."""
   c, micro = config['data'], config['optimizer']['micro_batches']
-  return data.rows_of_tokens(c['lengths'], c['batch_tokens'], ways * micro)
+  return batches.rows_of_tokens(c['lengths'], c['batch_tokens'], ways * micro)
 
 
 def _held_out(config: Config, pairs: Pairs, split: str, space) -> Feed:
@@ -323,7 +325,7 @@ def training_stage(config: Config, cell: Cell) -> Stage:
   def spec(space):
     rows = _rows(config, mesh.row_ways(space.mesh))
     return {
-      data.kind_of(length): data.batch_spec(count, length)
+      batches.kind_of(length): batches.batch_spec(count, length)
       for length, count in zip(c['lengths'], rows)
     }
 

@@ -15,8 +15,9 @@ from tensorflow_datasets import features
 
 from jaxlab.core.errors import InputError
 from jaxlab.core.source import Source
-from jaxlab.data.text import translation
-from jaxlab.data.text.translation import BOS, EOS, FIRST, PAD, TranslationSource
+from jaxlab.data.text import translation, translation_batches
+from jaxlab.data.text.translation import BOS, EOS, FIRST, PAD
+from jaxlab.data.text.translation_batches import TranslationSource
 from tests.data import tfds_sets
 
 REPO = pathlib.Path(__file__).parents[3]
@@ -353,9 +354,9 @@ def test_a_sample_of_the_held_out_pairs_has_numbers_of_its_own(pairs):
 
 
 def test_rows_of_a_number_of_tokens():
-  assert translation.rows_of_tokens((8, 16, 50), 256, 4) == (32, 16, 4)
+  assert translation_batches.rows_of_tokens((8, 16, 50), 256, 4) == (32, 16, 4)
   with pytest.raises(InputError, match='256 tokens does not hold 8 rows'):
-    translation.rows_of_tokens((8, 16, 50), 256, 8)
+    translation_batches.rows_of_tokens((8, 16, 50), 256, 8)
 
 
 @pytest.mark.parametrize('lengths', [(), (1, 4), (8, 4), (8, 8)])
